@@ -1,0 +1,90 @@
+// What a kernel may use besides its arguments: a device, threads, a stream and scratch memory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace qinco {
+
+enum class DeviceType : uint8_t { cpu, cuda };
+
+/// `cpu`, or the index-th CUDA device.
+struct Device {
+  DeviceType type = DeviceType::cpu;
+  int index = 0;
+
+  /// Parses `cpu`, `cuda` or `cuda:i`; throws Error on anything else.
+  static Device parse(const std::string& text);
+  std::string name() const;
+  bool operator==(const Device&) const = default;
+};
+
+}  // namespace qinco
+
+namespace qinco::kernels {
+
+/// A bump allocator for the scratch memory of kernels. It grows to the largest use seen and is then never freed until
+/// destruction, so steady-state calls do not allocate. One owner thread at a time.
+class Scratch {
+ public:
+  Scratch() = default;
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+ private:
+  friend class ScratchFrame;
+  struct Chunk {
+    Chunk* next;
+    std::byte* data;
+    size_t size;
+    size_t used;
+  };
+  void pop_to(const Chunk* floor);
+
+  Chunk* top_ = nullptr;
+  size_t live_ = 0;  // bytes handed out by the open frames
+  size_t peak_ = 0;  // largest live_ seen: the size of the single chunk kept between calls
+  int frames_ = 0;
+};
+
+/// Threads and scratch for one caller. Two threads must not use one Context at the same time.
+struct Context {
+  Device device;
+  int threads = 1;
+  void* stream = nullptr;  // a cudaStream_t on CUDA devices
+  Scratch* scratch = nullptr;
+
+  /// The calling thread's own context: CPU, `default_threads()` threads, its own scratch.
+  static const Context& cpu();
+};
+
+/// The number of threads that `Context::cpu()` uses; at first what OpenMP offers (OMP_NUM_THREADS is honoured).
+int default_threads();
+/// Sets it for the whole process; n >= 1.
+void set_default_threads(int n);
+
+/// Scratch memory for the duration of a scope. Take everything before the parallel region: `get` is for one thread.
+class ScratchFrame {
+ public:
+  explicit ScratchFrame(const Context& context);
+  ~ScratchFrame();
+  ScratchFrame(const ScratchFrame&) = delete;
+  ScratchFrame& operator=(const ScratchFrame&) = delete;
+
+  /// `count` uninitialised elements, aligned to 64 bytes; throws std::bad_alloc.
+  template <class T>
+  T* get(int64_t count) {
+    return static_cast<T*>(bytes(static_cast<size_t>(count) * sizeof(T)));
+  }
+
+ private:
+  void* bytes(size_t size);
+  Scratch& scratch_;
+  Scratch::Chunk* outer_chunk_;
+  size_t outer_used_;
+  size_t outer_live_;
+};
+
+}  // namespace qinco::kernels

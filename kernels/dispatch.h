@@ -1,0 +1,37 @@
+// Which instruction set the kernels run on: found by CPUID and XCR0, lowered (never raised) by QINCO_ISA or ScopedIsa.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+namespace qinco::kernels {
+
+enum class Isa : uint8_t { reference, avx2, avx512, amx };
+
+const char* isa_name(Isa isa);
+/// Parses `reference|avx2|avx512|amx`; throws Error on anything else.
+Isa parse_isa(std::string_view text);
+
+/// The highest ISA that this build has and this machine runs.
+Isa best_isa();
+/// All ISAs from `reference` up to `best_isa()`.
+std::vector<Isa> available_isas();
+
+/// The ISA in use: QINCO_ISA if set, else the best, clamped to the best; ScopedIsa lowers it further.
+/// Throws Error when QINCO_ISA holds no ISA's name.
+Isa active_isa();
+
+/// Sets the active ISA (clamped to the best) for this scope, in the whole process; for tests and benches.
+class ScopedIsa {
+ public:
+  explicit ScopedIsa(Isa isa);
+  ~ScopedIsa();
+  ScopedIsa(const ScopedIsa&) = delete;
+  ScopedIsa& operator=(const ScopedIsa&) = delete;
+
+ private:
+  int outer_;
+};
+
+}  // namespace qinco::kernels

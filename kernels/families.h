@@ -1,0 +1,33 @@
+// The kernel families. Each has one file in reference/ (float and double) and one in cpu/ (compiled once per ISA), and
+// each such file ends in `fill_<family>`, which puts its functions into the table.
+#pragma once
+
+#include "kernels/kernels.h"
+
+#define QINCO_KERNEL_FAMILIES(X) \
+  X(gemm) X(elementwise) X(copy) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk)
+
+// The families that have a SIMD version in cpu/ (the others move data; the reference is already at memory speed).
+#define QINCO_CPU_FAMILIES(X) \
+  X(gemm) X(elementwise) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk)
+
+namespace qinco::kernels {
+
+#define QINCO_DECLARE_REFERENCE(family) \
+  template <class T>                    \
+  void fill_##family(Table<T>& table);
+namespace reference {
+QINCO_KERNEL_FAMILIES(QINCO_DECLARE_REFERENCE)
+}
+#undef QINCO_DECLARE_REFERENCE
+
+#define QINCO_DECLARE(family) void fill_##family(Table<float>& table);
+namespace avx2 {
+QINCO_CPU_FAMILIES(QINCO_DECLARE)
+}
+namespace avx512 {
+QINCO_CPU_FAMILIES(QINCO_DECLARE)
+}
+#undef QINCO_DECLARE
+
+}  // namespace qinco::kernels

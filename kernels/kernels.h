@@ -1,0 +1,202 @@
+// Every kernel's signature, declared once.
+//
+// Kernels take pointers, sizes and a Context. They never allocate (scratch comes from the Context), never throw and
+// never see a tensor; callers check shapes first. Matrices are row-major; `[n,d]` with leading dimension `ld` means
+// element (i,j) at i*ld+j, and where no `ld` is named rows are contiguous. Sizes may be 0. Outputs do not overlap inputs
+// unless a comment says "in place".
+//
+// Results are the same bits at any thread count: work is cut into chunks that depend on the sizes alone.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/context.h"
+#include "kernels/dispatch.h"
+
+namespace qinco::kernels {
+
+/// C = act(acc * C + op(A) op(B) + bias + residual): acc is 1 with `accumulate`, else 0; act is relu or nothing.
+template <class T>
+struct Gemm {
+  int64_t m = 0, n = 0, k = 0;
+  const T* a = nullptr;  // op(A) [m,k]: stored [m,k], or [k,m] if trans_a
+  int64_t lda = 0;
+  bool trans_a = false;
+  const T* b = nullptr;  // op(B) [k,n]: stored [k,n], or [n,k] if trans_b
+  int64_t ldb = 0;
+  bool trans_b = false;
+  T* c = nullptr;  // [m,n]
+  int64_t ldc = 0;
+  bool accumulate = false;
+  const T* bias = nullptr;      // [n], added to every row, or null
+  const T* residual = nullptr;  // [m,n] with leading dimension ldr, added, or null; may be c itself
+  int64_t ldr = 0;
+  bool relu = false;
+};
+
+// The element-wise families. An op is its functor in functors.h and its row here.
+#define QINCO_UNARY_OPS(X) X(neg) X(relu) X(gelu) X(tanh) X(sigmoid) X(exp) X(log) X(sqrt) X(square)
+#define QINCO_BINARY_OPS(X) X(add) X(sub) X(mul) X(div)
+
+#define QINCO_ENUM_ITEM(name) name,
+enum class UnaryOp : uint8_t { QINCO_UNARY_OPS(QINCO_ENUM_ITEM) };
+enum class BinaryOp : uint8_t { QINCO_BINARY_OPS(QINCO_ENUM_ITEM) };
+#undef QINCO_ENUM_ITEM
+
+/// A broadcast operand of a [rows,cols] element-wise kernel: element (i,j) is at data[i*row_stride + j*col_stride].
+/// col_stride is 0 or 1; row_stride is any value >= 0 (0 repeats one row, as a bias does).
+template <class T>
+struct Operand {
+  const T* data = nullptr;
+  int64_t row_stride = 0;
+  int64_t col_stride = 1;
+};
+
+/// Adam and AdamW (Kingma & Ba 2015; Loshchilov & Hutter 2019) with bias correction for step number `step` >= 1.
+struct AdamStep {
+  double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
+  bool decoupled = false;  // AdamW: p -= lr * weight_decay * p, apart from the moments
+  int64_t step = 1;
+};
+
+/// SGD with momentum and L2 weight decay, PyTorch's formulation: g += wd*p; buf = mom*buf + g (buf = g when first);
+/// p -= lr * (nesterov ? g + mom*buf : buf).
+struct SgdStep {
+  double lr = 1e-2, momentum = 0, weight_decay = 0;
+  bool nesterov = false;
+  bool first = true;
+};
+
+/// One QINCo step with its linear parts folded into tables (design: docs/kernels.md). With r = W_x xhat [d] and
+/// u = W_up,1 r [h], candidate k of a vector is
+///     z = z_table[k] + r;   z += W_down,1 relu(a_table[k] + u);   z += W_down,l relu(W_up,l z),  l = 2..L.
+template <class T>
+struct CandidateStep {
+  int64_t K = 0, d = 0, h = 0, L = 0;  // K, d, h, L >= 1
+  const T* z_table = nullptr;          // [K,d]  c + W_c c + b
+  const T* a_table = nullptr;          // [K,h]  W_up,1 (c + W_c c + b)
+  const T* const* w_up = nullptr;      // L pointers to [h,d]; w_up[0] is not read (it is inside a_table)
+  const T* const* w_down = nullptr;    // L pointers to [d,h]
+};
+
+/// The per-vector inputs and outputs of the candidate search over one packed step.
+template <class T>
+struct CandidateSearch {
+  int64_t n = 0;
+  const T* target = nullptr;  // [n,d]  x - xhat
+  const T* row = nullptr;     // [n,d]  r = W_x xhat
+  const T* up_row = nullptr;  // [n,h]  u = W_up,1 r
+  int32_t* codes = nullptr;   // [n]    argmin_k ||target - z_k||^2, lowest k among equals; 0 if all are NaN
+  T* distances = nullptr;     // [n]    that distance, or null
+};
+
+// X(kernel) for every entry of the table, for tests and benches that must cover all.
+#define QINCO_KERNELS(X)                                                                                              \
+  X(gemm) X(unary) X(unary_backward) X(binary) X(axpby) X(fill) X(strided_copy) X(sum) X(sum_squared_difference)      \
+  X(row_sum) X(column_sum) X(row_squared_norm) X(row_argmin) X(gather_rows) X(scatter_add_rows) X(log_sum_exp)        \
+  X(softmax) X(log_softmax) X(softmax_backward) X(log_softmax_backward) X(layer_norm) X(layer_norm_backward) X(adam)  \
+  X(sgd) X(nearest) X(candidate_packed_size) X(candidate_pack) X(candidate_search) X(topk)
+
+/// The functions of one (device, ISA).
+template <class T>
+struct Table {
+  // --- gemm
+  void (*gemm)(const Context&, const Gemm<T>&) = nullptr;
+
+  // --- elementwise
+  /// y[i] = op(x[i]), i < n; in place allowed.
+  void (*unary)(const Context&, UnaryOp, int64_t n, const T* x, T* y) = nullptr;
+  /// dx[i] = dy[i] * op'(x[i]), given y = op(x); an op reads only what its derivative needs of x and y (functors.h says
+  /// which, the other may be null); dx may be dy.
+  void (*unary_backward)(const Context&, UnaryOp, int64_t n, const T* x, const T* y, const T* dy, T* dx) = nullptr;
+  /// out [rows,cols] = op(a, b) with broadcasting by strides; out may be a.data or b.data where that is not broadcast.
+  void (*binary)(const Context&, BinaryOp, int64_t rows, int64_t cols, Operand<T> a, Operand<T> b, T* out) = nullptr;
+  /// y[i] = alpha*x[i] + beta*y[i]; y is not read when beta is 0.
+  void (*axpby)(const Context&, int64_t n, T alpha, const T* x, T beta, T* y) = nullptr;
+  void (*fill)(const Context&, int64_t n, T value, T* y) = nullptr;
+
+  // --- copy
+  /// y (contiguous, row-major over `shape` [ndim <= 8]) = x read with `strides` in elements (0 repeats).
+  void (*strided_copy)(const Context&, int ndim, const int64_t* shape, const int64_t* strides, const T* x,
+                       T* y) = nullptr;
+
+  // --- reduce
+  /// Sum of all n elements, accumulated in double.
+  double (*sum)(const Context&, int64_t n, const T* x) = nullptr;
+  /// sum (a[i]-b[i])^2, accumulated in double.
+  double (*sum_squared_difference)(const Context&, int64_t n, const T* a, const T* b) = nullptr;
+  /// out[i] = sum_j x[i,j]
+  void (*row_sum)(const Context&, int64_t rows, int64_t cols, const T* x, T* out) = nullptr;
+  /// out[j] = sum_i x[i,j]
+  void (*column_sum)(const Context&, int64_t rows, int64_t cols, const T* x, T* out) = nullptr;
+  /// out[i] = sum_j x[i,j]^2
+  void (*row_squared_norm)(const Context&, int64_t rows, int64_t cols, const T* x, T* out) = nullptr;
+  /// ids[i] = the lowest j with the smallest x[i,j]; NaN is never smallest; 0 if all are NaN. cols >= 1.
+  void (*row_argmin)(const Context&, int64_t rows, int64_t cols, const T* x, int32_t* ids) = nullptr;
+
+  // --- rows
+  /// out[i] = x[ids[i]], rows of d; ids in range (the caller checks).
+  void (*gather_rows)(const Context&, int64_t n, int64_t d, const T* x, const int32_t* ids, T* out) = nullptr;
+  /// out[ids[i]] += x[i] for i = 0..n-1 in that order per row: out [rows,d] keeps what it held. Deterministic.
+  void (*scatter_add_rows)(const Context&, int64_t n, int64_t d, int64_t rows, const int32_t* ids, const T* x,
+                           T* out) = nullptr;
+
+  // --- softmax (over each row; the maximum is subtracted first). cols >= 1.
+  void (*log_sum_exp)(const Context&, int64_t rows, int64_t cols, const T* x, T* out) = nullptr;
+  void (*softmax)(const Context&, int64_t rows, int64_t cols, const T* x, T* y) = nullptr;
+  void (*log_softmax)(const Context&, int64_t rows, int64_t cols, const T* x, T* y) = nullptr;
+  /// dx = y * (dy - sum_j dy y)
+  void (*softmax_backward)(const Context&, int64_t rows, int64_t cols, const T* y, const T* dy, T* dx) = nullptr;
+  /// dx = dy - exp(y) * sum_j dy
+  void (*log_softmax_backward)(const Context&, int64_t rows, int64_t cols, const T* y, const T* dy, T* dx) = nullptr;
+
+  // --- norm
+  /// y = (x - mean) * rstd * gamma + beta per row, biased variance, rstd = 1/sqrt(var + eps); mean and rstd [rows] are
+  /// kept for the backward pass.
+  void (*layer_norm)(const Context&, int64_t rows, int64_t cols, const T* x, const T* gamma, const T* beta, double eps,
+                     T* y, T* mean, T* rstd) = nullptr;
+  /// dx [rows,cols], dgamma [cols], dbeta [cols], all overwritten.
+  void (*layer_norm_backward)(const Context&, int64_t rows, int64_t cols, const T* x, const T* gamma, const T* mean,
+                              const T* rstd, const T* dy, T* dx, T* dgamma, T* dbeta) = nullptr;
+
+  // --- optim: n parameters p with gradients g, updated in place with their moments
+  void (*adam)(const Context&, const AdamStep&, int64_t n, T* p, const T* g, T* m, T* v) = nullptr;
+  /// `buf` may be null when momentum is 0.
+  void (*sgd)(const Context&, const SgdStep&, int64_t n, T* p, const T* g, T* buf) = nullptr;
+
+  // --- nearest
+  /// ids[i] = argmin_k ||x_i - c_k||^2 (lowest k among equal computed values), x [n,d], c [K,d]; distances [n] (or null)
+  /// is that squared distance, clamped at 0. Tiled: never holds n x K values. NaN is never nearest. K >= 1.
+  void (*nearest)(const Context&, int64_t n, int64_t d, int64_t K, const T* x, const T* c, int32_t* ids,
+                  T* distances) = nullptr;
+
+  // --- candidate: the search of one QINCo step. Pack once, search many times; a pack is for this table only.
+  /// Number of T that candidate_pack writes for a step of these sizes.
+  int64_t (*candidate_packed_size)(int64_t K, int64_t d, int64_t h, int64_t L) = nullptr;
+  /// packed is aligned to 64 bytes.
+  void (*candidate_pack)(const Context&, const CandidateStep<T>&, T* packed) = nullptr;
+  /// `packed` came from this table's candidate_pack for the same K, d, h, L.
+  void (*candidate_search)(const Context&, int64_t K, int64_t d, int64_t h, int64_t L, const T* packed,
+                           const CandidateSearch<T>&) = nullptr;
+
+  // --- topk
+  /// The k smallest of each row, ascending, lowest index first among equals; NaN counts as +infinity. k <= cols.
+  /// values [rows,k] (or null), ids [rows,k].
+  void (*topk)(const Context&, int64_t rows, int64_t cols, int64_t k, const T* x, int32_t* ids, T* values) = nullptr;
+};
+
+/// The kernels of `isa` (clamped to the best available). T is float or double; double has the reference version only.
+template <class T>
+const Table<T>& table(Isa isa);
+template <>
+const Table<float>& table(Isa isa);
+template <>
+const Table<double>& table(Isa isa);
+
+/// The kernels of the active ISA. Call once per operation on whole matrices, outside every loop.
+template <class T>
+const Table<T>& table() {
+  return table<T>(active_isa());
+}
+
+}  // namespace qinco::kernels
