@@ -1,0 +1,79 @@
+// What the subcommands of bin/qinco share: the options common to all, their output, and how one is added.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <cstdio>
+#include <fmt/format.h>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/check.h"
+
+namespace qinco::app {
+
+using Json = nlohmann::ordered_json;
+
+/// The options of every subcommand, and where its results go.
+class Common {
+ public:
+  std::string device = "cpu";
+  int threads = 0;  // 0: all that the machine offers
+  uint64_t seed = 1;
+  bool quiet = false;
+  std::string json;  // a file, "-" for stdout, or empty
+
+  /// Checks the device, sets the threads and makes sure that the JSON file can be written, before any work.
+  void apply() const;
+
+  /// Where text for people and progress go: stdout, stderr when stdout carries the JSON, null with --quiet.
+  std::FILE* text() const;
+
+  /// Prints one line for people, unless --quiet.
+  template <class... Args>
+  void print(fmt::format_string<Args...> format, Args&&... args) const {
+    if (std::FILE* out = text()) {
+      fmt::print(out, "{}\n", fmt::format(format, std::forward<Args>(args)...));
+      std::fflush(out);
+    }
+  }
+
+  /// Writes the results where --json says, if it was given.
+  void report(const Json& results) const;
+};
+
+/// The command line: the top-level parser with its subcommands. A subcommand keeps its own options in a struct that
+/// its `run` captures.
+class Program {
+ public:
+  Program();
+
+  /// Adds subcommand `name` with the common options; `run` is called when it was chosen and parsed.
+  CLI::App& add(const std::string& name, const std::string& description, std::function<void(const Common&)> run);
+
+  /// Parses and runs; returns the exit code: 0, 1 for the user's errors, 2 for usage errors, with one line on stderr.
+  int main(int argc, char** argv);
+
+ private:
+  int run(const std::vector<std::string>& arguments);
+
+  CLI::App app_;
+  Common common_;
+  std::function<void(const Common&)> chosen_;
+};
+
+/// Throws Error when `path` could not be written: called before long work whose result goes there.
+void check_writable(const std::string& path);
+
+// One per source file.
+void add_train(Program& program);
+void add_encode(Program& program);
+void add_decode(Program& program);
+void add_eval(Program& program);
+void add_baseline(Program& program);
+void add_info(Program& program);
+
+}  // namespace qinco::app
