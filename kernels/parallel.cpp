@@ -16,6 +16,8 @@ thread_local bool inside_body = false;
 
 }  // namespace
 
+int64_t row_grain(int64_t row_work) { return std::max<int64_t>(1, kElementGrain / std::max<int64_t>(row_work, 1)); }
+
 void parallel_chunks(const Context& context, int64_t n, int64_t grain, ChunkFunction body, void* state) {
   if (n <= 0) return;
   grain = std::max<int64_t>(grain, 1);

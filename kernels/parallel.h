@@ -8,6 +8,12 @@
 
 namespace qinco::kernels {
 
+/// Elements per chunk of a streaming element-wise kernel: 64 KiB of float per array.
+inline constexpr int64_t kElementGrain = int64_t{1} << 14;
+
+/// Rows per chunk when a row costs about `row_work` elements: chunks of about kElementGrain elements, at least one row.
+int64_t row_grain(int64_t row_work);
+
 using ChunkFunction = void (*)(void* state, int64_t begin, int64_t end, int worker);
 
 /// The type-erased form of parallel_for.
