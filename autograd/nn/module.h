@@ -1,0 +1,87 @@
+// Modules: named parameters in a tree, as in PyTorch ("hidden.weight"), saved and loaded as safetensors.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "autograd/variable.h"
+#include "tensor/safetensors.h"
+
+namespace qinco::nn {
+
+using autograd::Variable;
+
+/// A parameter with its path in the tree. The variable is a handle to the module's own.
+struct NamedParameter {
+  std::string name;
+  Variable parameter;
+};
+
+/// Base of everything with parameters. A module owns its children, so references to them survive a move:
+///     struct Net : nn::Module {
+///       nn::Linear& hidden = register_module("hidden", nn::Linear(2, 64, random));
+///     };
+class Module {
+ public:
+  Module() = default;
+  virtual ~Module() = default;
+  Module(Module&&) = default;
+  Module& operator=(Module&&) = delete;
+  Module(const Module&) = delete;
+  Module& operator=(const Module&) = delete;
+
+  /// In order of registration, a module's own before its children's.
+  std::vector<NamedParameter> named_parameters() const;
+  std::vector<Variable> parameters() const;
+  /// Number of parameter elements.
+  int64_t parameter_count() const;
+  void zero_grad();
+
+  /// Training mode, on at first, for this module and its children (Dropout reads it).
+  void train(bool on = true);
+  void eval() { train(false); }
+  bool training() const { return training_; }
+
+  /// Copies of all parameters by name.
+  TensorMap state() const;
+  /// Sets all parameters from copies. Error if a name is missing or unexpected, or a shape or dtype differs; then
+  /// nothing has changed.
+  void load(const TensorMap& state);
+
+ protected:
+  /// Adds a parameter (which will require a gradient) and returns the handle to keep.
+  Variable register_parameter(const std::string& name, const Tensor& value);
+  /// Takes over a child and returns it where it will stay.
+  template <class M>
+  M& register_module(const std::string& name, M&& module) {
+    auto owned = std::make_unique<std::remove_cvref_t<M>>(std::forward<M>(module));
+    M& result = *owned;
+    adopt(name, std::move(owned));
+    return result;
+  }
+
+ private:
+  void adopt(const std::string& name, std::unique_ptr<Module> module);
+  void collect(const std::string& prefix, std::vector<NamedParameter>& into) const;
+
+  std::vector<NamedParameter> parameters_;
+  std::vector<std::pair<std::string, std::unique_ptr<Module>>> children_;
+  bool training_ = true;
+};
+
+/// A module that maps one variable to one.
+class Layer : public Module {
+ public:
+  virtual Variable forward(const Variable& x) = 0;
+  Variable operator()(const Variable& x) { return forward(x); }
+};
+
+/// Writes the module's state to a safetensors file, atomically.
+void save(const Module& module, const std::string& path, const std::map<std::string, std::string>& metadata = {});
+/// Loads it back; Errors name the file.
+void load(Module& module, const std::string& path);
+
+}  // namespace qinco::nn

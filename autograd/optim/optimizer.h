@@ -1,0 +1,98 @@
+// Optimisers: SGD, Adam, AdamW, each one fused kernel per parameter.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "autograd/variable.h"
+#include "tensor/safetensors.h"
+
+namespace qinco::optim {
+
+using autograd::Variable;
+
+/// What all have in common. Parameters without a gradient are left alone by step().
+class Optimizer {
+ public:
+  /// `parameters` are contiguous leaves that require a gradient.
+  Optimizer(std::vector<Variable> parameters, double lr);
+  virtual ~Optimizer() = default;
+
+  /// Updates every parameter that has a gradient, in place.
+  void step();
+  void zero_grad();
+  double lr() const { return lr_; }
+  void set_lr(double lr);
+  /// Forgets moments and step counts, as if new; lr stays.
+  void reset_state();
+
+  /// lr, step counts and moments (copies), so that load_state() and the same gradients give the same bits.
+  TensorMap state() const;
+  /// Error if the state is for other parameters or another optimiser; then nothing has changed.
+  void load_state(const TensorMap& state);
+
+ protected:
+  /// One parameter's update number `step` >= 1.
+  virtual void update(const Tensor& value, const Tensor& grad, const std::vector<Tensor>& moments, int64_t step) = 0;
+  /// The names of the moments: "m", "v" for Adam.
+  virtual std::vector<const char*> moment_names() const = 0;
+
+ private:
+  struct Slot {
+    Variable parameter;
+    std::vector<Tensor> moments;  // zero until the first step; made then
+    int64_t steps = 0;
+  };
+  std::vector<Slot> slots_;
+  double lr_;
+};
+
+struct SgdOptions {
+  double lr = 1e-2, momentum = 0, weight_decay = 0;
+  bool nesterov = false;
+};
+
+/// Stochastic gradient descent in PyTorch's formulation (kernels.h: SgdStep).
+class SGD : public Optimizer {
+ public:
+  SGD(std::vector<Variable> parameters, const SgdOptions& options);
+
+ protected:
+  void update(const Tensor& value, const Tensor& grad, const std::vector<Tensor>& moments, int64_t step) override;
+  std::vector<const char*> moment_names() const override;
+
+ private:
+  SgdOptions options_;
+};
+
+struct AdamOptions {
+  double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
+};
+
+/// Adam (Kingma & Ba 2015); weight decay is an L2 term of the gradient.
+class Adam : public Optimizer {
+ public:
+  Adam(std::vector<Variable> parameters, const AdamOptions& options = {})
+      : Adam(std::move(parameters), options, false) {}
+
+ protected:
+  Adam(std::vector<Variable> parameters, const AdamOptions& options, bool decoupled);
+  void update(const Tensor& value, const Tensor& grad, const std::vector<Tensor>& moments, int64_t step) override;
+  std::vector<const char*> moment_names() const override { return {"m", "v"}; }
+
+ private:
+  AdamOptions options_;
+  bool decoupled_;
+};
+
+/// AdamW (Loshchilov & Hutter 2019): weight decay apart from the moments; PyTorch's default of 0.01.
+class AdamW : public Adam {
+ public:
+  AdamW(std::vector<Variable> parameters, const AdamOptions& options = {.weight_decay = 1e-2})
+      : Adam(std::move(parameters), options, true) {}
+};
+
+/// Scales all gradients so that their joint L2 norm is at most `max_norm`; returns the norm before.
+double clip_grad_norm(const std::vector<Variable>& parameters, double max_norm);
+
+}  // namespace qinco::optim

@@ -1,0 +1,70 @@
+// Variables: tensors that remember how they were made, so that backward() can differentiate through them.
+//
+// A Variable is a handle: copies are the same variable. Operations (autograd/ops.h) compute at once and, where an input
+// requires a gradient, note a node with its backward function; backward() walks these nodes once and frees them.
+#pragma once
+
+#include <memory>
+
+#include "tensor/tensor.h"
+
+namespace qinco::autograd {
+
+struct Node;
+
+class Variable {
+ public:
+  /// An undefined variable (an absent bias, say).
+  Variable() = default;
+  /// A leaf. One that requires a gradient has a floating dtype and gets grad() from backward().
+  Variable(Tensor value, bool requires_grad = false);  // NOLINT: tensors are constants where a variable is expected
+
+  bool defined() const { return node_ != nullptr; }
+  const Tensor& value() const;
+  const Shape& shape() const { return value().shape(); }
+  int64_t size(int64_t dim) const { return value().size(dim); }
+  DType dtype() const { return value().dtype(); }
+  /// The value of a variable with one element.
+  double item() const { return value().item<double>(); }
+  bool requires_grad() const;
+  /// True for a variable that no operation made.
+  bool is_leaf() const;
+
+  /// Replaces a leaf's value; shape and dtype must stay. For in-place updates write through value()'s storage.
+  void set_value(const Tensor& value);
+  /// The accumulated gradient of a leaf; undefined if there is none. The tensor is the variable's own, not a copy.
+  Tensor grad() const;
+  void set_grad(const Tensor& grad);
+  void zero_grad();
+
+  /// Adds d(this)/d(leaf) to grad() of every leaf that this variable depends on; this has one element. Frees the graph.
+  void backward() const;
+  /// The same for any shape, with `seed` as the gradient of this variable.
+  void backward(const Tensor& seed) const;
+
+  /// The same value as a constant.
+  Variable detach() const { return Variable(value()); }
+
+  /// For the engine and the operations.
+  const std::shared_ptr<Node>& node() const { return node_; }
+  explicit Variable(std::shared_ptr<Node> node) : node_(std::move(node)) {}
+
+ private:
+  std::shared_ptr<Node> node_;
+};
+
+/// While one is alive in a thread, the operations of that thread record nothing.
+class NoGrad {
+ public:
+  NoGrad();
+  ~NoGrad();
+  NoGrad(const NoGrad&) = delete;
+  NoGrad& operator=(const NoGrad&) = delete;
+
+  static bool active();
+
+ private:
+  bool outer_;
+};
+
+}  // namespace qinco::autograd

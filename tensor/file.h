@@ -1,0 +1,64 @@
+// Files: mapped for reading, atomic for writing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace qinco {
+
+/// A regular file mapped read-only.
+class MappedFile {
+ public:
+  /// Throws Error naming the path if it is missing, unreadable, a directory or anything but a regular file.
+  /// An empty file has size 0 and a null data pointer.
+  static std::shared_ptr<const MappedFile> open(const std::string& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const std::byte* data() const { return data_; }
+  int64_t size() const { return size_; }
+  const std::string& path() const { return path_; }
+
+ private:
+  MappedFile(std::string path, const std::byte* data, int64_t size)
+      : path_(std::move(path)), data_(data), size_(size) {}
+  std::string path_;
+  const std::byte* data_;
+  int64_t size_;
+};
+
+/// A file that appears under its name complete or not at all: written to a temporary name in the same directory, then
+/// fsync, rename, fsync of the directory. Without commit() (an exception, say) the temporary file is removed and what
+/// was there before stays. An existing target that is no regular file (a pipe, /dev/stdout) is written directly.
+class AtomicFile {
+ public:
+  /// Throws Error naming the path if it cannot be written.
+  explicit AtomicFile(std::string path);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  /// Appends; buffered. Throws Error "PATH: cannot write: REASON" on a failed or short write.
+  void write(const void* data, size_t bytes);
+  /// Makes the file appear under its name, durably. Call once, after the last write.
+  void commit();
+  const std::string& path() const { return path_; }
+
+ private:
+  void flush();
+  void discard() noexcept;
+
+  std::string path_;
+  std::string temporary_;  // empty when writing directly
+  int fd_ = -1;
+  std::unique_ptr<std::byte[]> buffer_;
+  size_t used_ = 0;
+};
+
+/// Writes `text` through an AtomicFile.
+void write_file(const std::string& path, const std::string& text);
+
+}  // namespace qinco

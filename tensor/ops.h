@@ -1,0 +1,68 @@
+// Operations on tensors, without gradients: checked, broadcast, then handed to the kernels of the active ISA.
+//
+// f32 and f64 unless said; results are new contiguous tensors; non-contiguous arguments are copied where the kernel
+// needs it. Errors name the operation and the shapes: "matmul: [3,4] x [5,6]: inner sizes 4 and 5 differ".
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "tensor/tensor.h"
+
+namespace qinco {
+
+// Element-wise: neg relu gelu tanh sigmoid exp log sqrt square, add sub mul div. gelu is the exact one, x Phi(x).
+#define QINCO_DECLARE_UNARY(op) Tensor op(const Tensor& x);
+QINCO_UNARY_OPS(QINCO_DECLARE_UNARY)
+#undef QINCO_DECLARE_UNARY
+#define QINCO_DECLARE_BINARY(op) Tensor op(const Tensor& a, const Tensor& b);
+QINCO_BINARY_OPS(QINCO_DECLARE_BINARY)
+#undef QINCO_DECLARE_BINARY
+
+/// The op chosen by value.
+Tensor unary(kernels::UnaryOp op, const Tensor& x);
+Tensor binary(kernels::BinaryOp op, const Tensor& a, const Tensor& b);
+/// dy * op'(x), given y = op(x); an operand that the derivative does not read may be undefined.
+Tensor unary_backward(kernels::UnaryOp op, const Tensor& x, const Tensor& y, const Tensor& dy);
+/// y = alpha*x + beta*y in place; y contiguous, same shape.
+void axpby(double alpha, const Tensor& x, double beta, const Tensor& y);
+/// alpha * x
+Tensor scale(const Tensor& x, double alpha);
+
+/// op(a) op(b) with a [m,k], b [k,n] (stored transposed with trans_a, trans_b); or the same for each of equal leading
+/// dimensions [..,m,k] x [..,k,n]. Transposed views are read in place.
+Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a = false, bool trans_b = false);
+/// act(x w^T + bias + residual): x [..,in], w [out,in], bias [out] or undefined, residual [..,out] or undefined.
+Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias = {}, const Tensor& residual = {},
+              bool relu = false);
+
+/// Sum or mean of all elements: shape [].
+Tensor sum(const Tensor& x);
+Tensor mean(const Tensor& x);
+/// Sum or mean over one dimension, which is removed, or kept with size 1.
+Tensor sum(const Tensor& x, int64_t dim, bool keepdim = false);
+Tensor mean(const Tensor& x, int64_t dim, bool keepdim = false);
+/// Sums the dimensions that broadcasting `shape` to x.shape() repeated: the transpose of expand().
+Tensor sum_to(const Tensor& x, const Shape& shape);
+/// sum (a-b)^2 over all elements, accumulated in double; equal shapes.
+double sum_squared_difference(const Tensor& a, const Tensor& b);
+/// ||x_i||^2 of each row of x [n,d]: [n].
+Tensor row_squared_norms(const Tensor& x);
+/// Index (i32) of the smallest element of each row of x [n,d], the lowest among equals: [n].
+Tensor argmin_rows(const Tensor& x);
+
+// Over the last dimension.
+Tensor softmax(const Tensor& x);
+Tensor log_softmax(const Tensor& x);
+/// log sum exp; the last dimension is removed.
+Tensor log_sum_exp(const Tensor& x);
+
+/// Joined along `dim`; the other sizes and the dtypes (any) must agree. At least one tensor.
+Tensor concat(const std::vector<Tensor>& parts, int64_t dim);
+/// table[ids]: table [N, rest..], ids i32 of any shape: [ids.shape.., rest..]. Error for an id outside 0..N-1.
+Tensor gather_rows(const Tensor& table, const Tensor& ids);
+/// out[ids[i]] += x[i]: out [N, rest..] contiguous, x [ids.shape.., rest..]. Same bits at any thread count.
+void scatter_add_rows(const Tensor& out, const Tensor& ids, const Tensor& x);
+
+}  // namespace qinco

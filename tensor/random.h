@@ -1,0 +1,50 @@
+// Random numbers by counter: Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3",
+// SC'11). The i-th number of a stream is a pure function of (seed, stream, i): any thread, or device, gets the same
+// one.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace qinco {
+
+/// One block of Philox4x32 with 10 rounds.
+std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
+
+/// What a Random needs to go on where it stopped.
+struct RandomState {
+  uint64_t seed = 0, stream = 0, position = 0;
+  bool operator==(const RandomState&) const = default;
+};
+
+/// A stream of random numbers. Every call below that draws advances the position; block() does not.
+class Random {
+ public:
+  explicit Random(uint64_t seed, uint64_t stream = 0) : state_{seed, stream, 0} {}
+
+  /// Four words at block `index` of this stream, whatever the position: random access.
+  std::array<uint32_t, 4> block(uint64_t index) const;
+
+  uint64_t next64();
+  /// Uniform in [0,1), 53 bits.
+  double uniform();
+  /// Uniform in 0..n-1 without bias; n >= 1.
+  uint64_t below(uint64_t n);
+  /// A uniformly drawn order of 0..n-1 (Fisher-Yates); n < 2^31.
+  std::vector<int32_t> permutation(int64_t n);
+
+  /// Fills a contiguous f32 or f64 tensor with uniform values of [lo,hi) or normal ones (Box-Muller).
+  void uniform(const Tensor& out, double lo, double hi);
+  void normal(const Tensor& out, double mean = 0, double stddev = 1);
+
+  const RandomState& state() const { return state_; }
+  void set_state(const RandomState& state) { state_ = state; }
+
+ private:
+  RandomState state_;
+};
+
+}  // namespace qinco

@@ -1,0 +1,28 @@
+// safetensors files (the format of https://github.com/huggingface/safetensors): a length, a JSON header, raw data.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "tensor/tensor.h"
+
+namespace qinco {
+
+/// Named tensors, in the order of their names.
+using TensorMap = std::map<std::string, Tensor>;
+
+struct SafetensorsFile {
+  TensorMap tensors;
+  std::map<std::string, std::string> metadata;
+};
+
+/// Reads a file. Tensors lie on the mapped file and are read-only (clone() them to write). Throws a one-line Error that
+/// names the file for anything the format forbids: a header that is too long, malformed or nested, unknown dtypes,
+/// sizes that differ from dtype x shape, ranges that overlap, leave holes or leave the file, duplicate names.
+SafetensorsFile read_safetensors(const std::string& path);
+
+/// Writes `file` atomically (tensor/file.h). Data starts at a multiple of 64 bytes; wider dtypes come first, so every
+/// tensor is aligned to its element size.
+void write_safetensors(const std::string& path, const SafetensorsFile& file);
+
+}  // namespace qinco

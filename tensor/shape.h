@@ -1,0 +1,55 @@
+// The sizes of a tensor's dimensions, outermost first.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <span>
+#include <string>
+
+namespace qinco {
+
+constexpr int kMaxDims = 8;
+
+/// At most eight dimension sizes, held by value. The empty shape is a scalar.
+class Shape {
+ public:
+  Shape() = default;
+  /// Throws Error for more than eight dimensions. Sizes are not checked here: reshape() takes one -1.
+  Shape(std::initializer_list<int64_t> dims) : Shape(std::span(dims.begin(), dims.size())) {}
+  explicit Shape(std::span<const int64_t> dims);
+
+  /// The number of dimensions.
+  int size() const { return ndim_; }
+  int64_t operator[](int i) const { return dims_[static_cast<size_t>(i)]; }
+  int64_t& operator[](int i) { return dims_[static_cast<size_t>(i)]; }
+  const int64_t* begin() const { return dims_.data(); }
+  const int64_t* end() const { return dims_.data() + ndim_; }
+  int64_t back() const { return dims_[static_cast<size_t>(ndim_ - 1)]; }
+
+  void push_back(int64_t dim);
+  /// Inserts a dimension before position i; removes dimension i.
+  void insert(int i, int64_t dim);
+  void erase(int i);
+  /// Dimensions [first, last).
+  Shape sub(int first, int last) const { return Shape(std::span(begin() + first, begin() + last)); }
+
+  /// The product of the sizes (1 for a scalar); throws Error for a negative size or on overflow.
+  int64_t numel() const;
+  /// "[3,4]"
+  std::string str() const;
+
+  bool operator==(const Shape& other) const;
+
+ private:
+  std::array<int64_t, kMaxDims> dims_{};
+  int ndim_ = 0;
+};
+
+/// `dim` counted from the end when negative; throws Error naming `op` unless -ndim <= dim < ndim.
+int normalise_dim(int64_t dim, int ndim, const char* op);
+/// The shape both broadcast to (sizes equal, or one of them 1, aligned at the last dimension); throws Error naming
+/// `op`.
+Shape broadcast_shapes(const Shape& a, const Shape& b, const char* op);
+
+}  // namespace qinco

@@ -1,0 +1,47 @@
+// The memory behind tensors: 64-byte aligned, cached by size, counted.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "kernels/context.h"
+
+namespace qinco {
+
+/// Memory of all tensors of the process, in bytes. Mapped files and other external memory are not counted.
+struct MemoryStats {
+  int64_t live = 0;    // held by tensors now
+  int64_t peak = 0;    // the largest `live` since start or reset_memory_peak()
+  int64_t cached = 0;  // freed by tensors and kept for the next ones
+};
+MemoryStats memory_stats();
+void reset_memory_peak();
+/// Gives the cached memory back to the system.
+void release_cached_memory();
+
+/// A block of memory with one or more tensors on it.
+class Storage {
+ public:
+  /// Uninitialised, aligned to 64 bytes; throws std::bad_alloc. Only the CPU is a device of this build: Error
+  /// otherwise.
+  Storage(size_t bytes, Device device);
+  /// External memory, kept alive by `owner`.
+  Storage(void* data, size_t bytes, std::shared_ptr<void> owner);
+  ~Storage();
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+
+  std::byte* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  size_t bytes_ = 0;
+  Device device_;
+  std::shared_ptr<void> owner_;  // set for external memory
+  bool external_ = false;
+};
+
+}  // namespace qinco
