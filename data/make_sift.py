@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Make the SIFT data sets: `sift-sample` (ships with the project) and `sift-photos` (ten and more times larger).
 
 128-d uint8 SIFT descriptors of real photographs that Debian packages ship (wallpapers, educational
