@@ -17,6 +17,12 @@ namespace qinco::app {
 
 using Json = nlohmann::ordered_json;
 
+/// A mistake in how the program was called that only the subcommand can see; exit code 2.
+class UsageError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// The options of every subcommand, and where its results go.
 class Common {
  public:

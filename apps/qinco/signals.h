@@ -1,7 +1,18 @@
 // Ctrl-C and SIGTERM as a request to stop at the next safe point.
 #pragma once
 
+#include <stdexcept>
+#include <string>
+
 namespace qinco::app {
+
+/// Thrown once the work that a signal stopped has saved its state: the program prints what() (how to go on) on stderr
+/// and ends with status 128 + signal.
+class Stopped : public std::runtime_error {
+ public:
+  Stopped(int signal_number, const std::string& message) : std::runtime_error(message), signal(signal_number) {}
+  int signal;
+};
 
 /// While it lives, the first SIGINT or SIGTERM only sets a flag; the second ends the process at once (status 128 + the
 /// signal's number). The earlier handlers come back at the end of the scope.
@@ -12,8 +23,10 @@ class StopSignals {
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
 
+  /// The number of the signal that has arrived, or 0.
+  int received() const;
   /// Whether a signal has arrived.
-  bool requested() const;
+  bool requested() const { return received() != 0; }
 };
 
 }  // namespace qinco::app

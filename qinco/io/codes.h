@@ -53,13 +53,13 @@ class CodeFile {
   void read(int64_t begin, int64_t end, int32_t* codes) const;
 
  private:
-  CodeFile(std::string path, MappedFile file, CodeFormat format, int64_t M, int64_t K);
+  CodeFile(std::shared_ptr<const MappedFile> file, CodeFormat format, int64_t M, int64_t K);
 
-  std::string path_;
-  MappedFile file_;
+  std::shared_ptr<const MappedFile> file_;
   CodeFormat format_;
   DType dtype_ = DType::i32;
-  int64_t offset_ = 0;
+  int64_t offset_ = 0;  // bytes before the first row
+  int64_t row_bytes_ = 0;
   int64_t n_ = 0;
   int64_t M_;
   int64_t K_;

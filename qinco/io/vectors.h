@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "tensor/dtype.h"
 #include "tensor/file.h"
@@ -12,36 +13,38 @@
 
 namespace qinco {
 
+/// Where the rows of a mapped file lie.
+struct RowLayout {
+  std::shared_ptr<const MappedFile> file;
+  DType dtype = DType::f32;
+  int64_t n = 0, d = 0;
+  int64_t offset = 0;      // bytes before the first row
+  int64_t row_header = 0;  // bytes before the values of each row: 4 in .?vecs files, 0 in .npy
+
+  int64_t row_bytes() const { return row_header + d * static_cast<int64_t>(size_of(dtype)); }
+  /// The values of row i, at any alignment.
+  const std::byte* row(int64_t i) const { return file->data() + offset + i * row_bytes() + row_header; }
+};
+
 /// A read-only file of n vectors of d values. The format comes from the extension. Opening checks the size of the whole
-/// file; what the rows hold is checked as they are read.
+/// file; what the rows hold is checked as they are read. A value: copies share the mapping.
 class VectorFile {
  public:
   /// Throws Error naming the file on a missing, empty, truncated or malformed file, or an unknown extension.
   static VectorFile open(const std::string& path);
 
-  const std::string& path() const { return path_; }
-  int64_t size() const { return n_; }
-  int64_t dim() const { return d_; }
-  DType dtype() const { return dtype_; }
+  const std::string& path() const { return rows_.file->path(); }
+  int64_t size() const { return rows_.n; }
+  int64_t dim() const { return rows_.d; }
+  DType dtype() const { return rows_.dtype; }
 
   /// Rows [begin,end) as floats into out [end-begin,d]. Throws Error naming file and row when a row has another
   /// dimension than the first or holds a NaN or an infinity, or when the range is outside the file.
   void read(int64_t begin, int64_t end, float* out) const;
 
  private:
-  VectorFile(std::string path, MappedFile file);
-  void open_vecs(DType dtype);
-  void open_npy();
-  [[noreturn]] void fail_at_odd_row() const;
-  void check_row_dim(int64_t row) const;
-
-  std::string path_;
-  MappedFile file_;
-  DType dtype_ = DType::f32;
-  int64_t n_ = 0;
-  int64_t d_ = 0;
-  int64_t offset_ = 0;      // bytes before the first row
-  int64_t row_header_ = 0;  // bytes before the values of each row: 4 in .?vecs files, 0 in .npy
+  explicit VectorFile(RowLayout rows) : rows_(std::move(rows)) {}
+  RowLayout rows_;
 };
 
 /// Rows [begin,end) of the file as an f32 tensor [end-begin,d]; errors as VectorFile.
