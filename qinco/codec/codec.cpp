@@ -1,0 +1,257 @@
+#include "qinco/codec/codec.h"
+
+#include <algorithm>
+#include <cassert>
+
+#include "kernels/check.h"
+#include "kernels/parallel.h"
+
+namespace qinco {
+
+namespace {
+
+using kernels::Context;
+using kernels::Gemm;
+using kernels::Operand;
+using kernels::ScratchFrame;
+
+// Rows that one thread takes through a whole step: its buffers (2d + h floats a row) and the weights stay in L2.
+constexpr int64_t kRowBlock = 256;
+// Rows encoded together: enough to keep all threads busy, few enough to bound memory.
+constexpr int64_t kEncodeRows = 4096;
+
+// The calling thread's context, for a kernel called inside a parallel_for body.
+Context serial_context() {
+  Context context = Context::cpu();
+  context.threads = 1;
+  return context;
+}
+
+// C [m,n] = A [m,k] W^T, with W [n,k]: nn::Linear's layout; the epilogue is set by the caller.
+Gemm<float> product(int64_t m, int64_t n, int64_t k, const float* a, const float* w, float* c) {
+  Gemm<float> g;
+  g.m = m, g.n = n, g.k = k;
+  g.a = a, g.lda = k;
+  g.b = w, g.ldb = k, g.trans_b = true;
+  g.c = c, g.ldc = n;
+  return g;
+}
+
+}  // namespace
+
+Codec::Codec(const Qinco& model) : config_(model.config()), kernels_(&kernels::table<float>()) {
+  codebook0_ = Tensor::empty({config_.K, config_.d});
+  steps_.resize(static_cast<size_t>(config_.M - 1));
+  for (Step& step : steps_) allocate(step);
+  update(model);
+}
+
+void Codec::allocate(Step& step) const {
+  const int64_t d = config_.d, K = config_.K, L = config_.L, h = config_.h;
+  const bool narrow = config_.lowrank && 4 * h * d + 2 * h * h < 2 * d * d + 2 * d * h;  // FLOP a vector, either way
+  const int64_t p = narrow ? h : d;
+  step.z_table = Tensor::empty({K, d});
+  step.a_table = Tensor::empty({K, h});
+  if (narrow) step.w_in = Tensor::empty({h, d});
+  step.w_r = Tensor::empty({d, p});
+  step.w_u = Tensor::empty({h, p});
+  for (int64_t l = 0; l < L; ++l) {
+    step.w_up.push_back(Tensor::empty({h, d}));
+    step.w_down.push_back(Tensor::empty({d, h}));
+  }
+  step.packed = Tensor::empty({kernels_->candidate_packed_size(K, d, h, L)});
+}
+
+void Codec::update(const Qinco& model) {
+  assert(model.config().same_sizes(config_));
+  config_.db_scale = model.config().db_scale;
+  codebook0_.copy_from(model.codebook(0).value());
+  const Context& context = Context::cpu();
+  for (size_t m = 0; m < steps_.size(); ++m) update_step(context, model.step(static_cast<int64_t>(m) + 1), steps_[m]);
+}
+
+void Codec::update_step(const Context& context, const StepNetwork& network, Step& step) const {
+  const int64_t d = config_.d, K = config_.K, L = config_.L, h = config_.h;
+  std::vector<const float*> up, down;
+  for (int64_t l = 0; l < L; ++l) {
+    const auto i = static_cast<size_t>(l);
+    step.w_up[i].copy_from(network.up[i].value());
+    step.w_down[i].copy_from(network.down[i].value());
+    up.push_back(step.w_up[i].data<float>());
+    down.push_back(step.w_down[i].data<float>());
+  }
+  if (config_.lowrank) {
+    fold_lowrank(context, network, step);
+  } else {
+    fold_concat(context, network, step);
+  }
+  float* const z_table = step.z_table.data<float>();
+  float* const a_table = step.a_table.data<float>();
+  kernels_->gemm(context, product(K, h, d, z_table, up[0], a_table));
+  const int64_t p = step.w_r.size(1);
+  Gemm<float> fold = product(h, p, d, up[0], step.w_r.data<float>(), step.w_u.data<float>());  // W_up,1 W_r
+  fold.trans_b = false;
+  fold.ldb = p;
+  kernels_->gemm(context, fold);
+  kernels_->candidate_pack(context, {K, d, h, L, z_table, a_table, up.data(), down.data()}, step.packed.data<float>());
+}
+
+void Codec::fold_concat(const Context& context, const StepNetwork& network, Step& step) const {
+  const int64_t d = config_.d;
+  const Tensor w = network.concat.value();  // [d,2d] = [W_c W_x]
+  const float* const codebook = network.codebook.value().data<float>();
+  Gemm<float> table = product(config_.K, d, d, codebook, w.data<float>(), step.z_table.data<float>());
+  table.ldb = 2 * d;
+  table.bias = network.concat_bias.value().data<float>();
+  table.residual = codebook;
+  table.ldr = d;
+  kernels_->gemm(context, table);
+  step.w_r.copy_from(w.slice(1, d, 2 * d));
+}
+
+void Codec::fold_lowrank(const Context& context, const StepNetwork& network, Step& step) const {
+  const int64_t d = config_.d, K = config_.K, h = config_.h;
+  const Tensor w_a = network.concat_in.value();   // [h,2d] = [W_A,c W_A,x]
+  const Tensor w_b = network.concat_out.value();  // [d,h]
+  const float* const codebook = network.codebook.value().data<float>();
+  ScratchFrame frame(context);
+  float* const narrow = frame.get<float>(K * h);
+  Gemm<float> in = product(K, h, d, codebook, w_a.data<float>(), narrow);
+  in.ldb = 2 * d;
+  kernels_->gemm(context, in);
+  Gemm<float> out = product(K, d, h, narrow, w_b.data<float>(), step.z_table.data<float>());
+  out.residual = codebook;
+  out.ldr = d;
+  kernels_->gemm(context, out);
+  if (step.w_in.defined()) {
+    step.w_in.copy_from(w_a.slice(1, d, 2 * d));
+    step.w_r.copy_from(w_b);
+  } else {
+    Gemm<float> fold = product(d, d, h, w_b.data<float>(), w_a.data<float>() + d, step.w_r.data<float>());
+    fold.trans_b = false;
+    fold.ldb = 2 * d;
+    kernels_->gemm(context, fold);
+  }
+}
+
+// What w_r and w_u apply to: xhat [n,d] itself, or w_in xhat [n,h], written to `narrow`.
+const float* Codec::enter(const Context& context, const Step& step, int64_t n, const float* xhat, float* narrow) const {
+  if (!step.w_in.defined()) return xhat;
+  kernels_->gemm(context, product(n, config_.h, config_.d, xhat, step.w_in.data<float>(), narrow));
+  return narrow;
+}
+
+// r [n,d] and u [n,h] of a row block.
+void Codec::project(const Step& step, int64_t n, const float* xhat, float* r, float* u) const {
+  const Context context = serial_context();
+  ScratchFrame frame(context);
+  const int64_t p = step.w_r.size(1);
+  const float* const source = enter(context, step, n, xhat, frame.get<float>(n * config_.h));
+  kernels_->gemm(context, product(n, config_.d, p, source, step.w_r.data<float>(), r));
+  kernels_->gemm(context, product(n, config_.h, p, source, step.w_u.data<float>(), u));
+}
+
+// xhat += f(codeword ids[i], xhat) for a row block.
+void Codec::advance(const Step& step, int64_t n, const int32_t* ids, float* xhat) const {
+  const int64_t d = config_.d, L = config_.L, h = config_.h;
+  const Context context = serial_context();
+  ScratchFrame frame(context);
+  float* const z = frame.get<float>(n * d);
+  float* const hidden = frame.get<float>(n * h);
+  const float* const source = enter(context, step, n, xhat, frame.get<float>(step.w_in.defined() ? n * h : 0));
+  kernels_->gather_rows(context, n, d, step.z_table.data<float>(), ids, z);
+  kernels_->gather_rows(context, n, h, step.a_table.data<float>(), ids, hidden);
+  const int64_t p = step.w_r.size(1);
+  Gemm<float> base = product(n, d, p, source, step.w_r.data<float>(), z);
+  base.accumulate = true;
+  kernels_->gemm(context, base);
+  Gemm<float> first = product(n, h, p, source, step.w_u.data<float>(), hidden);
+  first.accumulate = true;
+  first.relu = true;
+  kernels_->gemm(context, first);
+  for (int64_t l = 0; l < L; ++l) {
+    const auto i = static_cast<size_t>(l);
+    if (l > 0) {
+      Gemm<float> up = product(n, h, d, z, step.w_up[i].data<float>(), hidden);
+      up.relu = true;
+      kernels_->gemm(context, up);
+    }
+    const bool last = l + 1 == L;  // xhat += z + down is one product with a residual
+    Gemm<float> down = product(n, d, h, hidden, step.w_down[i].data<float>(), last ? xhat : z);
+    down.accumulate = true;
+    if (last) {
+      down.residual = z;
+      down.ldr = d;
+    }
+    kernels_->gemm(context, down);
+  }
+}
+
+void Codec::encode(int64_t n, const float* x, int32_t* codes, float* xhat) const {
+  const int64_t d = config_.d, M = config_.M;
+  const int64_t rows = std::clamp((int64_t{1} << 22) / (d + config_.h), kRowBlock, kEncodeRows);
+  for (int64_t begin = 0; begin < n; begin += rows) {
+    encode_block(std::min(rows, n - begin), x + begin * d, codes + begin * M, xhat ? xhat + begin * d : nullptr);
+  }
+}
+
+void Codec::encode_block(int64_t n, const float* x, int32_t* codes, float* xhat) const {
+  const int64_t d = config_.d, M = config_.M, K = config_.K, L = config_.L, h = config_.h;
+  const Context& context = Context::cpu();
+  ScratchFrame frame(context);
+  float* const scaled = frame.get<float>(n * d);
+  float* const target = frame.get<float>(n * d);
+  float* const r = frame.get<float>(n * d);
+  float* const u = frame.get<float>(n * h);
+  int32_t* const ids = frame.get<int32_t>(n);
+  float* const y = xhat ? xhat : frame.get<float>(n * d);
+  const Operand<float> scale{&config_.db_scale, 0, 0};
+  kernels_->binary(context, kernels::BinaryOp::div, 1, n * d, {x, 0, 1}, scale, scaled);
+  kernels_->nearest(context, n, d, K, scaled, codebook0_.data<float>(), ids, nullptr);
+  kernels_->gather_rows(context, n, d, codebook0_.data<float>(), ids, y);
+  for (int64_t i = 0; i < n; ++i) codes[i * M] = ids[i];
+  for (int64_t m = 1; m < M; ++m) {
+    const Step& step = steps_[static_cast<size_t>(m - 1)];
+    kernels::parallel_for(context, n, kRowBlock, [&](int64_t begin, int64_t end, int) {
+      project(step, end - begin, y + begin * d, r + begin * d, u + begin * h);
+    });
+    kernels_->binary(context, kernels::BinaryOp::sub, 1, n * d, {scaled, 0, 1}, {y, 0, 1}, target);
+    kernels_->candidate_search(context, K, d, h, L, step.packed.data<float>(), {n, target, r, u, ids, nullptr});
+    for (int64_t i = 0; i < n; ++i) codes[i * M + m] = ids[i];
+    if (m + 1 == M && !xhat) break;
+    kernels::parallel_for(context, n, kRowBlock, [&](int64_t begin, int64_t end, int) {
+      advance(step, end - begin, ids + begin, y + begin * d);
+    });
+  }
+  if (xhat) kernels_->binary(context, kernels::BinaryOp::mul, 1, n * d, {xhat, 0, 1}, scale, xhat);
+}
+
+void Codec::decode(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const {
+  const int64_t d = config_.d, M = config_.M, K = config_.K;
+  check(M_used >= 1 && M_used <= M, "decode: expected 1 to {} codes a vector, found {}", M, M_used);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t m = 0; m < M_used; ++m) {
+      const int32_t code = codes[i * codes_ld + m];
+      check(code >= 0 && code < K, "decode: row {}: expected codes in [0,{}), found {}", i, K, code);
+    }
+  }
+  kernels::parallel_for(Context::cpu(), n, kRowBlock, [&](int64_t begin, int64_t end, int) {
+    decode_block(end - begin, codes + begin * codes_ld, codes_ld, M_used, x + begin * d);
+  });
+}
+
+void Codec::decode_block(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const {
+  const int64_t d = config_.d;
+  const Context context = serial_context();
+  ScratchFrame frame(context);
+  int32_t* const ids = frame.get<int32_t>(n);
+  for (int64_t i = 0; i < n; ++i) ids[i] = codes[i * codes_ld];
+  kernels_->gather_rows(context, n, d, codebook0_.data<float>(), ids, x);
+  for (int64_t m = 1; m < M_used; ++m) {
+    for (int64_t i = 0; i < n; ++i) ids[i] = codes[i * codes_ld + m];
+    advance(steps_[static_cast<size_t>(m - 1)], n, ids, x);
+  }
+  kernels_->binary(context, kernels::BinaryOp::mul, 1, n * d, {x, 0, 1}, {&config_.db_scale, 0, 0}, x);
+}
+
+}  // namespace qinco

@@ -1,0 +1,66 @@
+// The fast path without gradients: a model compiled for the CPU's active ISA.
+//
+// A step's concat block is linear: its codeword half is folded into tables made once, and its xhat half costs one
+// product per vector instead of one per candidate. Encoding searches on the candidate kernel; the xhat that it keeps is
+// computed by the very code that decodes, so both give the same bits.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "qinco/model/qinco.h"
+#include "tensor/tensor.h"
+
+namespace qinco {
+
+class Codec {
+ public:
+  /// Compiles `model` (f32) for the ISA that is active now. Copies what it needs: the model may change or go.
+  explicit Codec(const Qinco& model);
+
+  /// Takes the present parameters of `model`, whose sizes are those of the first one; allocates nothing.
+  void update(const Qinco& model);
+
+  const QincoConfig& config() const { return config_; }
+
+  /// x [n,d] -> codes [n,M] and, unless null, their reconstruction xhat [n,d], both x and xhat in the original space
+  /// (not divided by db_scale). A row's result does not depend on the other rows. Needs bounded memory besides.
+  void encode(int64_t n, const float* x, int32_t* codes, float* xhat = nullptr) const;
+
+  /// The first M_used (1..M) codes of every row -> x [n,d] in the original space; row i starts at codes + i*codes_ld.
+  /// Throws Error naming the row when a code is outside [0,K). Needs bounded memory besides.
+  void decode(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
+
+ private:
+  // One step, with r = W_x xhat and u = W_up,1 W_x xhat. In the low-rank model, W_x = W_B W_A,x is either multiplied
+  // out or, when that is cheaper, kept as w_in = W_A,x: then w_r and w_u apply to w_in xhat [h] instead of xhat [d].
+  struct Step {
+    Tensor z_table;              // [K,d]  c + W_c c + b
+    Tensor a_table;              // [K,h]  W_up,1 (c + W_c c + b)
+    Tensor w_in;                 // [h,d], or undefined
+    Tensor w_r;                  // [d,p], p = w_in.defined() ? h : d
+    Tensor w_u;                  // [h,p]
+    std::vector<Tensor> w_up;    // L of [h,d]
+    std::vector<Tensor> w_down;  // L of [d,h]
+    Tensor packed;               // the same in the candidate kernel's own layout
+  };
+
+  void allocate(Step& step) const;
+  void update_step(const kernels::Context& context, const StepNetwork& network, Step& step) const;
+  void fold_concat(const kernels::Context& context, const StepNetwork& network, Step& step) const;
+  void fold_lowrank(const kernels::Context& context, const StepNetwork& network, Step& step) const;
+  void encode_block(int64_t n, const float* x, int32_t* codes, float* xhat) const;
+  void decode_block(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
+  const float* enter(const kernels::Context& context, const Step& step, int64_t n, const float* xhat,
+                     float* narrow) const;
+  void project(const Step& step, int64_t n, const float* xhat, float* r, float* u) const;
+  void advance(const Step& step, int64_t n, const int32_t* ids, float* xhat) const;
+
+  QincoConfig config_;
+  const kernels::Table<float>* kernels_;
+  Tensor codebook0_;  // [K,d]
+  std::vector<Step> steps_;
+};
+
+}  // namespace qinco

@@ -1,0 +1,46 @@
+#include "qinco/model/qinco.h"
+
+#include <string>
+
+#include "autograd/nn/layers.h"
+#include "autograd/ops.h"
+#include "kernels/check.h"
+#include "tensor/create.h"
+
+namespace qinco {
+
+Qinco::Qinco(const QincoConfig& config, Random& random, DType dtype) : config_(config) {
+  config.validate();
+  codebook0_ = register_module("codebook0", nn::Embedding(zeros({config.K, config.d}, dtype))).weight;
+  for (int64_t m = 1; m < config.M; ++m) {
+    steps_.push_back(&register_module("step" + std::to_string(m), StepNetwork(config, random, dtype)));
+  }
+}
+
+void Qinco::set_codebooks(const Tensor& codebooks) {
+  const Shape expected{config_.M, config_.K, config_.d};
+  check(codebooks.shape() == expected, "codebooks: expected {}, found {}", expected.str(), codebooks.shape().str());
+  for (int64_t m = 0; m < config_.M; ++m) codebook(m).value().copy_from(codebooks.row(m));
+}
+
+std::vector<Variable> Qinco::decode_partials(const Tensor& codes) const {
+  check(codes.dim() == 2 && codes.size(1) >= 1 && codes.size(1) <= config_.M,
+        "decode_partials: expected codes [n,1..{}], found {}", config_.M, codes.shape().str());
+  std::vector<Variable> partials;
+  for (int64_t m = 0; m < codes.size(1); ++m) {
+    const Variable c = autograd::embedding(codebook(m), codes.slice(1, m, m + 1).squeeze(1).contiguous());
+    partials.push_back(m == 0 ? c : partials.back() + step(m).forward(c, partials.back()));
+  }
+  return partials;
+}
+
+Variable Qinco::loss(const Tensor& x, const Tensor& codes) const {
+  Variable total;
+  for (const Variable& xhat : decode_partials(codes)) {
+    const Variable error = autograd::sum_squared_error(xhat, x);
+    total = total.defined() ? total + error : error;
+  }
+  return total * (1.0 / static_cast<double>(x.numel()));
+}
+
+}  // namespace qinco
