@@ -64,7 +64,9 @@ class Program {
   int main(int argc, char** argv);
 
  private:
-  int run(const std::vector<std::string>& arguments);
+  /// "qinco NAME" where the first argument names a subcommand, else "qinco".
+  std::string command_name(const std::vector<std::string>& arguments);
+  void run(const std::vector<std::string>& arguments);
 
   CLI::App app_;
   Common common_;
