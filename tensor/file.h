@@ -21,6 +21,9 @@ class MappedFile {
   const std::byte* data() const { return data_; }
   int64_t size() const { return size_; }
   const std::string& path() const { return path_; }
+  /// Lets the pages of bytes [begin,end) leave this process's memory until they are read again: streaming through a
+  /// large file then keeps little of it resident.
+  void release(int64_t begin, int64_t end) const;
 
  private:
   MappedFile(std::string path, const std::byte* data, int64_t size)
