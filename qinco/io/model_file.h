@@ -1,0 +1,35 @@
+// Models as safetensors: the parameters under the reference's names, and metadata format=qinco, variant (qinco or
+// qinco-lr), d, K, L, M, h, db_scale.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "qinco/model/qinco.h"
+#include "tensor/safetensors.h"
+
+namespace qinco {
+
+/// Writes the model (f32), atomically.
+void save_model(const std::string& path, const Qinco& model);
+
+/// Reads it back. Tensors may be stored as f32, f64, f16 or bf16. Throws a one-line Error naming the file for anything
+/// that is not a whole and valid model: wrong format, metadata out of range, tensors missing, unexpected, of other
+/// shapes than the metadata says, or holding NaN or infinities. Memory stays within a small multiple of the file's
+/// size.
+Qinco load_model(const std::string& path);
+
+// The parts, for files that hold a model and more (checkpoints).
+
+/// The metadata that describes `config`.
+std::map<std::string, std::string> model_metadata(const QincoConfig& config);
+/// A model of what model_metadata describes with the parameters `tensors`; Errors start with `path`.
+Qinco model_from(const std::string& path, const std::map<std::string, std::string>& metadata, const TensorMap& tensors);
+
+/// The value of a metadata key, an integer or a finite number; Errors name `path` and the key.
+int64_t metadata_int(const std::string& path, const std::map<std::string, std::string>& metadata,
+                     const std::string& key);
+double metadata_double(const std::string& path, const std::map<std::string, std::string>& metadata,
+                       const std::string& key);
+
+}  // namespace qinco

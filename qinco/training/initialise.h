@@ -1,0 +1,24 @@
+// Where training starts: a residual quantizer's codebooks, and PyTorch's default initialisation of the networks.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "qinco/model/qinco.h"
+#include "qinco/quantizers/rq.h"
+#include "qinco/training/vector_set.h"
+
+namespace qinco {
+
+/// Trains the residual quantizer of the initialisation on the vectors (a subsample of 1024 K of them where there are
+/// more).
+ResidualQuantizer train_initial_rq(const VectorSet& vectors, int64_t M, int64_t K, const RqOptions& options);
+
+/// A model whose codebooks are the quantizer's divided by db_scale and whose networks are drawn from `seed`.
+/// Throws Error when the quantizer's M, K or d are not the config's.
+Qinco initial_model(const QincoConfig& config, const ResidualQuantizer& rq, uint64_t seed);
+
+/// The quantizer's own error: mean ||x - xhat||^2 over the vectors, encoded with `beam_size`.
+double rq_mse(const ResidualQuantizer& rq, const VectorSet& vectors, int64_t beam_size);
+
+}  // namespace qinco

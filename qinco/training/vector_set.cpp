@@ -1,0 +1,95 @@
+#include "qinco/training/vector_set.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "kernels/check.h"
+#include "kernels/parallel.h"
+
+namespace qinco {
+
+namespace {
+
+constexpr int64_t kReadRows = 4096;
+constexpr int64_t kGatherRows = 64;
+constexpr int64_t kFingerprintRows = 1000;
+
+void copy_row(const float* row, int64_t d, float* out) {
+  std::memcpy(out, row, static_cast<size_t>(d) * sizeof(float));
+}
+
+void copy_row(const uint8_t* row, int64_t d, float* out) {
+  std::copy(row, row + d, out);
+}
+
+// Calls body(pointer to the first value) with the type that the rows have.
+template <class Body>
+auto with_values(const Tensor& rows, Body&& body) {
+  return rows.dtype() == DType::u8 ? body(rows.data<uint8_t>()) : body(rows.data<float>());
+}
+
+}  // namespace
+
+VectorSet::VectorSet(const VectorFile& file, int64_t begin, int64_t end) {
+  check(0 <= begin && begin < end && end <= file.size(), "{}: expected rows within [0,{}), found [{},{})", file.path(),
+        file.size(), begin, end);
+  const int64_t d = file.dim();
+  const bool bytes = file.dtype() == DType::u8;
+  rows_ = Tensor::empty({end - begin, d}, bytes ? DType::u8 : DType::f32);
+  if (!bytes) {
+    file.read(begin, end, rows_.data<float>());
+    return;
+  }
+  std::vector<float> block(static_cast<size_t>(kReadRows * d));
+  uint8_t* out = rows_.data<uint8_t>();
+  for (int64_t first = begin; first < end; first += kReadRows) {
+    const int64_t last = std::min(first + kReadRows, end);
+    file.read(first, last, block.data());
+    for (int64_t i = 0; i < (last - first) * d; ++i) *out++ = static_cast<uint8_t>(block[static_cast<size_t>(i)]);
+  }
+}
+
+VectorSet::VectorSet(Tensor rows) : rows_(std::move(rows)) {
+  check(rows_.dim() == 2 && rows_.is_contiguous() && (rows_.dtype() == DType::f32 || rows_.dtype() == DType::u8),
+        "vectors: expected contiguous f32 or u8 [n,d], found {} {}", name(rows_.dtype()), rows_.shape().str());
+}
+
+void VectorSet::gather(int64_t n, const int32_t* ids, float* out) const {
+  with_values(rows_, [&, d = dim()](const auto* values) {
+    kernels::parallel_for(kernels::Context::cpu(), n, kGatherRows, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) copy_row(values + ids[i] * d, d, out + i * d);
+    });
+  });
+}
+
+void VectorSet::copy(int64_t begin, int64_t end, float* out) const {
+  with_values(rows_, [&, d = dim()](const auto* values) {
+    for (int64_t i = begin; i < end; ++i) copy_row(values + i * d, d, out + (i - begin) * d);
+  });
+}
+
+float VectorSet::max_entry() const {
+  return with_values(
+      rows_, [&](const auto* values) { return static_cast<float>(*std::max_element(values, values + rows_.numel())); });
+}
+
+uint64_t VectorSet::fingerprint() const {
+  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
+  const auto add = [&hash](const void* data, size_t size) {
+    for (size_t i = 0; i < size; ++i) hash = (hash ^ static_cast<const uint8_t*>(data)[i]) * 0x100000001b3;
+  };
+  const int64_t sizes[] = {size(), dim()};
+  add(sizes, sizeof(sizes));
+  std::vector<float> row(static_cast<size_t>(dim()));
+  const int64_t count = std::min(size(), kFingerprintRows);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t id = i * (size() - 1) / std::max<int64_t>(count - 1, 1);  // the first and the last row included
+    copy(id, id + 1, row.data());
+    add(row.data(), row.size() * sizeof(float));
+  }
+  return hash;
+}
+
+}  // namespace qinco
