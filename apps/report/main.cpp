@@ -1,0 +1,46 @@
+// bin/qinco_report: compares methods from the JSON files of bin/qinco, as a table and as an HTML page with charts.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <fmt/format.h>
+
+#include "apps/report/page.h"
+#include "kernels/check.h"
+#include "tensor/file.h"
+
+namespace {
+
+using namespace qinco;
+
+report::Method read_argument(const std::string& argument) {
+  const size_t colon = argument.find(':');
+  check(colon != std::string::npos && colon > 0, "'{}': expected LABEL:STEM", argument);
+  return report::read_method(argument.substr(0, colon), argument.substr(colon + 1));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Compares methods from the JSON files of bin/qinco: a table on stdout, an HTML page with charts.");
+  report::Page page;
+  page.title = "QINCo";
+  std::string out;
+  std::vector<std::string> arguments;
+  app.add_option("--o,--out", out, "the HTML page to write")->required();
+  app.add_option("--title", page.title, "its title")->capture_default_str();
+  app.add_option("--note", page.note, "a sentence below the title");
+  app.add_option("--command", page.command, "the command that repeats the run, to be shown on the page");
+  app.add_option("methods", arguments, "LABEL:STEM for each method; STEM.eval.json is read, and STEM.train.json if any")
+      ->required();
+  CLI11_PARSE(app, argc, argv);
+  try {
+    for (const std::string& argument : arguments) page.methods.push_back(read_argument(argument));
+    page.facts = report::machine_facts();
+    write_file(out, report::html(page));
+    fmt::print("{}", report::text_table(page.methods));
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "qinco_report: {}\n", error.what());
+    return 1;
+  }
+  return 0;
+}
