@@ -1,0 +1,188 @@
+#include "qinco/training/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <vector>
+
+#include "kernels/check.h"
+#include "qinco/io/model_file.h"
+#include "tensor/create.h"
+#include "tensor/ops.h"
+
+namespace qinco {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kValidationRows = 1024;   // between two looks at the stop request
+constexpr double kCheckpointSeconds = 600;  // within a long epoch
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+bool stop_requested(const TrainHooks& hooks) {
+  return hooks.stop_requested && hooks.stop_requested();
+}
+
+template <class T>
+void check_same(const char* name, T now, T then) {
+  check(now == then, "{}: the checkpoint was made with {}, found {}", name, then, now);
+}
+
+}  // namespace
+
+BatchTrainer::BatchTrainer(Qinco& model, double lr)
+    : model_(model), codec_(model), adam_(model.parameters(), {.lr = lr}) {}
+
+double BatchTrainer::step(const Tensor& x) {
+  const QincoConfig& config = model_.config();
+  const int64_t n = x.size(0);
+  if (!codes_.defined() || codes_.size(0) < n) {
+    codes_ = Tensor::empty({n, config.M}, DType::i32);
+    scaled_ = Tensor::empty({n, config.d});
+  }
+  const Tensor codes = codes_.slice(0, 0, n);
+  const Tensor scaled = scaled_.slice(0, 0, n);
+  codec_.update(model_);
+  codec_.encode(n, x.data<float>(), codes.data<int32_t>());
+  kernels::table<float>().binary(kernels::Context::cpu(), kernels::BinaryOp::div, 1, x.numel(), {x.data<float>(), 0, 1},
+                                 {&config.db_scale, 0, 0}, scaled.data<float>());
+  adam_.zero_grad();
+  const Variable loss = model_.loss(scaled, codes);
+  loss.backward();
+  adam_.step();
+  return loss.item();
+}
+
+Trainer::Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, const TrainOptions& options,
+                 double start_mse)
+    : model_(model), train_(train), val_(val), options_(options), trainer_(model, options.lr) {
+  const int64_t d = model.config().d;
+  check(train.dim() == d && val.dim() == d, "training: expected vectors of d={}, found {} and {}", d, train.dim(),
+        val.dim());
+  check(options.batch_size >= 1, "batch_size: expected 1 or more, found {}", options.batch_size);
+  check(std::isfinite(options.lr) && options.lr > 0, "lr: expected a value above 0, found {}", options.lr);
+  run_ = {options.batch_size, options.lr, options.seed, train.size(), val.size(), train.fingerprint()};
+  progress_.schedule.lr = options.lr;
+  progress_.schedule.max_epochs = options.max_epochs;
+  progress_.start_mse = start_mse;
+}
+
+int64_t Trainer::batches() const {
+  return (train_.size() + options_.batch_size - 1) / options_.batch_size;
+}
+
+void Trainer::resume(const Checkpoint& c) {
+  check_same("batch_size", run_.batch_size, c.run.batch_size);
+  check_same("lr", run_.base_lr, c.run.base_lr);
+  check_same("seed", run_.seed, c.run.seed);
+  check_same("nt", run_.nt, c.run.nt);
+  check_same("nval", run_.nval, c.run.nval);
+  check(run_.data == c.run.data, "training data: not what the checkpoint was made with");
+  check(c.config.same_sizes(model_.config()) && c.config.db_scale == model_.config().db_scale,
+        "checkpoint: the model has other sizes or another db_scale");
+  check(c.progress.batch <= batches(), "checkpoint: expected at most {} batches an epoch, found {}", batches(),
+        c.progress.batch);
+  model_.load(c.parameters);
+  trainer_.adam().reset_state();
+  if (!c.optimizer.empty()) trainer_.adam().load_state(c.optimizer);
+  progress_ = c.progress;
+  progress_.schedule.max_epochs = options_.max_epochs;
+}
+
+void Trainer::save(bool mid_epoch) {
+  if (options_.checkpoint_path.empty()) return;
+  save_checkpoint(options_.checkpoint_path, {run_, progress_, model_.config(), model_.state(),
+                                             mid_epoch ? trainer_.adam().state() : TensorMap{}});
+}
+
+bool Trainer::run(const TrainHooks& hooks) {
+  while (!progress_.schedule.finished()) {
+    const Clock::time_point start = Clock::now();
+    double val_mse = 0;
+    const double seconds_before = progress_.seconds;
+    const bool done = train_epoch(hooks) && validate(hooks, val_mse);
+    progress_.seconds = seconds_before + seconds_since(start);
+    if (!done) {
+      save(true);
+      return false;
+    }
+    finish_epoch(val_mse, hooks);
+  }
+  return true;
+}
+
+// The rest of the epoch's batches; false when stopped before its end.
+bool Trainer::train_epoch(const TrainHooks& hooks) {
+  const int64_t epoch = progress_.schedule.epochs + 1;
+  if (progress_.batch == 0) trainer_.adam().reset_state();
+  trainer_.adam().set_lr(progress_.schedule.lr);
+  const int64_t nt = train_.size(), B = options_.batch_size;
+  Random order_of_epoch(options_.seed, static_cast<uint64_t>(epoch));
+  const std::vector<int32_t> order = order_of_epoch.permutation(nt);
+  const Tensor rows = Tensor::empty({std::min(B, nt), train_.dim()});
+  Clock::time_point saved = Clock::now();
+  while (progress_.batch < batches()) {
+    if (stop_requested(hooks)) return false;
+    const Clock::time_point start = Clock::now();
+    const int64_t begin = progress_.batch * B, n = std::min(B, nt - begin);
+    const Tensor x = rows.slice(0, 0, n);
+    train_.gather(n, order.data() + begin, x.data<float>());
+    const double loss = trainer_.step(x);
+    check(std::isfinite(loss), "training diverged: loss {} in epoch {}: try a lower --lr", loss, epoch);
+    progress_.loss_sum += loss * static_cast<double>(n);
+    ++progress_.batch;
+    progress_.train_seconds += seconds_since(start);
+    if (hooks.batch) hooks.batch(begin + n, nt, loss);
+    if (seconds_since(saved) > kCheckpointSeconds) {
+      save(true);
+      saved = Clock::now();
+    }
+  }
+  return true;
+}
+
+bool Trainer::validate(const TrainHooks& hooks, double& mse) {
+  bool stopped = false;
+  trainer_.codec().update(model_);
+  mse = codec_mse(trainer_.codec(), val_, [&] { return stopped = stop_requested(hooks); });
+  return !stopped;
+}
+
+void Trainer::finish_epoch(double val_mse, const TrainHooks& hooks) {
+  EpochRecord record;
+  record.lr = progress_.schedule.lr;
+  record.best = progress_.schedule.update(val_mse);
+  record.epoch = progress_.schedule.epochs;
+  record.train_loss = progress_.loss_sum / static_cast<double>(train_.size());
+  record.val_mse = val_mse;
+  record.seconds = progress_.seconds;
+  record.train_seconds = progress_.train_seconds;
+  progress_.history.push_back(record);
+  progress_.batch = 0;
+  progress_.loss_sum = progress_.seconds = progress_.train_seconds = 0;
+  if (record.best && !options_.model_path.empty()) save_model(options_.model_path, model_);
+  save(false);
+  if (hooks.epoch) hooks.epoch(record);
+}
+
+double codec_mse(const Codec& codec, const VectorSet& vectors, const std::function<bool()>& stop) {
+  const int64_t d = vectors.dim();
+  const Tensor x = Tensor::empty({kValidationRows, d});
+  const Tensor xhat = Tensor::empty({kValidationRows, d});
+  const Tensor codes = Tensor::empty({kValidationRows, codec.config().M}, DType::i32);
+  double total = 0;
+  for (int64_t begin = 0; begin < vectors.size(); begin += kValidationRows) {
+    if (stop && stop()) return std::nan("");
+    const int64_t n = std::min(kValidationRows, vectors.size() - begin);
+    vectors.copy(begin, begin + n, x.data<float>());
+    codec.encode(n, x.data<float>(), codes.data<int32_t>(), xhat.data<float>());
+    total += sum_squared_difference(x.slice(0, 0, n), xhat.slice(0, 0, n));
+  }
+  return total / static_cast<double>(vectors.size());
+}
+
+}  // namespace qinco

@@ -1,0 +1,90 @@
+// The training loop: per batch, encode without gradients by the codec, then decode with gradients and one Adam step;
+// per epoch, a new order of the vectors, the validation error, the schedule, the best model so far and a checkpoint.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "autograd/optim/optimizer.h"
+#include "qinco/codec/codec.h"
+#include "qinco/model/qinco.h"
+#include "qinco/training/checkpoint.h"
+#include "qinco/training/vector_set.h"
+
+namespace qinco {
+
+struct TrainOptions {
+  int64_t batch_size = 1024;
+  double lr = 1e-3;
+  int64_t max_epochs = 1000;
+  uint64_t seed = 1;
+  std::string model_path;       // where the best model so far is stored; empty: nowhere
+  std::string checkpoint_path;  // where to save every epoch and on a stop; empty: nowhere
+};
+
+/// What the caller may want to see or decide; all optional.
+struct TrainHooks {
+  std::function<bool()> stop_requested;                                 // asked between batches
+  std::function<void(int64_t done, int64_t total, double loss)> batch;  // vectors of this epoch; the batch's loss
+  std::function<void(const EpochRecord&)> epoch;
+};
+
+/// Adam on the training loss of one batch after the other (spec: fresh moments every epoch).
+class BatchTrainer {
+ public:
+  BatchTrainer(Qinco& model, double lr);
+
+  /// One step on x [n,d] in the original space; returns the loss before it.
+  double step(const Tensor& x);
+  optim::Adam& adam() { return adam_; }
+  /// Compiled from the parameters as they were before the last step.
+  Codec& codec() { return codec_; }
+
+ private:
+  Qinco& model_;
+  Codec codec_;
+  optim::Adam adam_;
+  Tensor codes_;   // i32 [n,M] of the largest batch
+  Tensor scaled_;  // [n,d]
+};
+
+/// One training run over fixed data. The model must outlive it.
+class Trainer {
+ public:
+  /// `start_mse` is the validation error to report as the start; the first epoch is better than nothing in any case.
+  Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, const TrainOptions& options, double start_mse);
+
+  /// Goes on from a checkpoint of the same run: sets the model's parameters. Throws Error naming what differs.
+  void resume(const Checkpoint& checkpoint);
+  /// The model at the start already is what the first epoch has to beat.
+  void require_better_than_start() { progress_.schedule.best = progress_.start_mse; }
+
+  /// Trains until the schedule ends (true) or a stop is requested (false): the batch is finished and the checkpoint
+  /// saved. Same data, options and machine give the same bits, whether it was stopped on the way or not.
+  bool run(const TrainHooks& hooks = {});
+
+  const Progression& progress() const { return progress_; }
+  const RunIdentity& identity() const { return run_; }
+
+ private:
+  bool train_epoch(const TrainHooks& hooks);
+  bool validate(const TrainHooks& hooks, double& mse);
+  void finish_epoch(double val_mse, const TrainHooks& hooks);
+  void save(bool mid_epoch);
+  int64_t batches() const;
+
+  Qinco& model_;
+  const VectorSet& train_;
+  const VectorSet& val_;
+  TrainOptions options_;
+  RunIdentity run_;
+  Progression progress_;
+  BatchTrainer trainer_;
+};
+
+/// Mean ||x - xhat||^2 over the vectors, encoded by `codec`; NaN as soon as `stop` (if set) returns true.
+double codec_mse(const Codec& codec, const VectorSet& vectors, const std::function<bool()>& stop = {});
+
+}  // namespace qinco
