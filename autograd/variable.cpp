@@ -1,0 +1,89 @@
+#include "autograd/variable.h"
+
+#include "autograd/node.h"
+#include "tensor/create.h"
+
+namespace qinco::autograd {
+
+namespace {
+
+thread_local bool recording_off = false;
+
+const Node& deref(const std::shared_ptr<Node>& node) {
+  check(node != nullptr, "variable: undefined");
+  return *node;
+}
+
+}  // namespace
+
+Variable::Variable(Tensor value, bool requires_grad) {
+  check(value.defined(), "variable: the tensor is undefined");
+  check(!requires_grad || is_floating(value.dtype()), "variable: a gradient needs f32 or f64, found {}",
+        name(value.dtype()));
+  node_ = std::make_shared<Node>(std::move(value));
+  node_->requires_grad = requires_grad;
+}
+
+const Tensor& Variable::value() const {
+  return deref(node_).value;
+}
+bool Variable::requires_grad() const {
+  return deref(node_).requires_grad;
+}
+bool Variable::is_leaf() const {
+  return deref(node_).is_leaf;
+}
+
+void Variable::set_value(const Tensor& value) {
+  const Node& node = deref(node_);
+  check(node.is_leaf, "set_value: the variable is the result of {}", node.op);
+  check(value.shape() == node.value.shape() && value.dtype() == node.value.dtype(),
+        "set_value: expected {} {}, found {} {}", name(node.value.dtype()), node.value.shape().str(),
+        name(value.dtype()), value.shape().str());
+  node_->value = value;
+}
+
+Tensor Variable::grad() const {
+  return deref(node_).is_leaf ? node_->grad : Tensor();
+}
+
+void Variable::set_grad(const Tensor& grad) {
+  const Node& node = deref(node_);
+  check(node.is_leaf && node.requires_grad, "set_grad: the variable is no leaf that requires a gradient");
+  check(!grad.defined() || (grad.shape() == node.value.shape() && grad.dtype() == node.value.dtype()),
+        "set_grad: expected {} {}, found {} {}", name(node.value.dtype()), node.value.shape().str(), name(grad.dtype()),
+        grad.shape().str());
+  node_->grad = grad;
+}
+
+void Variable::zero_grad() {
+  deref(node_);
+  node_->grad = Tensor();
+}
+
+void Variable::backward() const {
+  const Tensor& v = value();
+  check(v.numel() == 1, "backward: expected one element, found shape {}; give a seed", v.shape().str());
+  backward(ones(v.shape(), v.dtype()));
+}
+
+void Variable::backward(const Tensor& seed) const {
+  const Tensor& v = value();
+  check(requires_grad(), "backward: the variable does not depend on one that requires a gradient");
+  check(seed.shape() == v.shape() && seed.dtype() == v.dtype(), "backward: expected a seed {} {}, found {} {}",
+        name(v.dtype()), v.shape().str(), name(seed.dtype()), seed.shape().str());
+  const NoGrad no_grad;
+  run_backward(node_, seed);
+}
+
+NoGrad::NoGrad() : outer_(recording_off) {
+  recording_off = true;
+}
+NoGrad::~NoGrad() {
+  recording_off = outer_;
+}
+bool NoGrad::active() {
+  return recording_off;
+}
+
+}  // namespace qinco::autograd

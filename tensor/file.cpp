@@ -1,0 +1,158 @@
+#include "tensor/file.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <filesystem>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "kernels/check.h"
+
+namespace qinco {
+
+namespace {
+
+constexpr size_t kBufferSize = size_t{1} << 16;
+
+std::string reason() {
+  return std::strerror(errno);
+}
+
+std::string directory_of(const std::string& path) {
+  const std::string directory = std::filesystem::path(path).parent_path().string();
+  return directory.empty() ? "." : directory;
+}
+
+// Closes on every way out.
+struct Descriptor {
+  int fd;
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+};
+
+void sync_directory(const std::string& directory) {
+  const Descriptor handle{::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+  // Some file systems cannot sync a directory (EINVAL); the rename itself has happened.
+  const bool done = handle.fd >= 0 && (::fsync(handle.fd) == 0 || errno == EINVAL);
+  check(done, "{}: cannot sync: {}", directory, reason());
+}
+
+}  // namespace
+
+std::shared_ptr<const MappedFile> MappedFile::open(const std::string& path) {
+  // O_NONBLOCK: opening a pipe must not wait for a writer; it is refused below.
+  const Descriptor handle{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  check(handle.fd >= 0, "{}: cannot open: {}", path, reason());
+  struct stat info {};
+  check(::fstat(handle.fd, &info) == 0, "{}: cannot stat: {}", path, reason());
+  check(!S_ISDIR(info.st_mode), "{}: expected a file, found a directory", path);
+  check(S_ISREG(info.st_mode), "{}: expected a regular file, found a pipe or device", path);
+  const int64_t size = info.st_size;
+  const std::byte* data = nullptr;
+  if (size > 0) {
+    void* const mapped = ::mmap(nullptr, static_cast<size_t>(size), PROT_READ, MAP_PRIVATE, handle.fd, 0);
+    check(mapped != MAP_FAILED, "{}: cannot map: {}", path, reason());
+    data = static_cast<const std::byte*>(mapped);
+  }
+  return std::shared_ptr<const MappedFile>(new MappedFile(path, data, size));
+}
+
+MappedFile::~MappedFile() {
+  if (data_) ::munmap(const_cast<std::byte*>(data_), static_cast<size_t>(size_));
+}
+
+void MappedFile::release(int64_t begin, int64_t end) const {
+  const int64_t page = ::sysconf(_SC_PAGESIZE);
+  const int64_t first = begin / page * page;
+  const int64_t last = end / page * page;  // the page of byte `end` is likely to be read next
+  if (last <= first) return;
+  // A hint: if it fails, the pages only stay longer.
+  ::madvise(const_cast<std::byte*>(data_) + first, static_cast<size_t>(last - first), MADV_DONTNEED);
+}
+
+AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), buffer_(new std::byte[kBufferSize]) {
+  struct stat info {};
+  const bool exists = ::stat(path_.c_str(), &info) == 0;
+  check(!exists || !S_ISDIR(info.st_mode), "{}: cannot write: is a directory", path_);
+  if (exists && !S_ISREG(info.st_mode)) {
+    fd_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+    check(fd_ >= 0, "{}: cannot write: {}", path_, reason());
+    return;
+  }
+  // Through a symbolic link, the file it points to is replaced, not the link.
+  std::error_code error;
+  const auto target = std::filesystem::canonical(path_, error);
+  if (!error) path_ = target.string();
+  check(!exists || ::access(path_.c_str(), W_OK) == 0, "{}: cannot write: {}", path_, reason());
+  const std::filesystem::path name(path_);
+  check(name.has_filename(), "{}: cannot write: no file name", path_);
+  temporary_ = (name.parent_path() / fmt::format(".{}.tmp.{}", name.filename().string(), ::getpid())).string();
+  // A file of that name was left by a killed process that had our id: nobody else's.
+  ::unlink(temporary_.c_str());
+  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, exists ? info.st_mode & 0777 : 0666);
+  check(fd_ >= 0, "{}: cannot write: {}", path_, reason());
+}
+
+AtomicFile::~AtomicFile() {
+  discard();
+}
+
+void AtomicFile::discard() noexcept {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  fd_ = -1;
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(const void* data, size_t bytes) {
+  check(fd_ >= 0, "{}: cannot write: already closed", path_);
+  const auto* from = static_cast<const std::byte*>(data);
+  while (bytes > 0) {
+    const size_t part = std::min(bytes, kBufferSize - used_);
+    std::memcpy(buffer_.get() + used_, from, part);
+    used_ += part;
+    from += part;
+    bytes -= part;
+    if (used_ == kBufferSize) flush();
+  }
+}
+
+void AtomicFile::flush() {
+  for (size_t done = 0; done < used_;) {
+    const ssize_t n = ::write(fd_, buffer_.get() + done, used_ - done);
+    if (n < 0 && errno == EINTR) continue;
+    check(n >= 0, "{}: cannot write: {}", path_, reason());
+    check(n > 0, "{}: cannot write: nothing was accepted", path_);
+    done += static_cast<size_t>(n);
+  }
+  used_ = 0;
+}
+
+void AtomicFile::commit() {
+  check(fd_ >= 0, "{}: cannot write: already closed", path_);
+  flush();
+  if (!temporary_.empty()) check(::fsync(fd_) == 0, "{}: cannot write: {}", path_, reason());
+  const int fd = std::exchange(fd_, -1);
+  if (temporary_.empty()) {
+    check(::close(fd) == 0, "{}: cannot write: {}", path_, reason());
+    return;
+  }
+  const bool renamed = ::close(fd) == 0 && ::rename(temporary_.c_str(), path_.c_str()) == 0;
+  if (!renamed) {
+    const std::string why = reason();
+    ::unlink(temporary_.c_str());
+    fail("{}: cannot write: {}", path_, why);
+  }
+  sync_directory(directory_of(path_));
+}
+
+void write_file(const std::string& path, const std::string& text) {
+  AtomicFile file(path);
+  file.write(text.data(), text.size());
+  file.commit();
+}
+
+}  // namespace qinco

@@ -1,0 +1,147 @@
+#include "tensor/storage.h"
+
+#include <algorithm>
+#include <bit>
+#include <map>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#include "kernels/check.h"
+
+namespace qinco {
+
+namespace {
+
+constexpr std::align_val_t kAlignment{64};
+
+// Under AddressSanitizer every tensor gets memory of its own, so that it sees uses after free.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kCacheLimit = 0;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+constexpr size_t kCacheLimit = 0;
+#else
+constexpr size_t kCacheLimit = size_t{512} << 20;
+#endif
+#else
+constexpr size_t kCacheLimit = size_t{512} << 20;
+#endif
+
+// Rounded up to one of four sizes per power of two: at most 25% lost, and few different sizes to look for.
+size_t rounded(size_t bytes) {
+  if (bytes <= 512) return std::max<size_t>((bytes + 63) / 64 * 64, 64);
+  const size_t step = std::bit_floor(bytes - 1) / 4;
+  return (bytes + step - 1) / step * step;
+}
+
+/// Keeps freed blocks by size. Training asks for the same sizes in every batch; the system would unmap large blocks and
+/// map them again, page by page.
+class Cache {
+ public:
+  ~Cache() { release(); }
+
+  void* allocate(size_t bytes) {
+    {
+      const std::lock_guard lock(mutex_);
+      auto& blocks = free_[bytes];
+      count(static_cast<int64_t>(bytes));
+      if (!blocks.empty()) {
+        void* const block = blocks.back();
+        blocks.pop_back();
+        stats_.cached -= static_cast<int64_t>(bytes);
+        return block;
+      }
+    }
+    void* const block = ::operator new(bytes, kAlignment, std::nothrow);
+    if (block) return block;
+    release();  // what is cached in other sizes may be what is missing
+    try {
+      return ::operator new(bytes, kAlignment);
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      stats_.live -= static_cast<int64_t>(bytes);
+      throw;
+    }
+  }
+
+  void free(void* block, size_t bytes) noexcept {
+    {
+      const std::lock_guard lock(mutex_);
+      stats_.live -= static_cast<int64_t>(bytes);
+      if (static_cast<size_t>(stats_.cached) + bytes <= kCacheLimit && keep(block, bytes)) return;
+    }
+    ::operator delete(block, kAlignment);
+  }
+
+  void release() {
+    std::map<size_t, std::vector<void*>> blocks;
+    {
+      const std::lock_guard lock(mutex_);
+      blocks.swap(free_);
+      stats_.cached = 0;
+    }
+    for (const auto& [bytes, list] : blocks)
+      for (void* const block : list) ::operator delete(block, kAlignment);
+  }
+
+  MemoryStats stats() {
+    const std::lock_guard lock(mutex_);
+    return stats_;
+  }
+  void reset_peak() {
+    const std::lock_guard lock(mutex_);
+    stats_.peak = stats_.live;
+  }
+
+ private:
+  void count(int64_t bytes) {
+    stats_.live += bytes;
+    stats_.peak = std::max(stats_.peak, stats_.live);
+  }
+  bool keep(void* block, size_t bytes) noexcept {
+    try {
+      free_[bytes].push_back(block);
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+    stats_.cached += static_cast<int64_t>(bytes);
+    return true;
+  }
+
+  std::mutex mutex_;
+  std::map<size_t, std::vector<void*>> free_;
+  MemoryStats stats_;
+};
+
+// Never destroyed: tensors with static lifetime may be freed after it would be.
+Cache& cache() {
+  static Cache* const instance = new Cache;
+  return *instance;
+}
+
+}  // namespace
+
+MemoryStats memory_stats() {
+  return cache().stats();
+}
+void reset_memory_peak() {
+  cache().reset_peak();
+}
+void release_cached_memory() {
+  cache().release();
+}
+
+Storage::Storage(size_t bytes, Device device) : bytes_(bytes), device_(device) {
+  check(device.type == DeviceType::cpu, "device {}: this build runs on the CPU only", device.name());
+  data_ = static_cast<std::byte*>(cache().allocate(rounded(bytes)));
+}
+
+Storage::Storage(void* data, size_t bytes, std::shared_ptr<void> owner)
+    : data_(static_cast<std::byte*>(data)), bytes_(bytes), owner_(std::move(owner)), external_(true) {}
+
+Storage::~Storage() {
+  if (!external_) cache().free(data_, rounded(bytes_));
+}
+
+}  // namespace qinco
