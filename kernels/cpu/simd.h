@@ -1,14 +1,51 @@
-// One vector type per ISA: `Vec`, kLanes floats. Everything lives in this ISA's namespace, and nothing here may use
-// std:: templates or scalar inline functions shared with other files: the linker would hand their AVX code to everyone.
+// One vector type per ISA: `Vec`, kLanes floats, with the few operations the kernels need.
+//
+// Everything lives in an anonymous namespace inside this ISA's namespace, and nothing here may use std:: templates or
+// inline functions shared with other files: the linker keeps one copy of those, and would hand AVX-512 code to
+// everyone.
 #pragma once
 
-#include <immintrin.h>
-
 #include <cstdint>
+// GCC 12 takes the undefined inputs of its own AVX-512 intrinsics for uses of uninitialised variables (PR 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
 
-#define QINCO_CPU_NAMESPACE_BEGIN          \
+#define QINCO_CPU_NAMESPACE_BEGIN           \
   namespace qinco::kernels::QINCO_CPU_ISA { \
   namespace {
 #define QINCO_CPU_NAMESPACE_END \
   }                             \
   }
+
+#define QINCO_INLINE inline __attribute__((always_inline))
+
+#if defined(QINCO_CPU_avx512)
+#include "kernels/cpu/simd_avx512.h"
+#else
+#include "kernels/cpu/simd_avx2.h"
+#endif
+
+QINCO_CPU_NAMESPACE_BEGIN
+
+// --- horizontal, halving in a fixed order
+QINCO_INLINE float horizontal_sum(Vec x) {
+  const __m256 eight = fold_sum(x);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+QINCO_INLINE float horizontal_max(Vec x) {  // of numbers: NaN lanes give either operand
+  const __m256 eight = fold_max(x);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+QINCO_INLINE double horizontal_sum(DoubleVec x) {
+  const __m256d four = fold_sum(x);
+  const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+
+QINCO_CPU_NAMESPACE_END
