@@ -1,0 +1,113 @@
+// Matrix products: shapes to GEMM descriptions.
+#include "kernels/kernels.h"
+#include "tensor/create.h"
+#include "tensor/dispatch.h"
+#include "tensor/ops.h"
+
+namespace qinco {
+
+namespace {
+
+using kernels::Context;
+
+/// One operand as GEMM reads it: stored rows of leading dimension ld, perhaps the transpose of what was asked for.
+struct Matrix {
+  Tensor tensor;
+  int64_t ld = 1;
+  bool transposed = false;
+};
+
+// The last two dimensions of x; a transposed view is read in place, any other layout is copied.
+Matrix as_matrix(const Tensor& x, bool transposed) {
+  const int64_t rows = x.size(-2), cols = x.size(-1);
+  const int64_t row_step = x.stride(-2), col_step = x.stride(-1);
+  if ((col_step == 1 || cols == 1) && (row_step >= cols || rows == 1))
+    return {x, rows == 1 ? std::max<int64_t>(cols, 1) : row_step, transposed};
+  if ((row_step == 1 || rows == 1) && (col_step >= rows || cols == 1))
+    return {x, cols == 1 ? std::max<int64_t>(rows, 1) : col_step, !transposed};
+  return {x.contiguous(), std::max<int64_t>(cols, 1), transposed};
+}
+
+// The leading dimensions as one: x as [batch,rows,cols].
+Tensor batched(const Tensor& x) {
+  if (x.dim() == 2) return x.unsqueeze(0);
+  return x.dim() == 3 ? x
+                      : x.reshape({x.numel() / std::max<int64_t>(x.size(-2) * x.size(-1), 1), x.size(-2), x.size(-1)});
+}
+
+}  // namespace
+
+Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
+  const std::string shapes = fmt::format("{} x {}", a.shape().str(), b.shape().str());
+  check(a.dim() >= 2 && a.dim() == b.dim(), "matmul: {}: expected matrices with equal leading dimensions", shapes);
+  check(a.dtype() == b.dtype(), "matmul: {}: dtypes {} and {} differ", shapes, name(a.dtype()), name(b.dtype()));
+  const int64_t m = a.size(trans_a ? -1 : -2), k = a.size(trans_a ? -2 : -1);
+  const int64_t n = b.size(trans_b ? -2 : -1), inner = b.size(trans_b ? -1 : -2);
+  check(k == inner, "matmul: {}: inner sizes {} and {} differ", shapes, k, inner);
+  Shape shape = a.shape().sub(0, a.dim() - 2);
+  check(shape == b.shape().sub(0, b.dim() - 2), "matmul: {}: leading dimensions differ", shapes);
+  shape.push_back(m);
+  shape.push_back(n);
+  const Tensor out = Tensor::empty(shape, a.dtype(), a.device());
+  if (out.numel() == 0) return out;
+
+  const Tensor lefts = batched(a), rights = batched(b);
+  const int64_t batch = lefts.size(0);
+  floating_dtype("matmul", a.dtype(), [&]<class T>() {
+    const auto& table = kernels::table<T>();
+    for (int64_t i = 0; i < batch; ++i) {
+      const Matrix left = as_matrix(lefts.row(i), trans_a), right = as_matrix(rights.row(i), trans_b);
+      kernels::Gemm<T> gemm{.m = m, .n = n, .k = k};
+      gemm.a = left.tensor.data<T>();
+      gemm.lda = left.ld;
+      gemm.trans_a = left.transposed;
+      gemm.b = right.tensor.data<T>();
+      gemm.ldb = right.ld;
+      gemm.trans_b = right.transposed;
+      gemm.c = out.data<T>() + i * m * n;
+      gemm.ldc = n;
+      table.gemm(Context::cpu(), gemm);
+    }
+  });
+  return out;
+}
+
+Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& residual, bool relu) {
+  check(x.dim() >= 1 && w.dim() == 2 && x.size(-1) == w.size(1),
+        "linear: x {} and w {}: expected x [..,in], w [out,in]", x.shape().str(), w.shape().str());
+  check(x.dtype() == w.dtype(), "linear: dtypes of x and w differ: {} and {}", name(x.dtype()), name(w.dtype()));
+  const int64_t in = w.size(1), out_size = w.size(0);
+  Shape shape = x.shape();
+  shape[shape.size() - 1] = out_size;
+  if (bias.defined())
+    check(bias.shape() == Shape{out_size} && bias.dtype() == w.dtype(), "linear: expected a bias {} [{}], found {} {}",
+          name(w.dtype()), out_size, name(bias.dtype()), bias.shape().str());
+  if (residual.defined())
+    check(residual.shape() == shape && residual.dtype() == w.dtype(), "linear: expected a residual {} {}, found {} {}",
+          name(w.dtype()), shape.str(), name(residual.dtype()), residual.shape().str());
+  const Tensor out = Tensor::empty(shape, x.dtype(), x.device());
+  if (out.numel() == 0) return out;
+
+  const int64_t m = out.numel() / out_size;
+  const Matrix rows = as_matrix(x.dim() == 2 ? x : x.reshape({m, in}), false), weight = as_matrix(w, true);
+  const Tensor b = bias.defined() ? bias.contiguous() : bias, r = residual.defined() ? residual.contiguous() : residual;
+  floating_dtype("linear", x.dtype(), [&]<class T>() {
+    kernels::Gemm<T> gemm{.m = m, .n = out_size, .k = in};
+    gemm.a = rows.tensor.data<T>();
+    gemm.lda = rows.ld;
+    gemm.trans_a = rows.transposed;
+    gemm.b = weight.tensor.data<T>();
+    gemm.ldb = weight.ld;
+    gemm.trans_b = weight.transposed;
+    gemm.c = out.data<T>();
+    gemm.ldc = out_size;
+    gemm.bias = b.defined() ? b.data<T>() : nullptr;
+    gemm.residual = r.defined() ? r.data<T>() : nullptr;
+    gemm.ldr = out_size;
+    gemm.relu = relu;
+    kernels::table<T>().gemm(Context::cpu(), gemm);
+  });
+  return out;
+}
+
+}  // namespace qinco

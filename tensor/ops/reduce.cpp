@@ -1,0 +1,121 @@
+// Sums, means, arg-min.
+#include "kernels/kernels.h"
+#include "tensor/create.h"
+#include "tensor/dispatch.h"
+#include "tensor/ops.h"
+
+namespace qinco {
+
+namespace {
+
+using kernels::Context;
+
+/// x [outer,n,inner] summed over n: [outer,inner].
+Tensor sum_middle(const char* op, const Tensor& x, int64_t outer, int64_t n, int64_t inner) {
+  const Tensor in = x.contiguous();
+  const Tensor out = Tensor::empty({outer, inner}, x.dtype(), x.device());
+  floating_dtype(op, x.dtype(), [&]<class T>() {
+    const auto& table = kernels::table<T>();
+    if (inner == 1) return table.row_sum(Context::cpu(), outer, n, in.data<T>(), out.data<T>());
+    for (int64_t i = 0; i < outer; ++i)
+      table.column_sum(Context::cpu(), n, inner, in.data<T>() + i * n * inner, out.data<T>() + i * inner);
+  });
+  return out;
+}
+
+int64_t product(const Shape& shape, int first, int last) {
+  return shape.sub(first, last).numel();
+}
+
+double average(double total, int64_t n) {
+  return total / static_cast<double>(n);
+}
+
+double total(const char* op, const Tensor& x) {
+  const Tensor in = x.contiguous();
+  return floating_dtype(op, x.dtype(),
+                        [&]<class T>() { return kernels::table<T>().sum(Context::cpu(), in.numel(), in.data<T>()); });
+}
+
+void check_matrix(const char* op, const Tensor& x) {
+  check(x.dim() == 2, "{}: expected a matrix, found shape {}", op, x.shape().str());
+}
+
+}  // namespace
+
+Tensor sum(const Tensor& x) {
+  return scalar(total("sum", x), x.dtype());
+}
+
+Tensor mean(const Tensor& x) {
+  check(x.numel() > 0, "mean: shape {} has no elements", x.shape().str());
+  return scalar(average(total("mean", x), x.numel()), x.dtype());
+}
+
+Tensor sum(const Tensor& x, int64_t dim, bool keepdim) {
+  const int d = normalise_dim(dim, x.dim(), "sum");
+  const Shape& shape = x.shape();
+  Shape result = shape;
+  result[d] = 1;
+  if (!keepdim) result.erase(d);
+  return sum_middle("sum", x, product(shape, 0, d), shape[d], product(shape, d + 1, shape.size())).reshape(result);
+}
+
+Tensor mean(const Tensor& x, int64_t dim, bool keepdim) {
+  const int64_t n = x.size(dim);
+  check(n > 0, "mean: dimension {} of shape {} is empty", dim, x.shape().str());
+  return scale(sum(x, dim, keepdim), average(1, n));
+}
+
+Tensor sum_to(const Tensor& x, const Shape& shape) {
+  const int shift = x.dim() - shape.size();
+  check(shift >= 0 && broadcast_shapes(x.shape(), shape, "sum_to") == x.shape(),
+        "sum_to: shape {} does not broadcast to {}", shape.str(), x.shape().str());
+  const auto repeated = [&](int i) { return i < shift || (shape[i - shift] == 1 && x.shape()[i] != 1); };
+  Tensor result = x;
+  Shape kept = x.shape();
+  // Neighbouring repeated dimensions are summed as one.
+  for (int first = 0; first < x.dim();) {
+    int last = first + 1;
+    if (repeated(first)) {
+      while (last < x.dim() && repeated(last)) ++last;
+      result = sum_middle("sum_to", result, product(kept, 0, first), product(kept, first, last),
+                          product(kept, last, x.dim()));
+      for (int i = first; i < last; ++i) kept[i] = 1;
+    }
+    first = last;
+  }
+  return result.reshape(shape);
+}
+
+double sum_squared_difference(const Tensor& a, const Tensor& b) {
+  check(a.shape() == b.shape() && a.dtype() == b.dtype(), "sum_squared_difference: {} {} and {} {} differ",
+        name(a.dtype()), a.shape().str(), name(b.dtype()), b.shape().str());
+  const Tensor left = a.contiguous(), right = b.contiguous();
+  return floating_dtype("sum_squared_difference", a.dtype(), [&]<class T>() {
+    return kernels::table<T>().sum_squared_difference(Context::cpu(), left.numel(), left.data<T>(), right.data<T>());
+  });
+}
+
+Tensor row_squared_norms(const Tensor& x) {
+  check_matrix("row_squared_norms", x);
+  const Tensor in = x.contiguous();
+  const Tensor out = Tensor::empty({x.size(0)}, x.dtype(), x.device());
+  floating_dtype("row_squared_norms", x.dtype(), [&]<class T>() {
+    kernels::table<T>().row_squared_norm(Context::cpu(), in.size(0), in.size(1), in.data<T>(), out.data<T>());
+  });
+  return out;
+}
+
+Tensor argmin_rows(const Tensor& x) {
+  check_matrix("argmin_rows", x);
+  check(x.size(1) > 0, "argmin_rows: the rows of shape {} are empty", x.shape().str());
+  const Tensor in = x.contiguous();
+  const Tensor out = Tensor::empty({x.size(0)}, DType::i32, x.device());
+  floating_dtype("argmin_rows", x.dtype(), [&]<class T>() {
+    kernels::table<T>().row_argmin(Context::cpu(), in.size(0), in.size(1), in.data<T>(), out.data<int32_t>());
+  });
+  return out;
+}
+
+}  // namespace qinco

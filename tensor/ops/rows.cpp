@@ -1,0 +1,86 @@
+// Rows by index, and joining tensors.
+#include <algorithm>
+
+#include "kernels/kernels.h"
+#include "tensor/dispatch.h"
+#include "tensor/ops.h"
+
+namespace qinco {
+
+namespace {
+
+using kernels::Context;
+
+// The ids as one contiguous list, every one of them a row of the table.
+Tensor checked_ids(const char* op, const Tensor& ids, int64_t rows) {
+  check(ids.dtype() == DType::i32, "{}: expected ids i32, found {}", op, name(ids.dtype()));
+  const Tensor list = ids.contiguous();
+  const int32_t* const data = list.data<int32_t>();
+  const auto* const bad = std::find_if(data, data + list.numel(), [rows](int32_t id) { return id < 0 || id >= rows; });
+  check(bad == data + list.numel(), "{}: id {} at position {}, expected 0..{}", op, *bad, bad - data, rows - 1);
+  return list;
+}
+
+// [ids.shape.., rest..]
+Shape gathered_shape(const Tensor& table, const Tensor& ids) {
+  Shape shape = ids.shape();
+  for (int i = 1; i < table.dim(); ++i) shape.push_back(table.shape()[i]);
+  return shape;
+}
+
+int64_t row_size(const Tensor& table) {
+  return table.shape().sub(1, table.dim()).numel();
+}
+
+}  // namespace
+
+Tensor gather_rows(const Tensor& table, const Tensor& ids) {
+  check(table.dim() >= 1, "gather_rows: the table is a scalar");
+  const Tensor list = checked_ids("gather_rows", ids, table.size(0));
+  const Tensor in = table.contiguous();
+  const Tensor out = Tensor::empty(gathered_shape(table, ids), table.dtype(), table.device());
+  floating_dtype("gather_rows", table.dtype(), [&]<class T>() {
+    kernels::table<T>().gather_rows(Context::cpu(), list.numel(), row_size(in), in.data<T>(), list.data<int32_t>(),
+                                    out.data<T>());
+  });
+  return out;
+}
+
+void scatter_add_rows(const Tensor& out, const Tensor& ids, const Tensor& x) {
+  check(out.dim() >= 1 && out.is_contiguous(), "scatter_add_rows: expected a contiguous result with rows");
+  check(x.shape() == gathered_shape(out, ids) && x.dtype() == out.dtype(),
+        "scatter_add_rows: expected x {} {}, found {} {}", name(out.dtype()), gathered_shape(out, ids).str(),
+        name(x.dtype()), x.shape().str());
+  const Tensor list = checked_ids("scatter_add_rows", ids, out.size(0));
+  const Tensor in = x.contiguous();
+  floating_dtype("scatter_add_rows", out.dtype(), [&]<class T>() {
+    kernels::table<T>().scatter_add_rows(Context::cpu(), list.numel(), row_size(out), out.size(0), list.data<int32_t>(),
+                                         in.data<T>(), out.data<T>());
+  });
+}
+
+Tensor concat(const std::vector<Tensor>& parts, int64_t dim) {
+  check(!parts.empty(), "concat: no tensors");
+  const int d = normalise_dim(dim, parts[0].dim(), "concat");
+  Shape shape = parts[0].shape();
+  for (size_t i = 1; i < parts.size(); ++i) {
+    Shape other = parts[i].shape();
+    check(other.size() == shape.size(), "concat: {} and {} differ in dimensions", parts[0].shape().str(), other.str());
+    check(parts[i].dtype() == parts[0].dtype(), "concat: dtypes {} and {} differ", name(parts[0].dtype()),
+          name(parts[i].dtype()));
+    const int64_t joined = checked_add(shape[d], other[d], "concat");
+    other[d] = shape[d];
+    check(other == shape, "concat: {} and {} differ outside dimension {}", parts[0].shape().str(),
+          parts[i].shape().str(), d);
+    shape[d] = joined;
+  }
+  const Tensor out = Tensor::empty(shape, parts[0].dtype(), parts[0].device());
+  int64_t at = 0;
+  for (const Tensor& part : parts) {
+    out.slice(d, at, at + part.shape()[d]).copy_from(part);
+    at += part.shape()[d];
+  }
+  return out;
+}
+
+}  // namespace qinco
