@@ -36,16 +36,16 @@ int64_t matrix_size(int64_t rows, int64_t inner) {
   return (rows + 1) / 2 * 2 * inner;
 }
 
-// One step's pack: a_table and z_table as blocks [K/kTileLanes][feature][kTileLanes] (candidates from K on are zero),
+// One step's pack: a_table and z_table as blocks [K/kLanes][feature][kLanes] (candidates from K on are zero),
 // then W_down,1, W_up,2, W_down,2, .. W_down,L, each as panels [rows/kPanelRows][inner][height] (rows past the end are
 // zero). Tables first: their registers are loaded aligned.
 struct Layout {
   int64_t K, d, h, L;
 
-  int64_t blocks() const { return ceil_div(K, kTileLanes); }
-  int64_t z_table() const { return blocks() * h * kTileLanes; }
+  int64_t blocks() const { return ceil_div(K, kLanes); }
+  int64_t z_table() const { return blocks() * h * kLanes; }
   int64_t w_down(int64_t l) const {
-    return z_table() + blocks() * d * kTileLanes + l * (matrix_size(d, h) + matrix_size(h, d));
+    return z_table() + blocks() * d * kLanes + l * (matrix_size(d, h) + matrix_size(h, d));
   }
   int64_t w_up(int64_t l) const { return w_down(l) - matrix_size(h, d); }
   int64_t size() const { return w_down(L - 1) + matrix_size(d, h); }
@@ -59,10 +59,10 @@ void interleave(const float* x, int64_t rows, int64_t cols, int width, float* ou
 }
 
 void pack_table(const Context& context, const float* x, int64_t K, int64_t cols, float* out) {
-  parallel_for(context, ceil_div(K, kTileLanes), 4, [&](int64_t begin, int64_t end, int) {
+  parallel_for(context, ceil_div(K, kLanes), 4, [&](int64_t begin, int64_t end, int) {
     for (int64_t b = begin; b < end; ++b) {
-      const int64_t k = b * kTileLanes;
-      interleave(x + k * cols, at_most(K - k, kTileLanes), cols, kTileLanes, out + k * cols);
+      const int64_t k = b * kLanes;
+      interleave(x + k * cols, at_most(K - k, kLanes), cols, kLanes, out + k * cols);
     }
   });
 }
@@ -142,12 +142,12 @@ void multiply(const Product& product, const Tile* tiles, int64_t count) {
 void begin_tile(int64_t h, const Tile& tile) {
   for (int v = 0; v < kUnits; ++v) {
     const Unit& unit = tile.unit[v];
-    float* const out = tile.hidden + v * kTileLanes;
+    float* const out = tile.hidden + v * kLanes;
     for (int64_t j = 0; j < h; ++j) {
-      const TileVec sum = tile_add(tile_load(unit.a_block + j * kTileLanes), tile_set1(unit.up_row[j]));
-      tile_store(out + j * kTileWidth, tile_relu(sum));
+      const Vec sum = load(unit.a_block + j * kLanes) + Vec(unit.up_row[j]);
+      store(out + j * kTileWidth, relu(sum));
     }
-    tile_store(tile.distances + v * kTileLanes, tile_set1(0));
+    store(tile.distances + v * kLanes, Vec(0.0f));
   }
 }
 
@@ -202,7 +202,7 @@ class FlushDenormals {
       Tile& tile = tiles[t / kUnits];
       const int64_t u = at_most(u0 + t, units - 1);  // an odd last unit is computed twice and counted once
       const int64_t block = u / vectors, i = begin + u % vectors;
-      tile.unit[t % kUnits] = {packed + block * h * kTileLanes, packed + layout.z_table() + block * d * kTileLanes,
+      tile.unit[t % kUnits] = {packed + block * h * kLanes, packed + layout.z_table() + block * d * kLanes,
                                s.up_row + i * h, s.row + i * d, s.target + i * d};
       tile.hidden = scratch + t / kUnits * (d + h) * kTileWidth;
       tile.z = tile.hidden + h * kTileWidth;
@@ -210,9 +210,9 @@ class FlushDenormals {
     }
     measure(layout, packed, tiles, count);
     for (int64_t t = 0; t < here; ++t) {
-      const int64_t k = (u0 + t) / vectors * kTileLanes, i = (u0 + t) % vectors;
-      const float* const unit = &distances[0][0] + t * kTileLanes;
-      for (int64_t j = 0; j < at_most(kTileLanes, layout.K - k); ++j) {
+      const int64_t k = (u0 + t) / vectors * kLanes, i = (u0 + t) % vectors;
+      const float* const unit = &distances[0][0] + t * kLanes;
+      for (int64_t j = 0; j < at_most(kLanes, layout.K - k); ++j) {
         if (unit[j] < best[i]) {
           best[i] = unit[j];
           s.codes[begin + i] = static_cast<int32_t>(k + j);
@@ -227,7 +227,7 @@ void candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, i
                       const CandidateSearch<float>& s) {
   const Layout layout{K, d, h, L};
   // Several vectors a chunk, so that they share the tables; at least 32 chunks, so that threads end together.
-  const int64_t work = layout.blocks() * kTileLanes * d * h * (2 * L - 1);
+  const int64_t work = layout.blocks() * kLanes * d * h * (2 * L - 1);
   const int64_t grain = at_least(1, at_most(s.n / 32, at_most(kMaxGrain, at_least(4, kChunkWork / work))));
   const int64_t scratch_size = group_size(layout) * (d + h) * kTileWidth;
   ScratchFrame frame(context);

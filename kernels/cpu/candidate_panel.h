@@ -5,67 +5,24 @@
 
 QINCO_CPU_NAMESPACE_BEGIN
 
-#if QINCO_CPU_avx512
-using TileVec = __m512;
-inline TileVec tile_load(const float* p) {
-  return _mm512_load_ps(p);
-}
-inline void tile_store(float* p, TileVec x) {
-  _mm512_store_ps(p, x);
-}
-inline TileVec tile_set1(float x) {
-  return _mm512_set1_ps(x);
-}
-inline TileVec tile_add(TileVec a, TileVec b) {
-  return _mm512_add_ps(a, b);
-}
-inline TileVec tile_sub(TileVec a, TileVec b) {
-  return _mm512_sub_ps(a, b);
-}
-inline TileVec tile_fma(TileVec a, TileVec b, TileVec c) {
-  return _mm512_fmadd_ps(a, b, c);
-}
-// max returns its second operand when either is NaN: relu(NaN) stays NaN.
-inline TileVec tile_relu(TileVec x) {
-  return _mm512_maskz_max_ps(0xffff, _mm512_setzero_ps(), x);
-}
-constexpr int kTileLanes = 16;
-constexpr int kPanelRows = 8;
+#if defined(QINCO_CPU_avx512)
+constexpr int kPanelRows = 8;  // 16 sums in 32 registers
 #else
-using TileVec = __m256;
-inline TileVec tile_load(const float* p) {
-  return _mm256_load_ps(p);
-}
-inline void tile_store(float* p, TileVec x) {
-  _mm256_store_ps(p, x);
-}
-inline TileVec tile_set1(float x) {
-  return _mm256_set1_ps(x);
-}
-inline TileVec tile_add(TileVec a, TileVec b) {
-  return _mm256_add_ps(a, b);
-}
-inline TileVec tile_sub(TileVec a, TileVec b) {
-  return _mm256_sub_ps(a, b);
-}
-inline TileVec tile_fma(TileVec a, TileVec b, TileVec c) {
-  return _mm256_fmadd_ps(a, b, c);
-}
-inline TileVec tile_relu(TileVec x) {
-  return _mm256_max_ps(_mm256_setzero_ps(), x);
-}
-constexpr int kTileLanes = 8;
-constexpr int kPanelRows = 6;
+constexpr int kPanelRows = 6;  // 12 sums in 16 registers
 #endif
 
-// A tile is kUnits registers wide; each register is one unit: kTileLanes consecutive candidates of one vector.
-constexpr int kUnits = 2;
-constexpr int kTileWidth = kUnits * kTileLanes;
+QINCO_INLINE Vec relu(Vec x) {
+  return max(Vec(0.0f), x);  // NaN stays NaN
+}
 
-// What is read for one unit: its block of the tables ([feature][kTileLanes]) and its vector's rows.
+// A tile is kUnits registers wide; each register is one unit: kLanes consecutive candidates of one vector.
+constexpr int kUnits = 2;
+constexpr int kTileWidth = kUnits * kLanes;
+
+// What is read for one unit: its block of the tables ([feature][kLanes]) and its vector's rows.
 struct Unit {
-  const float* a_block;  // [h][kTileLanes]
-  const float* z_block;  // [d][kTileLanes]
+  const float* a_block;  // [h][kLanes]
+  const float* z_block;  // [d][kLanes]
   const float* up_row;   // [h]
   const float* row;      // [d]
   const float* target;   // [d]
@@ -95,28 +52,28 @@ struct Panel {
 // `out` is the tile's hidden or z at feature `first`; R is the panel's height, its rows from p.rows on are padding.
 template <int R>
 [[gnu::noinline]] void multiply_panel(const Panel& p, const Tile& tile, float* out) {
-  TileVec sum[R][kUnits];
+  Vec sum[R][kUnits];
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < kUnits; ++v) sum[i][v] = tile_set1(0);
+    for (int v = 0; v < kUnits; ++v) sum[i][v] = Vec(0.0f);
   const float* w = p.weights;
   const float* x = p.x;
   for (int64_t k = 0; k < p.inner; ++k, w += R, x += kTileWidth) {
-    TileVec column[kUnits];
+    Vec column[kUnits];
 #pragma GCC unroll 2
-    for (int v = 0; v < kUnits; ++v) column[v] = tile_load(x + v * kTileLanes);
+    for (int v = 0; v < kUnits; ++v) column[v] = load(x + v * kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
-      const TileVec weight = tile_set1(w[i]);
+      const Vec weight = Vec(w[i]);
 #pragma GCC unroll 2
-      for (int v = 0; v < kUnits; ++v) sum[i][v] = tile_fma(weight, column[v], sum[i][v]);
+      for (int v = 0; v < kUnits; ++v) sum[i][v] = fma(weight, column[v], sum[i][v]);
     }
   }
 
-  TileVec total[kUnits];
+  Vec total[kUnits];
 #pragma GCC unroll 2
-  for (int v = 0; v < kUnits; ++v) total[v] = tile_load(tile.distances + v * kTileLanes);
+  for (int v = 0; v < kUnits; ++v) total[v] = load(tile.distances + v * kLanes);
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
     if (i >= p.rows) break;
@@ -124,24 +81,24 @@ template <int R>
 #pragma GCC unroll 2
     for (int v = 0; v < kUnits; ++v) {
       const Unit& unit = tile.unit[v];
-      float* const place = out + i * kTileWidth + v * kTileLanes;
-      TileVec value = sum[i][v];
+      float* const place = out + i * kTileWidth + v * kLanes;
+      Vec value = sum[i][v];
       if (p.start == Start::stored) {
-        value = tile_add(tile_load(place), value);
+        value = load(place) + value;
       } else if (p.start == Start::table) {
-        const TileVec begin = tile_add(tile_load(unit.z_block + feature * kTileLanes), tile_set1(unit.row[feature]));
-        value = tile_add(begin, value);
+        const Vec begin = load(unit.z_block + feature * kLanes) + Vec(unit.row[feature]);
+        value = begin + value;
       }
       if (p.finish == Finish::add_distance) {
-        const TileVec error = tile_sub(tile_set1(unit.target[feature]), value);
-        total[v] = tile_fma(error, error, total[v]);
+        const Vec error = Vec(unit.target[feature]) - value;
+        total[v] = fma(error, error, total[v]);
       } else {
-        tile_store(place, p.finish == Finish::relu ? tile_relu(value) : value);
+        store(place, p.finish == Finish::relu ? relu(value) : value);
       }
     }
   }
 #pragma GCC unroll 2
-  for (int v = 0; v < kUnits; ++v) tile_store(tile.distances + v * kTileLanes, total[v]);
+  for (int v = 0; v < kUnits; ++v) store(tile.distances + v * kLanes, total[v]);
 }
 
 QINCO_CPU_NAMESPACE_END
