@@ -1,0 +1,88 @@
+#include "autograd/nn/layers.h"
+
+#include <cmath>
+
+#include "tensor/create.h"
+#include "tensor/dispatch.h"
+
+namespace qinco::nn {
+
+namespace {
+
+Tensor uniform_tensor(const Shape& shape, double bound, Random& random, DType dtype) {
+  Tensor values = Tensor::empty(shape, dtype);
+  random.uniform(values, -bound, bound);
+  return values;
+}
+
+Tensor normal_tensor(const Shape& shape, Random& random, DType dtype) {
+  Tensor values = Tensor::empty(shape, dtype);
+  random.normal(values);
+  return values;
+}
+
+}  // namespace
+
+Linear::Linear(int64_t in, int64_t out, bool with_bias, Random& random, DType dtype) {
+  check(in >= 1 && out >= 1, "linear: expected sizes of at least 1, found in {} and out {}", in, out);
+  const double bound = 1 / std::sqrt(static_cast<double>(in));
+  weight = register_parameter("weight", uniform_tensor({out, in}, bound, random, dtype));
+  if (with_bias) bias = register_parameter("bias", uniform_tensor({out}, bound, random, dtype));
+}
+
+Variable Linear::forward(const Variable& x) {
+  return autograd::linear(x, weight, bias);
+}
+
+Embedding::Embedding(int64_t count, int64_t d, Random& random, DType dtype)
+    : Embedding(normal_tensor({count, d}, random, dtype)) {}
+
+Embedding::Embedding(const Tensor& table) {
+  check(table.dim() == 2, "embedding: expected a table [N,d], found shape {}", table.shape().str());
+  weight = register_parameter("weight", table);
+}
+
+Variable Embedding::operator()(const Tensor& ids) const {
+  return autograd::embedding(weight, ids);
+}
+
+LayerNorm::LayerNorm(int64_t size, double eps, DType dtype) : eps_(eps) {
+  weight = register_parameter("weight", ones({size}, dtype));
+  bias = register_parameter("bias", zeros({size}, dtype));
+}
+
+Variable LayerNorm::forward(const Variable& x) {
+  return autograd::layer_norm(x, weight, bias, eps_);
+}
+
+Dropout::Dropout(double p, uint64_t seed) : p_(p), random_(seed) {
+  check(p >= 0 && p < 1, "dropout: expected 0 <= p < 1, found {}", p);
+}
+
+Variable Dropout::forward(const Variable& x) {
+  if (!training() || p_ == 0) return x;
+  const Tensor drawn = Tensor::empty(x.shape(), x.dtype());
+  random_.uniform(drawn, 0, 1);
+  floating_dtype("dropout", x.dtype(), [&]<class T>() {
+    const T kept = static_cast<T>(1 / (1 - p_));
+    for (T *value = drawn.data<T>(), *const end = value + drawn.numel(); value != end; ++value)
+      *value = *value < static_cast<T>(p_) ? T{0} : kept;
+  });
+  return autograd::mul(x, drawn);
+}
+
+Variable Sequential::forward(const Variable& x) {
+  Variable y = x;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    auto* const linear = dynamic_cast<Linear*>(layers_[i]);
+    if (linear && i + 1 < layers_.size() && dynamic_cast<ReLU*>(layers_[i + 1])) {
+      y = autograd::linear_relu(y, linear->weight, linear->bias);
+      ++i;
+    } else {
+      y = layers_[i]->forward(y);
+    }
+  }
+  return y;
+}
+
+}  // namespace qinco::nn

@@ -1,0 +1,89 @@
+#include "autograd/nn/module.h"
+
+#include <algorithm>
+
+#include "kernels/check.h"
+
+namespace qinco::nn {
+
+void Module::collect(const std::string& prefix, std::vector<NamedParameter>& into) const {
+  for (const auto& [name, parameter] : parameters_) into.push_back({prefix + name, parameter});
+  for (const auto& [name, child] : children_) child->collect(prefix + name + ".", into);
+}
+
+std::vector<NamedParameter> Module::named_parameters() const {
+  std::vector<NamedParameter> all;
+  collect("", all);
+  return all;
+}
+
+std::vector<Variable> Module::parameters() const {
+  std::vector<Variable> all;
+  for (const auto& [name, parameter] : named_parameters()) all.push_back(parameter);
+  return all;
+}
+
+int64_t Module::parameter_count() const {
+  int64_t count = 0;
+  for (const Variable& parameter : parameters()) count += parameter.value().numel();
+  return count;
+}
+
+void Module::zero_grad() {
+  for (Variable& parameter : parameters()) parameter.zero_grad();
+}
+
+void Module::train(bool on) {
+  training_ = on;
+  for (const auto& [name, child] : children_) child->train(on);
+}
+
+TensorMap Module::state() const {
+  TensorMap state;
+  for (const auto& [name, parameter] : named_parameters()) state[name] = parameter.value().clone();
+  return state;
+}
+
+void Module::load(const TensorMap& state) {
+  const std::vector<NamedParameter> all = named_parameters();
+  for (const auto& [name, parameter] : all) {
+    const auto found = state.find(name);
+    check(found != state.end(), "load: parameter {} is missing", name);
+    const Tensor &value = found->second, &own = parameter.value();
+    check(value.shape() == own.shape() && value.dtype() == own.dtype(), "load: {}: expected {} {}, found {} {}", name,
+          qinco::name(own.dtype()), own.shape().str(), qinco::name(value.dtype()), value.shape().str());
+  }
+  // All names of ours are there, so more entries than parameters means that some are not ours.
+  for (const auto& [name, value] : state) {
+    const auto same_name = [&](const NamedParameter& p) { return p.name == name; };
+    check(state.size() == all.size() || std::any_of(all.begin(), all.end(), same_name), "load: unexpected parameter {}",
+          name);
+  }
+  for (const auto& [name, parameter] : all) parameter.value().copy_from(state.at(name));
+}
+
+Variable Module::register_parameter(const std::string& name, const Tensor& value) {
+  for (const auto& [other, parameter] : parameters_) check(other != name, "module: two parameters named {}", name);
+  parameters_.push_back({name, Variable(value.contiguous(), true)});
+  return parameters_.back().parameter;
+}
+
+void Module::adopt(const std::string& name, std::unique_ptr<Module> module) {
+  for (const auto& [other, child] : children_) check(other != name, "module: two modules named {}", name);
+  children_.emplace_back(name, std::move(module));
+}
+
+void save(const Module& module, const std::string& path, const std::map<std::string, std::string>& metadata) {
+  write_safetensors(path, {module.state(), metadata});
+}
+
+void load(Module& module, const std::string& path) {
+  const SafetensorsFile file = read_safetensors(path);
+  try {
+    module.load(file.tensors);
+  } catch (const Error& error) {
+    fail("{}: {}", path, error.what());
+  }
+}
+
+}  // namespace qinco::nn

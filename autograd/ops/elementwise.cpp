@@ -1,0 +1,114 @@
+// Element-wise operations. Un-broadcasting of gradients is the engine's business.
+#include "autograd/node.h"
+#include "autograd/ops.h"
+#include "tensor/create.h"
+#include "tensor/ops.h"
+
+namespace qinco::autograd {
+
+namespace {
+
+using kernels::UnaryOp;
+
+// Which of x and y = op(x) the derivative reads (kernels/functors.h): only that is kept for the backward pass.
+enum class Reads { nothing, input, output };
+
+Reads derivative_reads(UnaryOp op) {
+  switch (op) {
+    case UnaryOp::neg:
+      return Reads::nothing;
+    case UnaryOp::gelu:
+    case UnaryOp::log:
+    case UnaryOp::square:
+      return Reads::input;
+    case UnaryOp::relu:
+    case UnaryOp::tanh:
+    case UnaryOp::sigmoid:
+    case UnaryOp::exp:
+    case UnaryOp::sqrt:
+      break;
+  }
+  return Reads::output;
+}
+
+Variable apply(const char* op_name, UnaryOp op, const Variable& x) {
+  const Tensor y = qinco::unary(op, x.value());
+  const Reads reads = derivative_reads(op);
+  const Tensor saved_x = reads == Reads::input ? x.value() : Tensor();
+  const Tensor saved_y = reads == Reads::output ? y : Tensor();
+  return record(op_name, y, {x}, [op, saved_x, saved_y](const Tensor& g, InputGradients& into) {
+    into.set(0, qinco::unary_backward(op, saved_x, saved_y, g));
+  });
+}
+
+Variable constant(double value, const Variable& like) {
+  return Variable(scalar(value, like.dtype()));
+}
+
+}  // namespace
+
+#define QINCO_DEFINE_UNARY(op)         \
+  Variable op(const Variable& x) {     \
+    return apply(#op, UnaryOp::op, x); \
+  }
+QINCO_UNARY_OPS(QINCO_DEFINE_UNARY)
+#undef QINCO_DEFINE_UNARY
+
+Variable add(const Variable& a, const Variable& b) {
+  return record("add", qinco::add(a.value(), b.value()), {a, b}, [](const Tensor& g, InputGradients& into) {
+    if (into.needed(0)) into.set(0, g);
+    if (into.needed(1)) into.set(1, g);
+  });
+}
+
+Variable sub(const Variable& a, const Variable& b) {
+  return record("sub", qinco::sub(a.value(), b.value()), {a, b}, [](const Tensor& g, InputGradients& into) {
+    if (into.needed(0)) into.set(0, g);
+    if (into.needed(1)) into.set(1, qinco::neg(g));
+  });
+}
+
+Variable mul(const Variable& a, const Variable& b) {
+  const Tensor x = a.value(), y = b.value();
+  return record("mul", qinco::mul(x, y), {a, b}, [x, y](const Tensor& g, InputGradients& into) {
+    if (into.needed(0)) into.set(0, qinco::mul(g, y));
+    if (into.needed(1)) into.set(1, qinco::mul(g, x));
+  });
+}
+
+Variable div(const Variable& a, const Variable& b) {
+  const Tensor y = b.value();
+  const Tensor quotient = qinco::div(a.value(), y);
+  return record("div", quotient, {a, b}, [y, quotient](const Tensor& g, InputGradients& into) {
+    const Tensor share = qinco::div(g, y);
+    if (into.needed(0)) into.set(0, share);
+    if (into.needed(1)) into.set(1, qinco::neg(qinco::mul(share, quotient)));
+  });
+}
+
+Variable operator+(const Variable& a, double b) {
+  return add(a, constant(b, a));
+}
+Variable operator-(const Variable& a, double b) {
+  return sub(a, constant(b, a));
+}
+Variable operator*(const Variable& a, double b) {
+  return mul(a, constant(b, a));
+}
+Variable operator/(const Variable& a, double b) {
+  return div(a, constant(b, a));
+}
+Variable operator+(double a, const Variable& b) {
+  return add(constant(a, b), b);
+}
+Variable operator-(double a, const Variable& b) {
+  return sub(constant(a, b), b);
+}
+Variable operator*(double a, const Variable& b) {
+  return mul(constant(a, b), b);
+}
+Variable operator/(double a, const Variable& b) {
+  return div(constant(a, b), b);
+}
+
+}  // namespace qinco::autograd

@@ -1,0 +1,99 @@
+// Softmax, log-softmax and the losses of classification.
+#include <algorithm>
+
+#include "autograd/node.h"
+#include "autograd/ops.h"
+#include "tensor/create.h"
+#include "tensor/dispatch.h"
+#include "tensor/ops.h"
+
+namespace qinco::autograd {
+
+namespace {
+
+using kernels::Context;
+
+// Targets as a contiguous list, after checking them against log-probabilities or logits [n,C].
+Tensor checked_targets(const char* op, const Tensor& scores, const Tensor& targets) {
+  check(scores.dim() == 2 && targets.dim() == 1 && targets.dtype() == DType::i32 && targets.size(0) == scores.size(0),
+        "{}: scores {} and targets {} {}: expected [n,C] and i32 [n]", op, scores.shape().str(), name(targets.dtype()),
+        targets.shape().str());
+  check(targets.numel() > 0, "{}: no rows", op);
+  const Tensor list = targets.contiguous();
+  const int32_t* const data = list.data<int32_t>();
+  const int64_t classes = scores.size(1);
+  const auto* const bad = std::find_if(data, data + list.numel(), [&](int32_t t) { return t < 0 || t >= classes; });
+  check(bad == data + list.numel(), "{}: target {} at position {}, expected 0..{}", op, *bad, bad - data, classes - 1);
+  return list;
+}
+
+// mean_i -log_probabilities[i, targets[i]]
+Tensor mean_negative_pick(const Tensor& log_probabilities, const Tensor& targets) {
+  const int64_t n = log_probabilities.size(0), classes = log_probabilities.size(1);
+  const Tensor scores = log_probabilities.contiguous();
+  return floating_dtype("nll_loss", scores.dtype(), [&]<class T>() {
+    double total = 0;
+    for (int64_t i = 0; i < n; ++i) total -= double{scores.data<T>()[i * classes + targets.data<int32_t>()[i]]};
+    return scalar(total / static_cast<double>(n), scores.dtype());
+  });
+}
+
+// x[i, targets[i]] += value
+void add_at_targets(const Tensor& x, const Tensor& targets, double value) {
+  const int64_t classes = x.size(1);
+  floating_dtype("nll_loss", x.dtype(), [&]<class T>() {
+    for (int64_t i = 0; i < x.size(0); ++i)
+      x.data<T>()[i * classes + targets.data<int32_t>()[i]] += static_cast<T>(value);
+  });
+}
+
+}  // namespace
+
+Variable softmax(const Variable& x) {
+  const Tensor y = qinco::softmax(x.value());
+  return record("softmax", y, {x}, [y](const Tensor& g, InputGradients& into) {
+    const Tensor dy = g.contiguous(), dx = Tensor::empty(y.shape(), y.dtype(), y.device());
+    floating_dtype("softmax", y.dtype(), [&]<class T>() {
+      kernels::table<T>().softmax_backward(Context::cpu(), y.numel() / y.size(-1), y.size(-1), y.data<T>(),
+                                           dy.data<T>(), dx.data<T>());
+    });
+    into.set(0, dx);
+  });
+}
+
+Variable log_softmax(const Variable& x) {
+  const Tensor y = qinco::log_softmax(x.value());
+  return record("log_softmax", y, {x}, [y](const Tensor& g, InputGradients& into) {
+    const Tensor dy = g.contiguous(), dx = Tensor::empty(y.shape(), y.dtype(), y.device());
+    floating_dtype("log_softmax", y.dtype(), [&]<class T>() {
+      kernels::table<T>().log_softmax_backward(Context::cpu(), y.numel() / y.size(-1), y.size(-1), y.data<T>(),
+                                               dy.data<T>(), dx.data<T>());
+    });
+    into.set(0, dx);
+  });
+}
+
+Variable nll_loss(const Variable& log_probabilities, const Tensor& targets) {
+  const Tensor list = checked_targets("nll_loss", log_probabilities.value(), targets);
+  return record("nll_loss", mean_negative_pick(log_probabilities.value(), list), {log_probabilities},
+                [list, shape = log_probabilities.shape()](const Tensor& g, InputGradients& into) {
+                  const Tensor dx = zeros(shape, g.dtype());
+                  add_at_targets(dx, list, -g.item<double>() / static_cast<double>(shape[0]));
+                  into.set(0, dx);
+                });
+}
+
+Variable cross_entropy(const Variable& logits, const Tensor& targets) {
+  const Tensor list = checked_targets("cross_entropy", logits.value(), targets);
+  const Tensor log_probabilities = qinco::log_softmax(logits.value());
+  return record("cross_entropy", mean_negative_pick(log_probabilities, list), {logits},
+                [list, log_probabilities](const Tensor& g, InputGradients& into) {
+                  // (softmax - one_hot) / n
+                  const double weight = g.item<double>() / static_cast<double>(log_probabilities.size(0));
+                  const Tensor dx = scale(qinco::exp(log_probabilities), weight);
+                  add_at_targets(dx, list, -weight);
+                  into.set(0, dx);
+                });
+}
+
+}  // namespace qinco::autograd

@@ -1,0 +1,143 @@
+#include "autograd/optim/optimizer.h"
+
+#include <cmath>
+
+#include "kernels/kernels.h"
+#include "tensor/create.h"
+#include "tensor/dispatch.h"
+#include "tensor/ops.h"
+
+namespace qinco::optim {
+
+namespace {
+
+using kernels::Context;
+
+// "m.3": the moment m of parameter 3.
+std::string key(const char* moment, size_t index) {
+  return fmt::format("{}.{}", moment, index);
+}
+
+const Tensor& require(const TensorMap& state, const std::string& name, DType dtype, const Shape& shape) {
+  const auto found = state.find(name);
+  check(found != state.end(), "optimizer: state {} is missing", name);
+  const Tensor& value = found->second;
+  check(value.dtype() == dtype && value.shape() == shape, "optimizer: state {}: expected {} {}, found {} {}", name,
+        qinco::name(dtype), shape.str(), qinco::name(value.dtype()), value.shape().str());
+  return value;
+}
+
+}  // namespace
+
+Optimizer::Optimizer(std::vector<Variable> parameters, double lr) : lr_(lr) {
+  set_lr(lr);
+  for (Variable& parameter : parameters) {
+    check(parameter.is_leaf() && parameter.requires_grad() && parameter.value().is_contiguous(),
+          "optimizer: expected contiguous leaves that require a gradient");
+    slots_.push_back({std::move(parameter), {}, 0});
+  }
+}
+
+void Optimizer::set_lr(double lr) {
+  check(std::isfinite(lr) && lr >= 0, "optimizer: expected a learning rate >= 0, found {}", lr);
+  lr_ = lr;
+}
+
+void Optimizer::zero_grad() {
+  for (Slot& slot : slots_) slot.parameter.zero_grad();
+}
+
+void Optimizer::reset_state() {
+  for (Slot& slot : slots_) {
+    slot.moments.clear();
+    slot.steps = 0;
+  }
+}
+
+void Optimizer::step() {
+  const size_t moments = moment_names().size();
+  for (Slot& slot : slots_) {
+    const Tensor grad = slot.parameter.grad();
+    if (!grad.defined()) continue;
+    const Tensor& value = slot.parameter.value();
+    while (slot.moments.size() < moments) slot.moments.push_back(zeros_like(value));
+    update(value, grad.contiguous(), slot.moments, ++slot.steps);
+  }
+}
+
+TensorMap Optimizer::state() const {
+  TensorMap state;
+  state["lr"] = scalar(lr_, DType::f64);
+  std::vector<int64_t> steps;
+  const std::vector<const char*> names = moment_names();
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    steps.push_back(slots_[i].steps);
+    for (size_t j = 0; j < slots_[i].moments.size(); ++j) state[key(names[j], i)] = slots_[i].moments[j].clone();
+  }
+  state["steps"] = from_vector(steps);
+  return state;
+}
+
+void Optimizer::load_state(const TensorMap& state) {
+  const std::vector<const char*> names = moment_names();
+  const Tensor steps = require(state, "steps", DType::i64, {static_cast<int64_t>(slots_.size())});
+  const double lr = require(state, "lr", DType::f64, {}).item<double>();
+  size_t used = 2;
+  std::vector<Slot> loaded;
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    Slot slot{slots_[i].parameter, {}, steps.data<int64_t>()[i]};
+    check(slot.steps >= 0, "optimizer: state steps: {} for parameter {}", slot.steps, i);
+    const Tensor& value = slot.parameter.value();
+    for (size_t j = 0; j < names.size() && slot.steps > 0; ++j, ++used)
+      slot.moments.push_back(require(state, key(names[j], i), value.dtype(), value.shape()).clone());
+    loaded.push_back(std::move(slot));
+  }
+  check(state.size() == used, "optimizer: expected {} entries of state, found {}", used, state.size());
+  set_lr(lr);
+  slots_ = std::move(loaded);
+}
+
+SGD::SGD(std::vector<Variable> parameters, const SgdOptions& options)
+    : Optimizer(std::move(parameters), options.lr), options_(options) {
+  check(!options.nesterov || options.momentum > 0, "sgd: nesterov needs a momentum above 0");
+}
+
+std::vector<const char*> SGD::moment_names() const {
+  if (options_.momentum == 0) return {};
+  return {"momentum"};
+}
+
+void SGD::update(const Tensor& value, const Tensor& grad, const std::vector<Tensor>& moments, int64_t step) {
+  const kernels::SgdStep options{lr(), options_.momentum, options_.weight_decay, options_.nesterov, step == 1};
+  floating_dtype("sgd", value.dtype(), [&]<class T>() {
+    kernels::table<T>().sgd(Context::cpu(), options, value.numel(), value.data<T>(), grad.data<T>(),
+                            moments.empty() ? nullptr : moments[0].data<T>());
+  });
+}
+
+Adam::Adam(std::vector<Variable> parameters, const AdamOptions& options, bool decoupled)
+    : Optimizer(std::move(parameters), options.lr), options_(options), decoupled_(decoupled) {}
+
+void Adam::update(const Tensor& value, const Tensor& grad, const std::vector<Tensor>& moments, int64_t step) {
+  const kernels::AdamStep options{lr(), options_.beta1, options_.beta2, options_.eps, options_.weight_decay, decoupled_,
+                                  step};
+  floating_dtype("adam", value.dtype(), [&]<class T>() {
+    kernels::table<T>().adam(Context::cpu(), options, value.numel(), value.data<T>(), grad.data<T>(),
+                             moments[0].data<T>(), moments[1].data<T>());
+  });
+}
+
+double clip_grad_norm(const std::vector<Variable>& parameters, double max_norm) {
+  double total = 0;
+  for (const Variable& parameter : parameters) {
+    const Tensor grad = parameter.grad();
+    if (grad.defined()) total += sum_squared_difference(grad, scalar(0, grad.dtype()).expand(grad.shape()));
+  }
+  const double norm = std::sqrt(total);
+  if (norm > max_norm)
+    for (Variable parameter : parameters)
+      if (parameter.grad().defined()) parameter.set_grad(scale(parameter.grad(), max_norm / norm));
+  return norm;
+}
+
+}  // namespace qinco::optim
