@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# The demo: RQ, QINCo and QINCo-LR on data/sift-sample at 8 bytes per vector; a table and report.html.
+# Needs build/bin (./run demo builds it). --quick: minutes become seconds, for a check that everything works.
+# Results of an earlier or interrupted run are replaced.
+set -euo pipefail
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+
+readonly bin=build/bin data=data/sift-sample
+out=build/demo
+page=report.html
+sizes=(--M 8 --K 256)
+training=(--nt 48000 --nval 2000 --max_epochs 6 --L 1 --h 128 --lr 2e-3 --batch_size 512)
+while (($# > 0)); do
+  case $1 in
+    --quick)
+      out=build/demo-quick
+      page=$out/report.html
+      training=(--nt 3000 --nval 500 --max_epochs 1 --L 1 --h 16)
+      ;;
+    *)
+      printf "demo: unknown option '%s'\n" "$1" >&2
+      exit 2
+      ;;
+  esac
+  shift
+done
+rm -rf "$out"
+mkdir -p "$out"
+
+say() { printf '\n== %s\n' "$*"; }
+
+evaluate=(--base "$data/base.bvecs" --queries "$data/query.bvecs" --groundtruth "$data/groundtruth.ivecs")
+
+say "RQ, ${sizes[*]}, beam 5"
+"$bin/qinco" baseline --method rq "${sizes[@]}" --rq_beam_size 5 --training_data "$data/learn.bvecs" "${evaluate[@]}" \
+  --json "$out/rq.eval.json"
+
+# Trains and evaluates method $1 with the further options $2...
+train() {
+  local method=$1
+  shift
+  say "$method: training"
+  "$bin/qinco" train --training_data "$data/learn.bvecs" --model "$out/$method.safetensors" "${sizes[@]}" \
+    "${training[@]}" "$@" --json "$out/$method.train.json"
+  say "$method: coding and searching"
+  "$bin/qinco" eval --model "$out/$method.safetensors" "${evaluate[@]}" --json "$out/$method.eval.json"
+}
+
+train qinco
+train qinco-lr --lowrank
+
+say "$page"
+"$bin/qinco_report" --out "$page" --command "./run demo" \
+  --title "QINCo beside a residual quantizer, 8 bytes per vector" \
+  --note "SIFT descriptors, d = 128: 50,000 to learn from, 20,000 coded, 1,000 queries (data/README.md). Trained with ${training[*]}." \
+  RQ:"$out/rq" QINCo:"$out/qinco" QINCo-LR:"$out/qinco-lr"

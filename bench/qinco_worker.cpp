@@ -1,0 +1,116 @@
+// bin/bench_qinco_worker: our side of bench/peers/compare.py; answers the requests that peers/worker.py describes.
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <exception>
+#include <fmt/format.h>
+#include <iostream>
+#include <sstream>
+
+#include "kernels/check.h"
+#include "qinco/codec/codec.h"
+#include "qinco/io/model_file.h"
+#include "qinco/io/vectors.h"
+#include "qinco/training/trainer.h"
+#include "tensor/file.h"
+
+namespace {
+
+using namespace qinco;
+
+template <class Work>
+std::string seconds(Work&& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return fmt::format("{}", std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+}
+
+class Worker {
+ public:
+  Worker(const std::string& model, const std::string& data, const std::string& codes)
+      : model_(load_model(model)), codec_(model_), trainer_(model_, 1e-3), x_(read_all(data)) {
+    if (!codes.empty()) read_codes(codes);
+  }
+
+  /// The answer to one request line.
+  std::string answer(const std::string& line) {
+    std::istringstream words(line);
+    std::string command, file;
+    int64_t n = 0, batch = 0;
+    words >> command >> n;
+    if (command == "encode") return seconds([&] { encode(n); });
+    if (command == "decode") return seconds([&] { decode(n); });
+    if (command == "train" && words >> batch) return seconds([&] { train(n, batch); });
+    if (command == "codes" && words >> file) {
+      const std::vector<int32_t> codes = encode(n);
+      write_file(file, {reinterpret_cast<const char*>(codes.data()), codes.size() * sizeof(int32_t)});
+      return "ok";
+    }
+    if (command == "decoded" && words >> file) {
+      std::vector<float> x = decode(n);
+      for (float& value : x) value /= model_.config().db_scale;
+      write_file(file, {reinterpret_cast<const char*>(x.data()), x.size() * sizeof(float)});
+      return "ok";
+    }
+    return "unknown request " + line;
+  }
+
+ private:
+  void read_codes(const std::string& path) {
+    const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
+    codes_.resize(static_cast<size_t>(file->size()) / sizeof(int32_t));
+    std::copy_n(reinterpret_cast<const int32_t*>(file->data()), codes_.size(), codes_.begin());
+  }
+
+  std::vector<int32_t> encode(int64_t n) {
+    check(n <= x_.size(0), "{} vectors asked for, {} there", n, x_.size(0));
+    std::vector<int32_t> codes(static_cast<size_t>(n * model_.config().M));
+    codec_.encode(n, x_.data<float>(), codes.data());
+    return codes;
+  }
+
+  std::vector<float> decode(int64_t n) {
+    const QincoConfig& config = model_.config();
+    check(n * config.M <= static_cast<int64_t>(codes_.size()), "{} codes asked for, too few there", n);
+    std::vector<float> x(static_cast<size_t>(n * config.d));
+    codec_.decode(n, codes_.data(), config.M, config.M, x.data());
+    return x;
+  }
+
+  void train(int64_t steps, int64_t batch) {
+    for (int64_t i = 0; i < steps; ++i) {
+      if (position_ + batch > x_.size(0)) position_ = 0;
+      trainer_.step(x_.slice(0, position_, position_ + batch));
+      position_ += batch;
+    }
+  }
+
+  Qinco model_;
+  Codec codec_;
+  BatchTrainer trainer_;
+  Tensor x_;                    // [n,d], original space
+  std::vector<int32_t> codes_;  // [n,M], to be decoded
+  int64_t position_ = 0;        // the next training row
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Encodes, decodes and trains on request, for bench/peers/compare.py.");
+  std::string model, data, codes;
+  int threads = 1;
+  app.add_option("--model", model)->required();
+  app.add_option("--data", data)->required();
+  app.add_option("--codes", codes);
+  app.add_option("--threads", threads)->required();
+  CLI11_PARSE(app, argc, argv);
+  try {
+    kernels::set_default_threads(threads);
+    Worker worker(model, data, codes);
+    std::cout << "ready QINCo (" << kernels::isa_name(kernels::active_isa()) << ")" << std::endl;
+    for (std::string line; std::getline(std::cin, line);) std::cout << worker.answer(line) << std::endl;
+  } catch (const std::exception& error) {
+    std::cerr << "bench_qinco_worker: " << error.what() << "\n";
+    return 1;
+  }
+  return 0;
+}
