@@ -4,9 +4,8 @@
 // thing, the expected and the found value. A broken invariant of ours is an `assert`.
 #pragma once
 
-#include <fmt/format.h>
-
 #include <cstdint>
+#include <fmt/format.h>
 #include <limits>
 #include <stdexcept>
 #include <utility>

@@ -1,12 +1,11 @@
 #include "kernels/context.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cassert>
 #include <charconv>
 #include <new>
+#include <omp.h>
 
 #include "kernels/check.h"
 
@@ -25,7 +24,9 @@ Device Device::parse(const std::string& text) {
   return device;
 }
 
-std::string Device::name() const { return type == DeviceType::cpu ? "cpu" : fmt::format("cuda:{}", index); }
+std::string Device::name() const {
+  return type == DeviceType::cpu ? "cpu" : fmt::format("cuda:{}", index);
+}
 
 }  // namespace qinco
 
@@ -58,14 +59,28 @@ const Context& Context::cpu() {
   return context;
 }
 
-Scratch::~Scratch() { pop_to(nullptr); }
+struct alignas(kAlignment) Scratch::Chunk {
+  Chunk* next;
+  size_t size;
+  size_t used;
 
-void Scratch::pop_to(const Chunk* floor) {
+  std::byte* data() { return reinterpret_cast<std::byte*>(this + 1); }
+};
+
+Scratch::~Scratch() {
+  free_down_to(nullptr);
+}
+
+void Scratch::push(size_t size) {
+  void* const memory = ::operator new (sizeof(Chunk) + size, std::align_val_t{kAlignment});
+  top_ = new (memory) Chunk{top_, size, 0};
+}
+
+void Scratch::free_down_to(const Chunk* floor) {
   while (top_ != floor) {
     Chunk* const chunk = top_;
     top_ = chunk->next;
-    ::operator delete(chunk->data, std::align_val_t{kAlignment});
-    delete chunk;
+    ::operator delete (chunk, std::align_val_t{kAlignment});
   }
 }
 
@@ -80,25 +95,27 @@ ScratchFrame::ScratchFrame(const Context& context)
 ScratchFrame::~ScratchFrame() {
   scratch_.live_ = outer_live_;
   const bool outermost = --scratch_.frames_ == 0;
-  // The outermost frame keeps its chunk if it holds the peak alone; otherwise all goes and the next one gets it whole.
-  const bool keep = outermost && scratch_.top_ && !scratch_.top_->next && scratch_.top_->size >= scratch_.peak_;
-  Scratch::Chunk* const floor = keep ? scratch_.top_ : outermost ? nullptr : outer_chunk_;
-  scratch_.pop_to(floor);
-  if (floor) floor->used = outermost ? 0 : outer_used_;
+  Scratch::Chunk* const newest = scratch_.top_;
+  if (newest != outer_chunk_) {
+    // The newest chunk is the largest: it stays for the next frame, on top of those still in use.
+    scratch_.top_ = newest->next;
+    scratch_.free_down_to(outermost ? nullptr : outer_chunk_);
+    newest->next = scratch_.top_;
+    newest->used = 0;
+    scratch_.top_ = newest;
+  }
+  if (outer_chunk_ && !(outermost && newest != outer_chunk_)) outer_chunk_->used = outer_used_;
 }
 
 void* ScratchFrame::bytes(size_t size) {
   size = (std::max<size_t>(size, 1) + kAlignment - 1) / kAlignment * kAlignment;
-  Scratch::Chunk* chunk = scratch_.top_;
-  if (!chunk || chunk->size - chunk->used < size) {
-    const size_t capacity = std::max({size, scratch_.peak_, kMinChunk});
-    auto* data = static_cast<std::byte*>(::operator new(capacity, std::align_val_t{kAlignment}));
-    chunk = scratch_.top_ = new Scratch::Chunk{chunk, data, capacity, 0};
-  }
-  void* const result = chunk->data + chunk->used;
+  const size_t live = scratch_.live_ + size, peak = std::max(live, scratch_.peak_);
+  if (!scratch_.top_ || scratch_.top_->size - scratch_.top_->used < size) scratch_.push(std::max(peak, kMinChunk));
+  scratch_.live_ = live;
+  scratch_.peak_ = peak;
+  Scratch::Chunk* const chunk = scratch_.top_;
+  void* const result = chunk->data() + chunk->used;
   chunk->used += size;
-  scratch_.live_ += size;
-  scratch_.peak_ = std::max(scratch_.peak_, scratch_.live_);
   return result;
 }
 

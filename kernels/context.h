@@ -24,8 +24,8 @@ struct Device {
 
 namespace qinco::kernels {
 
-/// A bump allocator for the scratch memory of kernels. It grows to the largest use seen and is then never freed until
-/// destruction, so steady-state calls do not allocate. One owner thread at a time.
+/// A bump allocator for the scratch memory of kernels. It keeps one chunk as large as the largest use seen until it is
+/// destroyed, so steady-state calls do not allocate. One owner thread at a time.
 class Scratch {
  public:
   Scratch() = default;
@@ -35,18 +35,14 @@ class Scratch {
 
  private:
   friend class ScratchFrame;
-  struct Chunk {
-    Chunk* next;
-    std::byte* data;
-    size_t size;
-    size_t used;
-  };
-  void pop_to(const Chunk* floor);
+  struct Chunk;  // a header with `size` bytes behind it
+  void push(size_t size);
+  void free_down_to(const Chunk* floor);
 
-  Chunk* top_ = nullptr;
-  size_t live_ = 0;  // bytes handed out by the open frames
-  size_t peak_ = 0;  // largest live_ seen: the size of the single chunk kept between calls
-  int frames_ = 0;
+  Chunk* top_ = nullptr;  // the chunk in use, on the stack of those that filled up before it
+  size_t live_ = 0;       // bytes handed out by the open frames
+  size_t peak_ = 0;       // largest live_ seen
+  int frames_ = 0;        // open frames
 };
 
 /// Threads and scratch for one caller. Two threads must not use one Context at the same time.
@@ -65,7 +61,8 @@ int default_threads();
 /// Sets it for the whole process; n >= 1.
 void set_default_threads(int n);
 
-/// Scratch memory for the duration of a scope. Take everything before the parallel region: `get` is for one thread.
+/// Scratch memory for the duration of a scope; frames of one Context nest. Take everything before the parallel region:
+/// `get` is for one thread.
 class ScratchFrame {
  public:
   explicit ScratchFrame(const Context& context);
@@ -73,9 +70,9 @@ class ScratchFrame {
   ScratchFrame(const ScratchFrame&) = delete;
   ScratchFrame& operator=(const ScratchFrame&) = delete;
 
-  /// `count` uninitialised elements, aligned to 64 bytes; throws std::bad_alloc.
+  /// `count` >= 0 uninitialised elements, aligned to 64 bytes; throws std::bad_alloc.
   template <class T>
-  T* get(int64_t count) {
+  [[gnu::always_inline]] T* get(int64_t count) {  // inlined: code compiled for one ISA must not be shared by the linker
     return static_cast<T*>(bytes(static_cast<size_t>(count) * sizeof(T)));
   }
 

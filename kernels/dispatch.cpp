@@ -41,10 +41,14 @@ Isa detect() {
   return avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::reference;
 }
 #else
-Isa detect() { return Isa::reference; }
+Isa detect() {
+  return Isa::reference;
+}
 #endif
 
-Isa clamp(Isa isa) { return isa < best_isa() ? isa : best_isa(); }
+Isa clamp(Isa isa) {
+  return isa < best_isa() ? isa : best_isa();
+}
 
 Isa environment_isa() {
   const char* const text = std::getenv("QINCO_ISA");
@@ -93,7 +97,9 @@ Isa active_isa() {
 }
 
 ScopedIsa::ScopedIsa(Isa isa) : outer_(scoped_isa.exchange(static_cast<int>(clamp(isa)))) {}
-ScopedIsa::~ScopedIsa() { scoped_isa.store(outer_); }
+ScopedIsa::~ScopedIsa() {
+  scoped_isa.store(outer_);
+}
 
 template <>
 const Table<double>& table(Isa) {
@@ -105,21 +111,27 @@ template <>
 const Table<float>& table(Isa isa) {
   static const Table<float> plain = reference_table<float>();
 #if defined(__x86_64__)
-  // A family that an ISA does not speed up keeps the level below.
+  // A family that an ISA does not speed up keeps the level below. The fill functions are compiled for their ISA, so
+  // they run only on machines that have it.
 #define QINCO_FILL_AVX2(family) avx2::fill_##family(t);
 #define QINCO_FILL_AVX512(family) avx512::fill_##family(t);
   static const Table<float> with_avx2 = [] {
     Table<float> t = plain;
-    QINCO_CPU_FAMILIES(QINCO_FILL_AVX2)
+    if (best_isa() >= Isa::avx2) {
+      QINCO_CPU_FAMILIES(QINCO_FILL_AVX2)
+    }
     return t;
   }();
   static const Table<float> with_avx512 = [] {
     Table<float> t = with_avx2;
-    QINCO_CPU_FAMILIES(QINCO_FILL_AVX512)
+    if (best_isa() >= Isa::avx512) {
+      QINCO_CPU_FAMILIES(QINCO_FILL_AVX512)
+    }
     return t;
   }();
 #undef QINCO_FILL_AVX2
 #undef QINCO_FILL_AVX512
+  isa = clamp(isa);
   if (isa >= Isa::avx512) return with_avx512;
   if (isa == Isa::avx2) return with_avx2;
 #endif

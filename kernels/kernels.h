@@ -2,8 +2,8 @@
 //
 // Kernels take pointers, sizes and a Context. They never allocate (scratch comes from the Context), never throw and
 // never see a tensor; callers check shapes first. Matrices are row-major; `[n,d]` with leading dimension `ld` means
-// element (i,j) at i*ld+j, and where no `ld` is named rows are contiguous. Sizes may be 0. Outputs do not overlap inputs
-// unless a comment says "in place".
+// element (i,j) at i*ld+j, and where no `ld` is named rows are contiguous. Sizes may be 0. Outputs do not overlap
+// inputs unless a comment says "in place".
 //
 // Results are the same bits at any thread count: work is cut into chunks that depend on the sizes alone.
 #pragma once
@@ -91,11 +91,20 @@ struct CandidateSearch {
 };
 
 // X(kernel) for every entry of the table, for tests and benches that must cover all.
-#define QINCO_KERNELS(X)                                                                                              \
-  X(gemm) X(unary) X(unary_backward) X(binary) X(axpby) X(fill) X(strided_copy) X(sum) X(sum_squared_difference)      \
-  X(row_sum) X(column_sum) X(row_squared_norm) X(row_argmin) X(gather_rows) X(scatter_add_rows) X(log_sum_exp)        \
-  X(softmax) X(log_softmax) X(softmax_backward) X(log_softmax_backward) X(layer_norm) X(layer_norm_backward) X(adam)  \
-  X(sgd) X(nearest) X(candidate_packed_size) X(candidate_pack) X(candidate_search) X(topk)
+// clang-format off
+#define QINCO_KERNELS(X) \
+  X(gemm) \
+  X(unary) X(unary_backward) X(binary) X(axpby) X(fill) \
+  X(strided_copy) \
+  X(sum) X(sum_squared_difference) X(row_sum) X(column_sum) X(row_squared_norm) X(row_argmin) \
+  X(gather_rows) X(scatter_add_rows) \
+  X(log_sum_exp) X(softmax) X(log_softmax) X(softmax_backward) X(log_softmax_backward) \
+  X(layer_norm) X(layer_norm_backward) \
+  X(adam) X(sgd) \
+  X(nearest) \
+  X(candidate_packed_size) X(candidate_pack) X(candidate_search) \
+  X(topk)
+// clang-format on
 
 /// The functions of one (device, ISA).
 template <class T>
@@ -165,8 +174,8 @@ struct Table {
   void (*sgd)(const Context&, const SgdStep&, int64_t n, T* p, const T* g, T* buf) = nullptr;
 
   // --- nearest
-  /// ids[i] = argmin_k ||x_i - c_k||^2 (lowest k among equal computed values), x [n,d], c [K,d]; distances [n] (or null)
-  /// is that squared distance, clamped at 0. Tiled: never holds n x K values. NaN is never nearest. K >= 1.
+  /// ids[i] = argmin_k ||x_i - c_k||^2 (lowest k among equal computed values), x [n,d], c [K,d]; distances [n] (or
+  /// null) is that squared distance, clamped at 0. Tiled: never holds n x K values. NaN is never nearest. K >= 1.
   void (*nearest)(const Context&, int64_t n, int64_t d, int64_t K, const T* x, const T* c, int32_t* ids,
                   T* distances) = nullptr;
 

@@ -1,27 +1,28 @@
 #include "kernels/parallel.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <omp.h>
 
 namespace qinco::kernels {
 
 namespace {
 
-// Set while this thread runs a parallel_for body: a nested parallel_for then stays in the thread.
+// Set while this thread is one of several that run a parallel_for body: a nested parallel_for then stays in the thread.
 thread_local bool inside_body = false;
 
 }  // namespace
 
-int64_t row_grain(int64_t row_work) { return std::max<int64_t>(1, kElementGrain / std::max<int64_t>(row_work, 1)); }
+int64_t row_grain(int64_t row_work) {
+  return std::max<int64_t>(1, kElementGrain / std::max<int64_t>(row_work, 1));
+}
 
 void parallel_chunks(const Context& context, int64_t n, int64_t grain, ChunkFunction body, void* state) {
   if (n <= 0) return;
   grain = std::max<int64_t>(grain, 1);
-  const int64_t chunks = (n + grain - 1) / grain;
+  const int64_t chunks = (n - 1) / grain + 1;
   const int workers = static_cast<int>(std::min<int64_t>(context.threads, chunks));
   if (workers <= 1 || inside_body) {
     for (int64_t c = 0; c < chunks; ++c) body(state, c * grain, std::min(n, (c + 1) * grain), 0);

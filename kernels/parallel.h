@@ -22,7 +22,7 @@ void parallel_chunks(const Context& context, int64_t n, int64_t grain, ChunkFunc
 /// Calls body(begin, end, worker) for [0,grain), [grain,2 grain), ... up to n; worker is in [0, context.threads).
 /// The chunks depend on n and grain alone, never on the number of threads: a body that writes only what belongs to its
 /// chunk gives the same bits at any thread count. The first exception thrown in a body is rethrown to the caller.
-/// Called from inside a parallel_for body, it runs in the calling thread as worker 0.
+/// Called from a body that several threads run, it stays in the calling thread, as worker 0.
 template <class Body>
 void parallel_for(const Context& context, int64_t n, int64_t grain, Body&& body) {
   using Plain = std::remove_reference_t<Body>;

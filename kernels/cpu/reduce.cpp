@@ -1,8 +1,138 @@
+// Reductions. Sums over everything add in double; sums over a row or a column add blocks of floats (row_sums.h).
+#include "kernels/cpu/row_sums.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/families.h"
+#include "kernels/parallel.h"
+
+QINCO_CPU_NAMESPACE_BEGIN
+
+// Runs span(begin, end) -> double over fixed chunks and adds the results in order.
+template <class Span>
+double sum_chunks(const Context& context, int64_t n, Span span) {
+  const int64_t chunks = (n + kElementGrain - 1) / kElementGrain;
+  ScratchFrame frame(context);
+  double* const partial = frame.get<double>(chunks);
+  parallel_for(context, n, kElementGrain,
+               [&](int64_t begin, int64_t end, int) { partial[begin / kElementGrain] = span(begin, end); });
+  double total = 0;
+  for (int64_t c = 0; c < chunks; ++c) total += partial[c];
+  return total;
+}
+
+double sum(const Context& context, int64_t n, const float* x) {
+  return sum_chunks(context, n, [x](int64_t begin, int64_t end) {
+    DoubleVec low = zero_double(), high = zero_double();
+    for_lanes(begin, end, [&](int64_t i, auto lanes) {
+      const Vec v = lanes.get(x + i);
+      low = low + low_half(v);
+      high = high + high_half(v);
+    });
+    return horizontal_sum(low + high);
+  });
+}
+
+double sum_squared_difference(const Context& context, int64_t n, const float* a, const float* b) {
+  return sum_chunks(context, n, [a, b](int64_t begin, int64_t end) {
+    DoubleVec low = zero_double(), high = zero_double();
+    for_lanes(begin, end, [&](int64_t i, auto lanes) {
+      const Vec left = lanes.get(a + i), right = lanes.get(b + i);
+      const DoubleVec d0 = low_half(left) - low_half(right), d1 = high_half(left) - high_half(right);
+      low = fma(d0, d0, low);
+      high = fma(d1, d1, high);
+    });
+    return horizontal_sum(low + high);
+  });
+}
+
+void row_sum(const Context& context, int64_t rows, int64_t cols, const float* x, float* out) {
+  parallel_for(context, rows, row_grain(cols), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* const row = x + i * cols;
+      const auto add = [row](int64_t j, auto lanes, Vec total) { return total + lanes.get(row + j); };
+      out[i] = static_cast<float>(sum_along(cols, add));
+    }
+  });
+}
+
+void row_squared_norm(const Context& context, int64_t rows, int64_t cols, const float* x, float* out) {
+  parallel_for(context, rows, row_grain(cols), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* const row = x + i * cols;
+      const auto add = [row](int64_t j, auto lanes, Vec total) {
+        const Vec v = lanes.get(row + j);
+        return fma(v, v, total);
+      };
+      out[i] = static_cast<float>(sum_along(cols, add));
+    }
+  });
+}
+
+// Each chunk of rows adds into a float row of its own; the chunks are then added in double.
+void column_sum(const Context& context, int64_t rows, int64_t cols, const float* x, float* out) {
+  const int64_t grain = column_grain(rows, cols), chunks = (rows + grain - 1) / grain;
+  ScratchFrame frame(context);
+  float* const partial = frame.get<float>(chunks * cols);
+  parallel_for(context, rows, grain, [&](int64_t begin, int64_t end, int) {
+    float* const total = partial + begin / grain * cols;
+    for (int64_t j = 0; j < cols; ++j) total[j] = 0;
+    int64_t i = begin;
+    for (; i + 4 <= end; i += 4) add_rows<4>(cols, x + i * cols, total);
+    for (; i < end; ++i) add_rows<1>(cols, x + i * cols, total);
+  });
+  add_partials(context, chunks, cols, partial, out);
+}
+
+// The lowest id among the lanes that hold the smallest value.
+int32_t lowest_id_of_minimum(Vec values, IntVec ids) {
+  alignas(64) float value[kLanes];
+  alignas(64) int32_t id[kLanes];
+  store(value, values);
+  store(id, ids);
+  int best = 0;
+  for (int l = 1; l < kLanes; ++l)
+    if (value[l] < value[best] || (value[l] == value[best] && id[l] < id[best])) best = l;
+  return id[best];
+}
+
+// Each lane keeps the first of its smallest values. Lanes begin at infinity, below which nothing infinite or NaN gets:
+// an id still unset at the end means that there was nothing else.
+int32_t argmin(int64_t cols, const float* x) {
+  constexpr int32_t kUnset = 0x7fffffff;
+  const Vec infinity(__builtin_inff());
+  const IntVec step(static_cast<int32_t>(kLanes));
+  Vec best = infinity;
+  IntVec ids(kUnset), current = lane_numbers();
+  for_lanes(0, cols, [&](int64_t j, auto lanes) {
+    const Vec v = lanes.or_else(lanes.get(x + j), infinity);
+    const Mask smaller = v < best;
+    best = min(v, best);
+    ids = select(smaller, current, ids);
+    current = current + step;
+  });
+  const int32_t id = lowest_id_of_minimum(best, ids);
+  if (id != kUnset) return id;
+  for (int64_t j = 0; j < cols; ++j)
+    if (x[j] == __builtin_inff()) return static_cast<int32_t>(j);
+  return 0;
+}
+
+void row_argmin(const Context& context, int64_t rows, int64_t cols, const float* x, int32_t* ids) {
+  parallel_for(context, rows, row_grain(cols), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) ids[i] = argmin(cols, x + i * cols);
+  });
+}
+
+QINCO_CPU_NAMESPACE_END
 
 namespace qinco::kernels::QINCO_CPU_ISA {
 
-void fill_reduce(Table<float>&) {}
+void fill_reduce(Table<float>& t) {
+  t.sum = sum;
+  t.sum_squared_difference = sum_squared_difference;
+  t.row_sum = row_sum;
+  t.column_sum = column_sum;
+  t.row_squared_norm = row_squared_norm;
+  t.row_argmin = row_argmin;
+}
 
 }  // namespace qinco::kernels::QINCO_CPU_ISA

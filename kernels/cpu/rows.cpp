@@ -1,8 +1,68 @@
+// Row gather and scatter-add.
 #include "kernels/cpu/simd.h"
 #include "kernels/families.h"
+#include "kernels/parallel.h"
+
+QINCO_CPU_NAMESPACE_BEGIN
+
+constexpr int64_t kPrefetchRows = 8;  // rows ahead: ids are random, so the hardware cannot guess them
+
+void gather_rows(const Context& context, int64_t n, int64_t d, const float* x, const int32_t* ids, float* out) {
+  parallel_for(context, n, row_grain(d), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (i + kPrefetchRows < end) __builtin_prefetch(x + ids[i + kPrefetchRows] * d);
+      const float* const from = x + ids[i] * d;
+      float* const to = out + i * d;
+      for_lanes(0, d, [&](int64_t j, auto lanes) { lanes.put(to + j, lanes.get(from + j)); });
+    }
+  });
+}
+
+void add_row(int64_t d, const float* x, float* out) {
+  for_lanes(0, d, [&](int64_t j, auto lanes) { lanes.put(out + j, lanes.get(out + j) + lanes.get(x + j)); });
+}
+
+// The indices 0..n-1 ordered by bucket (id >> shift), in their own order within a bucket: counting sort.
+// starts [buckets+1] receives where each bucket begins in `order`.
+void sort_by_bucket(int64_t n, const int32_t* ids, int shift, int64_t buckets, int64_t* starts, int64_t* order) {
+  for (int64_t b = 0; b <= buckets; ++b) starts[b] = 0;
+  for (int64_t i = 0; i < n; ++i) ++starts[(ids[i] >> shift) + 1];
+  for (int64_t b = 0; b < buckets; ++b) starts[b + 1] += starts[b];
+  for (int64_t i = 0; i < n; ++i) order[starts[ids[i] >> shift]++] = i;
+  for (int64_t b = buckets; b > 0; --b) starts[b] = starts[b - 1];
+  starts[0] = 0;
+}
+
+// One owner per row: rows are put into buckets of 2^shift neighbours (at most about n buckets, however long the table),
+// and a bucket's additions are made in the order of i. So each row sees the additions of the plain loop, in its order.
+void scatter_add_rows(const Context& context, int64_t n, int64_t d, int64_t rows, const int32_t* ids, const float* x,
+                      float* out) {
+  if (context.threads == 1 || n * d <= kElementGrain) {
+    for (int64_t i = 0; i < n; ++i) add_row(d, x + i * d, out + ids[i] * d);
+    return;
+  }
+  int shift = 0;
+  while ((rows >> shift) > n) ++shift;
+  const int64_t buckets = ((rows - 1) >> shift) + 1;
+  ScratchFrame frame(context);
+  int64_t* const starts = frame.get<int64_t>(buckets + 1);
+  int64_t* const order = frame.get<int64_t>(n);
+  sort_by_bucket(n, ids, shift, buckets, starts, order);
+  parallel_for(context, buckets, row_grain(n / buckets * d), [&](int64_t begin, int64_t end, int) {
+    for (int64_t p = starts[begin]; p < starts[end]; ++p) {
+      const int64_t i = order[p];
+      add_row(d, x + i * d, out + ids[i] * d);
+    }
+  });
+}
+
+QINCO_CPU_NAMESPACE_END
 
 namespace qinco::kernels::QINCO_CPU_ISA {
 
-void fill_rows(Table<float>&) {}
+void fill_rows(Table<float>& t) {
+  t.gather_rows = gather_rows;
+  t.scatter_add_rows = scatter_add_rows;
+}
 
 }  // namespace qinco::kernels::QINCO_CPU_ISA

@@ -48,4 +48,29 @@ QINCO_INLINE double horizontal_sum(DoubleVec x) {
   return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 }
 
+// --- loops: one body for the whole vectors and for the tail
+// A whole vector, as for_lanes hands it to its body.
+struct Whole {
+  QINCO_INLINE Vec get(const float* p) const { return load(p); }
+  QINCO_INLINE void put(float* p, Vec x) const { store(p, x); }
+  QINCO_INLINE Vec or_else(Vec x, Vec) const { return x; }
+};
+
+// The first n lanes.
+struct Part {
+  int64_t n;
+  QINCO_INLINE Vec get(const float* p) const { return load_partial(p, n); }  // the other lanes are 0
+  QINCO_INLINE void put(float* p, Vec x) const { store_partial(p, x, n); }
+  QINCO_INLINE Vec or_else(Vec x, Vec other) const { return select(first_lanes(n), x, other); }
+};
+
+// body(j, lanes) for j = begin, begin + kLanes, ...: `lanes` is Whole or, at the end, Part. It loads (get), stores
+// (put) and, for a reduction, replaces the lanes that are not there (or_else).
+template <class Body>
+QINCO_INLINE void for_lanes(int64_t begin, int64_t end, Body&& body) {
+  int64_t j = begin;
+  for (; j + kLanes <= end; j += kLanes) body(j, Whole{});
+  if (j < end) body(j, Part{end - j});
+}
+
 QINCO_CPU_NAMESPACE_END
