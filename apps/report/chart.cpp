@@ -218,7 +218,7 @@ std::string number(double value) {
   if (size < 1000) return fmt::format("{:.4g}", value);
   std::string digits = fmt::format("{:.0f}", value);
   for (auto at = static_cast<int64_t>(digits.size()) - 3; at > (value < 0 ? 1 : 0); at -= 3) {
-    digits.insert(static_cast<size_t>(at), ",");
+    digits.insert(static_cast<size_t>(at), 1, ',');
   }
   return digits;
 }
