@@ -1,7 +1,193 @@
+// Matrix product after Goto & van de Geijn (2008), with the roles of a BLIS-style kernel fitted to row-major operands:
+// a block of B is packed once for all threads and stays in L2; A is read in place where its rows are contiguous (a tile
+// reads each cache line of it whole), else packed per task; every tile of C is finished in registers.
+#include "kernels/cpu/microkernel.h"
+#include "kernels/cpu/pack.h"
 #include "kernels/families.h"
+#include "kernels/parallel.h"
+
+QINCO_CPU_NAMESPACE_BEGIN
+
+// A block of B is kBlockK x kBlockN: 768 KB (AVX-512 machines have 1 MB of L2 or more) or 256 KB.
+#if defined(QINCO_CPU_avx512)
+constexpr int64_t kBlockK = 384;
+constexpr int64_t kBlockN = 16 * kTileCols;
+#else
+constexpr int64_t kBlockK = 256;
+constexpr int64_t kBlockN = 16 * kTileCols;
+#endif
+constexpr int64_t kTaskPanels = 8;        // at most this many row panels per task
+constexpr int64_t kTasks = 16;            // aim for at least this many tasks,
+constexpr int64_t kTaskFlops = 1 << 18;   // of at least this many multiply-adds
+constexpr int64_t kPackFloats = 1 << 14;  // floats packed per task
+
+/// What a tile does with its sums before storing them.
+struct Finish {
+  bool accumulate, relu;
+  const float* bias;      // at the tile's first column, or null
+  const float* residual;  // at the tile's first element, or null
+  int64_t ldr;
+};
+
+template <int kRows, int kVecs>
+QINCO_INLINE void store_tile(Vec (&acc)[kRows][kVecs], float* c, int64_t ldc, int tail, const Finish& finish) {
+  const auto read = [tail](const float* p, int v) {
+    return v + 1 < kVecs ? load(p + v * kLanes) : load_partial(p + v * kLanes, tail);
+  };
+  const auto each = [&acc](auto&& body) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kVecs; ++v) acc[r][v] = body(acc[r][v], r, v);
+    }
+  };
+  if (finish.accumulate) each([&](Vec x, int r, int v) { return x + read(c + r * ldc, v); });
+  if (finish.bias) each([&](Vec x, int, int v) { return x + read(finish.bias, v); });
+  if (finish.residual) each([&](Vec x, int r, int v) { return x + read(finish.residual + r * finish.ldr, v); });
+  if (finish.relu) each([](Vec x, int, int) { return max(Vec(0.0f), x); });
+  if (tail == kLanes) {
+    each([&](Vec x, int r, int v) { return store(c + r * ldc + v * kLanes, x), x; });
+  } else {
+    each([&](Vec x, int r, int v) {
+      if (v + 1 < kVecs)
+        store(c + r * ldc + v * kLanes, x);
+      else
+        store_partial(c + r * ldc + v * kLanes, x, tail);
+      return x;
+    });
+  }
+}
+
+template <int kRows, int kVecs, class A>
+__attribute__((noinline)) void tile(int64_t k, A a, Columns<kVecs> b, float* c, int64_t ldc, int tail,
+                                    const Finish& finish) {
+  Vec acc[kRows][kVecs];
+  accumulate(k, a, b, acc);
+  store_tile(acc, c, ldc, tail, finish);
+}
+
+/// A block of k of a block of columns: the part of the product between two packings of B.
+struct Pass {
+  const Gemm<float>& g;
+  int64_t p, k;         // this block of k: [p, p + k)
+  int64_t j, n;         // these columns: [j, j + n)
+  const float* packed;  // B's panels, or null to read B in place
+
+  Finish finish(int64_t row, int64_t column) const {
+    const bool first = p == 0, last = p + k >= g.k;
+    return {!first || g.accumulate, last && g.relu, first && g.bias ? g.bias + column : nullptr,
+            first && g.residual ? g.residual + row * g.ldr + column : nullptr, g.ldr};
+  }
+};
+
+/// The tile at (row, column) of C, with as many rows as are left, up to kRows.
+template <int kRows, class A>
+void run_tile(const Pass& pass, A a, int rows, int64_t row, int64_t column, int64_t column_end) {
+  if constexpr (kRows > 1)
+    if (rows < kRows) return run_tile<kRows - 1>(pass, a, rows, row, column, column_end);
+  const Gemm<float>& g = pass.g;
+  const int vecs = panel_vecs(column, column_end);
+  const int tail = static_cast<int>(smaller(kLanes, column_end - column - (vecs - 1) * kLanes));
+  const float* const b = pass.packed ? pass.packed + (column - pass.j) * pass.k : g.b + pass.p * g.ldb + column;
+  const int64_t step = pass.packed ? vecs * kLanes : g.ldb;
+  const int width = pass.packed ? kLanes : tail;
+  float* const c = g.c + row * g.ldc + column;
+  const Finish finish = pass.finish(row, column);
+  if (vecs == 2)
+    tile<kRows, 2>(pass.k, a, Columns<2>{b, step, width}, c, g.ldc, tail, finish);
+  else
+    tile<kRows, 1>(pass.k, a, Columns<1>{b, step, width}, c, g.ldc, tail, finish);
+}
+
+/// C's rows [row, row_end) x columns [column, column_end). `scratch` holds packed panels of a transposed A, or is null.
+void run_task(const Pass& pass, int64_t row, int64_t row_end, int64_t column, int64_t column_end, float* scratch) {
+  const Gemm<float>& g = pass.g;
+  if (scratch) pack_rows(row_end - row, pass.k, g.a + pass.p * g.lda + row, g.lda, scratch);
+  for (int64_t i = row; i < row_end; i += kTileRows) {
+    const int rows = static_cast<int>(smaller(kTileRows, row_end - i));
+    const PackedRows packed{scratch + (i - row) / kTileRows * row_panel_size(pass.k)};
+    const StridedRows in_place =
+        g.trans_a ? StridedRows{g.a + pass.p * g.lda + i, 1, g.lda} : StridedRows{g.a + i * g.lda + pass.p, g.lda, 1};
+    for (int64_t j = column; j < column_end; j += kTileCols) {
+      if (scratch)
+        run_tile<kTileRows>(pass, packed, rows, i, j, column_end);
+      else
+        run_tile<kTileRows>(pass, in_place, rows, i, j, column_end);
+    }
+  }
+}
+
+void pack_b(const Context& context, const Pass& pass, float* packed) {
+  const Gemm<float>& g = pass.g;
+  const int64_t grain = larger(1, kPackFloats / larger(1, pass.k * kTileCols)) * kTileCols;
+  parallel_for(context, pass.n, grain, [&](int64_t begin, int64_t end, int) {
+    float* const out = packed + begin * pass.k;
+    const int64_t column = pass.j + begin;
+    if (g.trans_b)
+      pack_cols_transposed(end - begin, pass.k, g.b + column * g.ldb + pass.p, g.ldb, out);
+    else
+      pack_cols(end - begin, pass.k, g.b + pass.p * g.ldb + column, g.ldb, out);
+  });
+}
+
+/// How a pass is cut into tasks: rows x columns of tiles, by the sizes alone.
+struct Tasks {
+  int64_t rows, columns;  // per task
+  int64_t across, count;  // tasks per row of tasks, and in all
+  int64_t grain;
+
+  Tasks(int64_t m, int64_t n, int64_t k) {
+    const int64_t row_panels = blocks_of(m, kTileRows), column_panels = blocks_of(n, kTileCols);
+    rows = larger(1, smaller(kTaskPanels, row_panels / kTasks)) * kTileRows;
+    const int64_t down = blocks_of(m, rows);
+    columns = blocks_of(column_panels, smaller(column_panels, blocks_of(kTasks, down))) * kTileCols;
+    across = blocks_of(n, columns);
+    count = down * across;
+    grain = larger(1, kTaskFlops / larger(1, rows * columns * k));
+  }
+};
+
+void run_pass(const Context& context, const Pass& pass, const Tasks& tasks, float* scratch, int64_t scratch_size) {
+  parallel_for(context, tasks.count, tasks.grain, [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t row = t / tasks.across * tasks.rows;
+      const int64_t column = pass.j + t % tasks.across * tasks.columns;
+      run_task(pass, row, smaller(pass.g.m, row + tasks.rows), column, smaller(pass.j + pass.n, column + tasks.columns),
+               scratch ? scratch + worker * scratch_size : nullptr);
+    }
+  });
+}
+
+void gemm(const Context& context, const Gemm<float>& g) {
+  if (g.m <= 0 || g.n <= 0) return;
+  if (g.m <= kTileRows && !g.trans_b) {  // one row of tiles reads B once: packing it would cost more than it saves
+    run_pass(context, {g, 0, g.k, 0, g.n, nullptr}, Tasks(g.m, g.n, g.k), nullptr, 0);
+    return;
+  }
+  const int64_t k_blocks = larger(1, blocks_of(g.k, kBlockK));  // k = 0 still takes one pass, for the epilogue
+  const int64_t block_k = larger(1, blocks_of(blocks_of(g.k, k_blocks), kLanes)) * kLanes;
+  const int64_t block_n = smaller(kBlockN, blocks_of(g.n, kTileCols) * kTileCols);
+  ScratchFrame frame(context);
+  float* const packed = frame.get<float>(block_n * block_k);
+  const Tasks largest(g.m, block_n, block_k);
+  const int64_t scratch_size = blocks_of(largest.rows, kTileRows) * row_panel_size(block_k);
+  float* const scratch = g.trans_a ? frame.get<float>(scratch_size * context.threads) : nullptr;
+  // k = 0 still takes one pass, for the epilogue.
+  for (int64_t j = 0; j < g.n; j += block_n) {
+    for (int64_t p = 0; p < larger(1, g.k); p += block_k) {
+      const Pass pass{g, p, smaller(block_k, g.k - p), j, smaller(block_n, g.n - j), packed};
+      pack_b(context, pass, packed);
+      run_pass(context, pass, Tasks(g.m, pass.n, pass.k), scratch, scratch_size);
+    }
+  }
+}
+
+QINCO_CPU_NAMESPACE_END
 
 namespace qinco::kernels::QINCO_CPU_ISA {
 
-void fill_gemm(Table<float>&) {}
+void fill_gemm(Table<float>& t) {
+  t.gemm = gemm;
+}
 
 }  // namespace qinco::kernels::QINCO_CPU_ISA

@@ -1,0 +1,251 @@
+// The matrix product on every ISA against its definition: tails, transposes, epilogues, leading dimensions, threads.
+#include <cmath>
+#include <cstring>
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace {
+
+using namespace qinco;
+using namespace qinco::kernels;
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+}
+
+/// [rows, cols] inside a larger buffer: off any alignment, with NaN before it, after it and between the rows, so that a
+/// read outside shows up in the result, and a write outside in `store`.
+struct Matrix {
+  std::vector<float> store;
+  int64_t ld, offset;
+
+  Matrix(int64_t rows, int64_t cols, int64_t padding, int64_t offset_)
+      : store(static_cast<size_t>(offset_ + rows * (cols + padding) + 9), kNan), ld(cols + padding), offset(offset_) {}
+  float* data() { return store.data() + offset; }
+};
+
+enum Epilogue {
+  none,
+  bias,
+  bias_relu,
+  residual,
+  accumulate,
+  accumulate_bias,
+  residual_in_place,
+  everything,
+  kEpilogues
+};
+
+struct Case {
+  int64_t m, n, k;
+  bool trans_a, trans_b;
+  int epilogue;
+};
+
+std::string describe(Isa isa, const Case& s) {
+  return fmt::format("{} m={} n={} k={} trans_a={} trans_b={} epilogue={}", isa_name(isa), s.m, s.n, s.k, s.trans_a,
+                     s.trans_b, s.epilogue);
+}
+
+/// Operands of one product; small integers (whose products and sums are exact) or normal numbers.
+struct Problem {
+  Matrix a, b, c, r;
+  std::vector<float> bias_values;
+  Gemm<float> gemm;
+
+  Problem(const Case& s, bool integers, int64_t padding = 3, uint32_t seed = 1)
+      : a(s.trans_a ? s.k : s.m, s.trans_a ? s.m : s.k, padding, 1),
+        b(s.trans_b ? s.n : s.k, s.trans_b ? s.k : s.n, padding + 1, 3),
+        c(s.m, s.n, padding + 2, 5),
+        r(s.m, s.n, padding, 7),
+        bias_values(static_cast<size_t>(s.n)) {
+    std::mt19937 random(seed);
+    const auto value = [&] {
+      return integers ? static_cast<float>(std::uniform_int_distribution<int>(-4, 4)(random))
+                      : std::normal_distribution<float>()(random);
+    };
+    const auto fill = [&](Matrix& x, int64_t rows, int64_t cols) {
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < cols; ++j) x.data()[i * x.ld + j] = value();
+    };
+    fill(a, s.trans_a ? s.k : s.m, s.trans_a ? s.m : s.k);
+    fill(b, s.trans_b ? s.n : s.k, s.trans_b ? s.k : s.n);
+    fill(r, s.m, s.n);
+    for (float& x : bias_values) x = value();
+    gemm.m = s.m, gemm.n = s.n, gemm.k = s.k;
+    gemm.a = a.data(), gemm.lda = a.ld, gemm.trans_a = s.trans_a;
+    gemm.b = b.data(), gemm.ldb = b.ld, gemm.trans_b = s.trans_b;
+    gemm.c = c.data(), gemm.ldc = c.ld;
+    const int e = s.epilogue;
+    if (e == bias || e == bias_relu || e == accumulate_bias || e == everything) gemm.bias = bias_values.data();
+    if (e == residual || e == everything) gemm.residual = r.data(), gemm.ldr = r.ld;
+    if (e == residual_in_place) gemm.residual = c.data(), gemm.ldr = c.ld;
+    gemm.accumulate = e == accumulate || e == accumulate_bias || e == everything;
+    gemm.relu = e == bias_relu || e == everything;
+    // C is poisoned with NaN unless the product reads it.
+    if (gemm.accumulate || e == residual_in_place) fill(c, s.m, s.n);
+  }
+};
+
+Context with_threads(int threads) {
+  Context context = Context::cpu();
+  context.threads = threads;
+  return context;
+}
+
+std::vector<float> run(Isa isa, const Case& s, int threads, bool integers, int64_t padding = 3) {
+  Problem p(s, integers, padding);
+  table<float>(isa).gemm(with_threads(threads), p.gemm);
+  return p.c.store;
+}
+
+void check_exact(const Case& s) {
+  const std::vector<float> expected = run(Isa::reference, s, 1, true);
+  for (const Isa isa : available_isas()) {
+    CAPTURE(describe(isa, s));
+    const std::vector<float> found = run(isa, s, 1, true);
+    // The NaN around C must still be there; elsewhere == also takes -0 for 0.
+    bool equal = found.size() == expected.size();
+    for (size_t i = 0; equal && i < found.size(); ++i)
+      equal = std::isnan(expected[i]) ? std::isnan(found[i]) : found[i] == expected[i];
+    CHECK(equal);
+  }
+}
+
+TEST_CASE("gemm: exact on integers at every tail, transpose and epilogue") {
+  const int64_t sizes[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 28, 31, 32, 33, 63, 64, 65, 127, 129};
+  for (const int64_t s : sizes)
+    for (int e = 0; e < kEpilogues; ++e)
+      for (const bool ta : {false, true})
+        for (const bool tb : {false, true}) {
+          check_exact({s, 33, 17, ta, tb, e});
+          check_exact({29, s, 18, ta, tb, e});
+          check_exact({15, 35, s, ta, tb, e});
+          check_exact({s, s, 5, ta, tb, e});
+          check_exact({1, s, s, ta, tb, e});
+          check_exact({s, 1, s, ta, tb, e});
+          check_exact({s, 3, 40, ta, tb, e});
+          check_exact({5, s, 40, ta, tb, e});
+        }
+}
+
+TEST_CASE("gemm: exact over several blocks of k, n and m") {
+  for (int e = 0; e < kEpilogues; ++e)
+    for (const bool ta : {false, true})
+      for (const bool tb : {false, true}) {
+        check_exact({37, 45, 1601, ta, tb, e});
+        check_exact({21, 1301, 70, ta, tb, e});
+        check_exact({1300, 20, 70, ta, tb, e});
+        check_exact({9, 530, 801, ta, tb, e});
+      }
+}
+
+// Whatever the order of the sums and the number of roundings, the error is at most about k u |A||B| (Higham, Accuracy
+// and Stability of Numerical Algorithms, 3.5), u = 2^-24; three more terms for bias, residual and C.
+TEST_CASE("gemm: within the rounding bound of the double reference") {
+  for (const Case& s : {Case{65, 130, 257, false, false, everything}, Case{65, 130, 257, true, true, none},
+                        Case{3, 50, 1000, false, true, bias}, Case{300, 2, 777, false, true, residual},
+                        Case{13, 200, 900, false, false, accumulate}, Case{40, 70, 1500, true, false, bias}}) {
+    Problem p(s, false);
+    const std::vector<float> c_before = p.c.store;
+    for (const Isa isa : available_isas()) {
+      CAPTURE(isa_name(isa));
+      p.c.store = c_before;
+      const Gemm<float>& g = p.gemm;
+      table<float>(isa).gemm(with_threads(1), g);
+      bool within = true;
+      for (int64_t i = 0; i < g.m; ++i)
+        for (int64_t j = 0; j < g.n; ++j) {
+          const float old = c_before[static_cast<size_t>(p.c.offset + i * g.ldc + j)];
+          double sum = g.accumulate ? old : 0, magnitude = std::fabs(sum);
+          for (int64_t q = 0; q < g.k; ++q) {
+            const double product = double{g.trans_a ? g.a[q * g.lda + i] : g.a[i * g.lda + q]} *
+                                   double{g.trans_b ? g.b[j * g.ldb + q] : g.b[q * g.ldb + j]};
+            sum += product, magnitude += std::fabs(product);
+          }
+          if (g.bias) sum += g.bias[j], magnitude += std::fabs(g.bias[j]);
+          if (g.residual) sum += g.residual[i * g.ldr + j], magnitude += std::fabs(g.residual[i * g.ldr + j]);
+          if (g.relu && sum < 0) sum = 0;
+          const double bound = std::ldexp(static_cast<double>(g.k + 3), -24) * magnitude;
+          within = within && std::fabs(g.c[i * g.ldc + j] - sum) <= bound;
+        }
+      CHECK(within);
+    }
+  }
+}
+
+TEST_CASE("gemm: the same bits at 1, 2 and 3 threads") {
+  for (const Isa isa : available_isas())
+    for (const Case& s : {Case{500, 130, 300, false, true, bias_relu}, Case{256, 128, 1024, true, false, accumulate},
+                          Case{7, 2000, 333, false, false, none}, Case{3, 3000, 500, false, true, none},
+                          Case{1000, 700, 90, true, true, residual}}) {
+      CAPTURE(isa_name(isa));
+      const std::vector<float> one = run(isa, s, 1, false);
+      CHECK(same_bits(one, run(isa, s, 2, false)));
+      CHECK(same_bits(one, run(isa, s, 3, false)));
+    }
+}
+
+TEST_CASE("gemm: the same bits at any leading dimension and alignment") {
+  for (const Isa isa : available_isas()) {
+    const Case s{45, 75, 401, true, false, bias};
+    Problem tight(s, false, 0), loose(s, false, 12);
+    table<float>(isa).gemm(with_threads(1), tight.gemm);
+    table<float>(isa).gemm(with_threads(1), loose.gemm);
+    for (int64_t i = 0; i < s.m; ++i)
+      CHECK(std::memcmp(tight.c.data() + i * tight.c.ld, loose.c.data() + i * loose.c.ld,
+                        static_cast<size_t>(s.n) * sizeof(float)) == 0);
+  }
+}
+
+TEST_CASE("gemm: NaN and infinity reach their row and column, and nothing else") {
+  for (const Isa isa : available_isas())
+    for (const int64_t m : {2, 8, 40})
+      for (const int64_t n : {3, 9, 50})
+        for (const bool ta : {false, true})
+          for (const bool tb : {false, true})
+            for (const float bad : {kNan, kInf}) {
+              const Case s{m, n, 19, ta, tb, bias_relu};
+              CAPTURE(describe(isa, s));
+              CAPTURE(bad);
+              Problem p(s, false);
+              const int64_t row = m - 1, column = n - 2, q = 18;
+              p.a.data()[ta ? q * p.a.ld + row : row * p.a.ld + q] = bad;
+              p.b.data()[tb ? column * p.b.ld + q : q * p.b.ld + column] = kNan;
+              table<float>(isa).gemm(with_threads(1), p.gemm);
+              for (int64_t i = 0; i < m; ++i)
+                for (int64_t j = 0; j < n; ++j) {
+                  const float found = p.c.data()[i * p.c.ld + j];
+                  if (j == column)
+                    CHECK(std::isnan(found));  // relu keeps a NaN
+                  else if (i != row)
+                    CHECK(std::isfinite(found));
+                  else if (std::isnan(bad))
+                    CHECK(std::isnan(found));
+                  else
+                    CHECK((found == 0.0f || found == kInf));  // relu(-inf) or relu(inf)
+                }
+            }
+}
+
+TEST_CASE("gemm: relu on a NaN bias and on negative zero agrees with the reference") {
+  for (const Isa isa : available_isas()) {
+    Problem p({3, 20, 0, false, false, bias_relu}, true);
+    p.bias_values[4] = kNan, p.bias_values[5] = -0.0f, p.bias_values[6] = -kInf;
+    table<float>(isa).gemm(with_threads(1), p.gemm);
+    CHECK(std::isnan(p.c.data()[4]));
+    CHECK(p.c.data()[5] == 0.0f);
+    CHECK(p.c.data()[6] == 0.0f);
+  }
+}
+
+}  // namespace
