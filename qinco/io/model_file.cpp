@@ -105,7 +105,7 @@ Qinco model_from(const std::string& path, const Metadata& metadata, const Tensor
     return model;
   } catch (const Error& error) {  // what the model itself says does not know the file
     const std::string message = error.what();
-    if (message.rfind(path + ":", 0) == 0) throw;
+    if (message.rfind(fmt::format("{}:", path), 0) == 0) throw;
     fail("{}: {}", path, message);
   }
 }

@@ -36,6 +36,7 @@ Metadata metadata_of(const Checkpoint& c) {
   put("since_best", c.progress.schedule.since_best);
   put("since_change", c.progress.schedule.since_change);
   put("batch", c.progress.batch);
+  put("from_rq", c.progress.from_rq);
   return metadata;
 }
 
@@ -71,6 +72,7 @@ void read_progress(const std::string& path, const SafetensorsFile& file, Checkpo
   p.schedule.since_best = count(path, file.metadata, "since_best");
   p.schedule.since_change = count(path, file.metadata, "since_change");
   p.batch = count(path, file.metadata, "batch");
+  p.from_rq = count(path, file.metadata, "from_rq") != 0;
   const double* v = doubles(path, file.tensors, kNumbers, {kNumberCount});
   p.schedule.lr = v[0], p.schedule.best = v[1], p.loss_sum = v[2], p.seconds = v[3], p.train_seconds = v[4];
   p.start_mse = v[5], c.run.base_lr = v[6];

@@ -39,7 +39,8 @@ struct Progression {
   double loss_sum = 0;       // over the vectors of these batches
   double seconds = 0;        // spent in this epoch so far
   double train_seconds = 0;  // of those, on batches
-  double start_mse = 0;      // validation MSE before the first epoch: of the RQ, or of the model gone on from
+  double start_mse = 0;      // validation MSE of what training started from ..
+  bool from_rq = true;       // .. which is the RQ, or else a model
   std::vector<EpochRecord> history;
 };
 

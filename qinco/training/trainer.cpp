@@ -57,8 +57,7 @@ double BatchTrainer::step(const Tensor& x) {
   return loss.item();
 }
 
-Trainer::Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, const TrainOptions& options,
-                 double start_mse)
+Trainer::Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, const TrainOptions& options)
     : model_(model), train_(train), val_(val), options_(options), trainer_(model, options.lr) {
   const int64_t d = model.config().d;
   check(train.dim() == d && val.dim() == d, "training: expected vectors of d={}, found {} and {}", d, train.dim(),
@@ -68,7 +67,12 @@ Trainer::Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, con
   run_ = {options.batch_size, options.lr, options.seed, train.size(), val.size(), train.fingerprint()};
   progress_.schedule.lr = options.lr;
   progress_.schedule.max_epochs = options.max_epochs;
-  progress_.start_mse = start_mse;
+}
+
+void Trainer::start_from(double mse, bool from_rq) {
+  progress_.start_mse = mse;
+  progress_.from_rq = from_rq;
+  if (!from_rq) progress_.schedule.best = mse;
 }
 
 int64_t Trainer::batches() const {

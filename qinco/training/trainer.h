@@ -53,13 +53,14 @@ class BatchTrainer {
 /// One training run over fixed data. The model must outlive it.
 class Trainer {
  public:
-  /// `start_mse` is the validation error to report as the start; the first epoch is better than nothing in any case.
-  Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, const TrainOptions& options, double start_mse);
+  Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, const TrainOptions& options);
+
+  /// Notes the validation error of the start: of the RQ behind an initial model (any first epoch counts as better than
+  /// that, as its networks are still random), or of a trained model gone on from, which an epoch has to beat.
+  void start_from(double mse, bool from_rq);
 
   /// Goes on from a checkpoint of the same run: sets the model's parameters. Throws Error naming what differs.
   void resume(const Checkpoint& checkpoint);
-  /// The model at the start already is what the first epoch has to beat.
-  void require_better_than_start() { progress_.schedule.best = progress_.start_mse; }
 
   /// Trains until the schedule ends (true) or a stop is requested (false): the batch is finished and the checkpoint
   /// saved. Same data, options and machine give the same bits, whether it was stopped on the way or not.

@@ -1,0 +1,77 @@
+// Models and vectors that the tests of models, codecs and training share.
+#pragma once
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <string>
+#include <unistd.h>
+
+#include "qinco/model/qinco.h"
+#include "tensor/create.h"
+#include "tensor/ops.h"
+
+namespace qinco::testing {
+
+/// A model whose every parameter is drawn from `seed`; the codebooks shrink from step to step, as an RQ's do.
+inline Qinco random_model(const QincoConfig& config, uint64_t seed, DType dtype = DType::f32) {
+  Random random(seed);
+  Qinco model(config, random, dtype);
+  for (int64_t m = 0; m < config.M; ++m) random.normal(model.codebook(m).value(), 0, 1.0 / static_cast<double>(m + 1));
+  return model;
+}
+
+/// Vectors [n,d] in the original space, of the size of the model's reconstructions.
+inline Tensor random_vectors(const QincoConfig& config, int64_t n, uint64_t seed) {
+  const Tensor x = Tensor::empty({n, config.d});
+  Random(seed, 77).normal(x, 0, 1.5 * static_cast<double>(config.db_scale));
+  return x;
+}
+
+/// Codes i32 [n,M] drawn from `seed`.
+inline Tensor random_codes(const QincoConfig& config, int64_t n, uint64_t seed) {
+  const Tensor codes = Tensor::empty({n, config.M}, DType::i32);
+  Random random(seed, 78);
+  for (int64_t i = 0; i < codes.numel(); ++i)
+    codes.data<int32_t>()[i] = static_cast<int32_t>(random.below(static_cast<uint64_t>(config.K)));
+  return codes;
+}
+
+/// ||a - b|| / ||b|| over all elements (absolute where b is 0).
+inline double relative_difference(const Tensor& a, const Tensor& b) {
+  const Tensor exact = b.contiguous().to(DType::f64);
+  const double scale = sum_squared_difference(exact, zeros_like(exact));
+  const double difference = sum_squared_difference(a.contiguous().to(DType::f64), exact);
+  return std::sqrt(difference / (scale > 0 ? scale : 1));
+}
+
+inline bool same_bits(const Tensor& a, const Tensor& b) {
+  const Tensor x = a.contiguous(), y = b.contiguous();
+  return x.shape() == y.shape() && x.dtype() == y.dtype() &&
+         (x.numel() == 0 ||
+          std::memcmp(x.bytes(), y.bytes(), static_cast<size_t>(x.numel()) * size_of(x.dtype())) == 0);
+}
+
+/// A directory of its own, removed with all in it at the end of the scope.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() {
+    std::string path = (std::filesystem::temp_directory_path() / "qinco_test_XXXXXX").string();
+    check(mkdtemp(path.data()) != nullptr, "{}: cannot make a directory", path);
+    path_ = path;
+  }
+  ~TemporaryDirectory() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+
+  std::string file(const std::string& name) const { return fmt::format("{}/{}", path_, name); }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace qinco::testing

@@ -1,0 +1,182 @@
+#include "qinco/training/trainer.h"
+
+#include <cmath>
+#include <doctest/doctest.h>
+#include <filesystem>
+#include <vector>
+
+#include "qinco/io/model_file.h"
+#include "qinco/io/vectors.h"
+#include "qinco/training/initialise.h"
+#include "tests/qinco/model_fixtures.h"
+
+using namespace qinco;
+using namespace qinco::testing;
+
+namespace {
+
+// The first values of real vectors, so that there is something to learn.
+struct Data {
+  VectorSet train, val;
+  static Data sift(int64_t nt, int64_t nval, int64_t d) {
+    const Tensor rows =
+        read_rows(std::string(QINCO_SOURCE_DIR) + "/data/sift-sample/learn.bvecs", 0, nt + nval).slice(1, 0, d);
+    return {VectorSet(rows.slice(0, 0, nt).contiguous()), VectorSet(rows.slice(0, nt, nt + nval).contiguous())};
+  }
+};
+
+constexpr int64_t kNt = 410, kNval = 100, kBatch = 64;  // 7 batches, the last of 26
+const QincoConfig kConfig{.d = 12, .M = 3, .K = 8, .L = 1, .h = 16, .db_scale = 128};
+
+TrainOptions options_with(int64_t max_epochs) {
+  TrainOptions options;
+  options.batch_size = kBatch;
+  options.max_epochs = max_epochs;
+  options.seed = 5;
+  return options;
+}
+
+Qinco start_model(const Data& data) {
+  return initial_model(kConfig, train_initial_rq(data.train, kConfig.M, kConfig.K, {}), 5);
+}
+
+// What a run left: the loss of every batch, the epochs, the parameters.
+struct Outcome {
+  std::vector<double> losses;
+  Progression progress;
+  TensorMap parameters;
+};
+
+void check_equal(const Outcome& a, const Outcome& b) {
+  CHECK(a.losses == b.losses);
+  REQUIRE(a.progress.history.size() == b.progress.history.size());
+  for (size_t i = 0; i < a.progress.history.size(); ++i) {
+    CHECK(a.progress.history[i].train_loss == b.progress.history[i].train_loss);
+    CHECK(a.progress.history[i].val_mse == b.progress.history[i].val_mse);
+    CHECK(a.progress.history[i].best == b.progress.history[i].best);
+  }
+  for (const auto& [name, tensor] : a.parameters) CHECK(same_bits(tensor, b.parameters.at(name)));
+}
+
+// A run that is stopped after each of the batches `stops` (counted from the start) and gone on with by a new trainer.
+Outcome run_with_stops(const Data& data, const TrainOptions& options, std::vector<size_t> stops) {
+  Outcome outcome;
+  for (bool finished = false; !finished;) {
+    Qinco model = start_model(data);
+    Trainer trainer(model, data.train, data.val, options);
+    if (!outcome.losses.empty()) trainer.resume(load_checkpoint(options.checkpoint_path));
+    TrainHooks hooks;
+    hooks.batch = [&](int64_t, int64_t, double loss) { outcome.losses.push_back(loss); };
+    hooks.stop_requested = [&] { return !stops.empty() && outcome.losses.size() >= stops.front(); };
+    finished = trainer.run(hooks);
+    if (!finished) stops.erase(stops.begin());
+    outcome.progress = trainer.progress();
+    outcome.parameters = model.state();
+  }
+  CHECK(stops.empty());
+  return outcome;
+}
+
+}  // namespace
+
+TEST_CASE("training lowers the validation error below the RQ's that it started from, and stores the best model") {
+  const TemporaryDirectory directory;
+  const Data data = Data::sift(3000, 500, 12);
+  QincoConfig config = kConfig;
+  config.h = 32;
+  const ResidualQuantizer rq = train_initial_rq(data.train, config.M, config.K, {});
+  Qinco model = initial_model(config, rq, 1);
+  TrainOptions options = options_with(12);
+  options.model_path = directory.file("model.safetensors");
+  Trainer trainer(model, data.train, data.val, options);
+  CHECK(trainer.run());
+  const Progression& progress = trainer.progress();
+  REQUIRE(progress.history.size() == 12);
+  CHECK(progress.history[0].best);
+  CHECK(progress.schedule.best < 0.97 * rq_mse(rq, data.val, 1));
+  CHECK(progress.history.back().train_loss < progress.history.front().train_loss);
+  CHECK(codec_mse(Codec(load_model(options.model_path)), data.val) == progress.schedule.best);
+}
+
+TEST_CASE("a run that is stopped and gone on with has the bits of one that was not") {
+  const TemporaryDirectory directory;
+  const Data data = Data::sift(kNt, kNval, kConfig.d);
+  TrainOptions options = options_with(3);
+  const Outcome straight = run_with_stops(data, options, {});
+  CHECK(straight.losses.size() == 21);
+  options.checkpoint_path = directory.file("run.checkpoint");
+  check_equal(run_with_stops(data, options, {3, 4, 12}), straight);  // within epochs, twice in one
+  check_equal(run_with_stops(data, options, {7}), straight);         // before the validation
+  check_equal(run_with_stops(data, options, {1, 14, 20}), straight);
+}
+
+TEST_CASE("training gives the same bits at any thread count") {
+  const Data data = Data::sift(kNt, kNval, kConfig.d);
+  const int threads = kernels::default_threads();
+  kernels::set_default_threads(1);
+  const Outcome serial = run_with_stops(data, options_with(2), {});
+  kernels::set_default_threads(3);
+  check_equal(run_with_stops(data, options_with(2), {}), serial);
+  kernels::set_default_threads(threads);
+}
+
+TEST_CASE("an epoch visits every vector once, in an order of its own, the last batch being smaller") {
+  const Data data = Data::sift(kNt, kNval, kConfig.d);
+  Qinco model = start_model(data);
+  Trainer trainer(model, data.train, data.val, options_with(1));
+  std::vector<int64_t> done;
+  TrainHooks hooks;
+  hooks.batch = [&](int64_t vectors, int64_t total, double) {
+    CHECK(total == kNt);
+    done.push_back(vectors);
+  };
+  CHECK(trainer.run(hooks));
+  CHECK(done == std::vector<int64_t>{64, 128, 192, 256, 320, 384, 410});
+}
+
+TEST_CASE("a model gone on from has to be beaten before anything counts as better") {
+  const Data data = Data::sift(kNt, kNval, kConfig.d);
+  Qinco model = start_model(data);
+  Trainer trainer(model, data.train, data.val, options_with(2));
+  trainer.start_from(1e-9, false);
+  CHECK(trainer.run());
+  for (const EpochRecord& epoch : trainer.progress().history) CHECK_FALSE(epoch.best);
+  CHECK(trainer.progress().schedule.best == 1e-9);
+}
+
+TEST_CASE("training that diverges says so") {
+  const Data data = Data::sift(kNt, kNval, kConfig.d);
+  Qinco model = start_model(data);
+  TrainOptions options = options_with(5);
+  options.lr = 1e30;
+  Trainer trainer(model, data.train, data.val, options);
+  CHECK_THROWS_WITH_AS(trainer.run(), doctest::Contains("training diverged: loss"), Error);
+}
+
+TEST_CASE("vectors of another dimension than the model's are an error") {
+  const Data data = Data::sift(kNt, kNval, kConfig.d + 1);
+  Random random(1);
+  Qinco model(kConfig, random);
+  CHECK_THROWS_WITH_AS(Trainer(model, data.train, data.val, options_with(1)),
+                       "training: expected vectors of d=12, found 13 and 13", Error);
+}
+
+TEST_CASE("vector sets of bytes and of floats hold the same vectors") {
+  const std::string path = std::string(QINCO_SOURCE_DIR) + "/data/sift-sample/query.bvecs";
+  const VectorFile file = VectorFile::open(path);
+  const VectorSet bytes(file, 10, 310);
+  const Tensor rows = read_rows(path, 10, 310);
+  const VectorSet floats(rows);
+  CHECK(bytes.size() == 300);
+  CHECK(bytes.dim() == 128);
+  CHECK(bytes.max_entry() == floats.max_entry());
+  CHECK(bytes.fingerprint() == floats.fingerprint());
+  CHECK(bytes.fingerprint() != VectorSet(file, 11, 311).fingerprint());
+  const std::vector<int32_t> ids = {299, 0, 17, 17};
+  const Tensor a = Tensor::empty({4, 128}), b = Tensor::empty({4, 128});
+  bytes.gather(4, ids.data(), a.data<float>());
+  floats.gather(4, ids.data(), b.data<float>());
+  CHECK(same_bits(a, b));
+  CHECK(same_bits(a.slice(0, 2, 3), rows.slice(0, 17, 18)));
+  CHECK_THROWS_AS(VectorSet(file, 0, file.size() + 1), Error);
+}
