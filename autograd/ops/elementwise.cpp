@@ -1,6 +1,7 @@
 // Element-wise operations. Un-broadcasting of gradients is the engine's business.
 #include "autograd/node.h"
 #include "autograd/ops.h"
+#include "kernels/functors.h"
 #include "tensor/create.h"
 #include "tensor/ops.h"
 
@@ -10,32 +11,14 @@ namespace {
 
 using kernels::UnaryOp;
 
-// Which of x and y = op(x) the derivative reads (kernels/functors.h): only that is kept for the backward pass.
-enum class Reads { nothing, input, output };
-
-Reads derivative_reads(UnaryOp op) {
-  switch (op) {
-    case UnaryOp::neg:
-      return Reads::nothing;
-    case UnaryOp::gelu:
-    case UnaryOp::log:
-    case UnaryOp::square:
-      return Reads::input;
-    case UnaryOp::relu:
-    case UnaryOp::tanh:
-    case UnaryOp::sigmoid:
-    case UnaryOp::exp:
-    case UnaryOp::sqrt:
-      break;
-  }
-  return Reads::output;
-}
-
+// Only what the derivative reads of x and y = op(x) is kept for the backward pass.
 Variable apply(const char* op_name, UnaryOp op, const Variable& x) {
   const Tensor y = qinco::unary(op, x.value());
-  const Reads reads = derivative_reads(op);
-  const Tensor saved_x = reads == Reads::input ? x.value() : Tensor();
-  const Tensor saved_y = reads == Reads::output ? y : Tensor();
+  Tensor saved_x, saved_y;
+  kernels::functors::visit_unary(op, [&](auto functor) {
+    if (functor.kReadsX) saved_x = x.value();
+    if (functor.kReadsY) saved_y = y;
+  });
   return record(op_name, y, {x}, [op, saved_x, saved_y](const Tensor& g, InputGradients& into) {
     into.set(0, qinco::unary_backward(op, saved_x, saved_y, g));
   });

@@ -1,0 +1,180 @@
+// Modules: names, initialisation, state, files.
+#include <cmath>
+#include <doctest/doctest.h>
+
+#include "autograd/nn/layers.h"
+#include "tensor/create.h"
+#include "tensor/ops.h"
+#include "tests/support.h"
+
+using namespace qinco;
+using namespace qinco::tests;
+using autograd::Variable;
+
+namespace {
+
+struct Net : nn::Module {
+  explicit Net(uint64_t seed) : random(seed) {}
+  Random random;
+  nn::Embedding& codebook = register_module("codebook", nn::Embedding(5, 4, random));
+  nn::Sequential& body =
+      register_module("body", nn::Sequential(nn::Linear(4, 8, random), nn::ReLU(), nn::Linear(8, 3, false, random)));
+  Variable scale = register_parameter("scale", ones({3}));
+
+  Variable operator()(const Tensor& ids) { return body(codebook(ids)) * scale; }
+};
+
+std::vector<std::string> names(const nn::Module& module) {
+  std::vector<std::string> all;
+  for (const auto& [name, parameter] : module.named_parameters()) all.push_back(name);
+  return all;
+}
+
+struct Moments {
+  double mean, variance, low, high;
+};
+Moments moments(const Tensor& x) {
+  const Tensor values = x.to(DType::f64).reshape({-1});
+  const auto n = static_cast<double>(values.numel());
+  const double mean = sum(values).item<double>() / n;
+  double low = mean, high = mean;
+  for (int64_t i = 0; i < values.numel(); ++i) {
+    low = std::min(low, values.data<double>()[i]);
+    high = std::max(high, values.data<double>()[i]);
+  }
+  return {mean, sum_squared_difference(values, full(values.shape(), mean, DType::f64)) / n, low, high};
+}
+
+}  // namespace
+
+TEST_CASE("nn: parameters have PyTorch's names, in order") {
+  const Net net(1);
+  CHECK(names(net) ==
+        std::vector<std::string>{"scale", "codebook.weight", "body.0.weight", "body.0.bias", "body.2.weight"});
+  CHECK(net.parameter_count() == 3 + 20 + 32 + 8 + 24);
+}
+
+TEST_CASE("nn: Linear starts uniform in +-1/sqrt(in), bias too") {
+  Random random(5);
+  const nn::Linear layer(100, 2000, random);
+  for (const Variable& parameter : {layer.weight, layer.bias}) {
+    const Moments m = moments(parameter.value());
+    const auto n = static_cast<double>(parameter.value().numel());
+    CHECK(m.low >= -0.1);
+    CHECK(m.high <= 0.1);
+    CHECK(m.high - m.low >= 0.199);
+    const double variance = 0.2 * 0.2 / 12;
+    CHECK(std::abs(m.mean) <= 4 * std::sqrt(variance / n));
+    CHECK(m.variance == doctest::Approx(variance).epsilon(6 / std::sqrt(n)));
+  }
+}
+
+TEST_CASE("nn: Embedding starts normal, LayerNorm at 1 and 0") {
+  Random random(6);
+  const nn::Embedding embedding(500, 200, random);
+  const Moments m = moments(embedding.weight.value());
+  CHECK(std::abs(m.mean) <= 4 / std::sqrt(1e5));
+  CHECK(m.variance == doctest::Approx(1).epsilon(6 * std::sqrt(2 / 1e5)));
+  CHECK(m.high >= 3.5);
+  nn::LayerNorm norm(7);
+  CHECK(same_bits(norm.weight.value(), ones({7})));
+  CHECK(same_bits(norm.bias.value(), zeros({7})));
+  Tensor x = Tensor::empty({3, 7});
+  random.normal(x, 5, 2);
+  const Moments normalised = moments(norm(x).value());
+  CHECK(std::abs(normalised.mean) <= 1e-6);
+  CHECK(normalised.variance == doctest::Approx(1).epsilon(1e-4));
+}
+
+TEST_CASE("nn: the same seed gives the same module") {
+  CHECK(same_bits(Net(3).state().at("body.0.weight"), Net(3).state().at("body.0.weight")));
+  CHECK(!same_bits(Net(3).state().at("body.0.weight"), Net(4).state().at("body.0.weight")));
+}
+
+TEST_CASE("nn: Sequential fuses Linear and ReLU without a difference") {
+  Random random(8);
+  nn::Linear linear(6, 5, random);
+  const Variable weight = linear.weight, bias = linear.bias;
+  nn::Sequential fused(std::move(linear), nn::ReLU(), nn::Tanh());
+  Tensor x = Tensor::empty({4, 6});
+  random.normal(x);
+  const Variable apart = autograd::tanh(autograd::relu(autograd::linear(x, weight, bias)));
+  const Variable y = fused(x);
+  CHECK(worst_difference(y.value(), apart.value()) <= 1e-6);
+  autograd::sum(y).backward();
+  const Tensor grad = weight.grad();
+  fused.zero_grad();
+  autograd::sum(apart).backward();
+  CHECK(worst_difference(grad, weight.grad()) <= 1e-6);
+  CHECK(!(grad.numel() == 0));
+}
+
+TEST_CASE("nn: activations are the operations of their names") {
+  const Tensor x = arange(7, -3);
+  CHECK(same_bits(nn::ReLU()(x).value(), relu(x)));
+  CHECK(same_bits(nn::GELU()(x).value(), gelu(x)));
+  CHECK(same_bits(nn::Tanh()(x).value(), tanh(x)));
+  CHECK(same_bits(nn::Sigmoid()(x).value(), sigmoid(x)));
+}
+
+TEST_CASE("nn: Dropout in training and not") {
+  nn::Sequential net(nn::Dropout(0.25, 9));
+  const Tensor x = ones({100, 100});
+  net.eval();
+  CHECK(same_bits(net(x).value(), x));
+  net.train();
+  const Tensor y = net(x).value();
+  const Moments m = moments(y);
+  CHECK(m.low == 0);
+  CHECK(m.high == doctest::Approx(1 / 0.75));
+  CHECK(std::abs(m.mean - 1) <= 4 * std::sqrt(0.25 / 0.75 / 1e4));
+  CHECK(!same_bits(net(x).value(), y));
+  CHECK(contains(error_of([] { nn::Dropout(1, 0); }), "expected 0 <= p < 1, found 1"));
+}
+
+TEST_CASE("nn: a module that moved keeps its children and their references") {
+  Net net(2);
+  const Tensor ids = from_vector<int32_t>({0, 4, 2});
+  const Tensor expected = net(ids).value();
+  Net moved(std::move(net));
+  CHECK(same_bits(moved(ids).value(), expected));
+  CHECK(names(moved).size() == 5);
+}
+
+TEST_CASE("nn: state and files carry every parameter") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("net.safetensors");
+  Net net(1), other(2);
+  const Tensor ids = from_vector<int32_t>({1, 3});
+  CHECK(!same_bits(net(ids).value(), other(ids).value()));
+  nn::save(net, path, {{"format", "test"}});
+  nn::load(other, path);
+  CHECK(same_bits(net(ids).value(), other(ids).value()));
+  CHECK(read_safetensors(path).metadata.at("format") == "test");
+
+  TensorMap state = net.state();
+  CHECK(!state.at("scale").shares_storage(net.scale.value()));
+  const auto load = [&] { other.load(state); };
+  state["scale"] = ones({4});
+  CHECK(error_of(load) == "load: scale: expected f32 [3], found f32 [4]");
+  state["scale"] = ones({3}, DType::f64);
+  CHECK(error_of(load) == "load: scale: expected f32 [3], found f64 [3]");
+  state.erase("scale");
+  CHECK(error_of(load) == "load: parameter scale is missing");
+  state["scale"] = zeros({3});
+  state["stray"] = ones({1});
+  CHECK(error_of(load) == "load: unexpected parameter stray");
+  CHECK(same_bits(other.scale.value(), ones({3})));
+  write_safetensors(path, {state, {}});
+  CHECK(error_of([&] { nn::load(other, path); }) == path + ": load: unexpected parameter stray");
+}
+
+TEST_CASE("nn: names are unique") {
+  struct Twice : nn::Module {
+    Twice() {
+      register_parameter("w", ones({1}));
+      register_parameter("w", ones({1}));
+    }
+  };
+  CHECK(contains(error_of([] { Twice(); }), "two parameters named w"));
+}

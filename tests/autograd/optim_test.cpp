@@ -1,0 +1,192 @@
+// Optimisers and schedules: closed forms, resuming to the bit, errors. PyTorch's trajectories are in golden_test.cpp.
+#include <cmath>
+#include <doctest/doctest.h>
+#include <memory>
+
+#include "autograd/nn/layers.h"
+#include "autograd/optim/optimizer.h"
+#include "autograd/optim/schedule.h"
+#include "kernels/context.h"
+#include "tensor/create.h"
+#include "tensor/ops.h"
+#include "tests/support.h"
+
+using namespace qinco;
+using namespace qinco::tests;
+using autograd::Variable;
+
+namespace {
+
+/// A small regression problem and the three optimisers on it.
+struct Problem {
+  explicit Problem(const std::string& kind) : random(11), optimizer(make(kind)) {
+    random.normal(x);
+    random.normal(y);
+  }
+  std::unique_ptr<optim::Optimizer> make(const std::string& kind) {
+    if (kind == "sgd")
+      return std::make_unique<optim::SGD>(net.parameters(), optim::SgdOptions{.lr = 0.05, .momentum = 0.9});
+    if (kind == "adam") return std::make_unique<optim::Adam>(net.parameters(), optim::AdamOptions{.lr = 0.01});
+    return std::make_unique<optim::AdamW>(net.parameters());
+  }
+  double step() {
+    optimizer->zero_grad();
+    const Variable loss = autograd::mse_loss(net(x), y);
+    loss.backward();
+    optimizer->step();
+    return loss.item();
+  }
+
+  Random random;
+  Tensor x = Tensor::empty({64, 10}), y = Tensor::empty({64, 3});
+  nn::Sequential net{nn::Linear(10, 16, random), nn::ReLU(), nn::Linear(16, 3, random)};
+  std::unique_ptr<optim::Optimizer> optimizer;
+};
+
+}  // namespace
+
+TEST_CASE("optim: saved, loaded and continued is bit-equal to never stopped") {
+  const TemporaryDirectory directory;
+  for (const std::string kind : {"sgd", "adam", "adamw"}) {
+    CAPTURE(kind);
+    Problem whole(kind), first(kind), second(kind);
+    for (int i = 0; i < 7; ++i) {
+      whole.step();
+      first.step();
+    }
+    first.optimizer->set_lr(0.003);
+    whole.optimizer->set_lr(0.003);
+    nn::save(first.net, directory.file("net"));
+    write_safetensors(directory.file("optimizer"), {first.optimizer->state(), {}});
+    second.step();  // a state that loading must replace
+    nn::load(second.net, directory.file("net"));
+    second.optimizer->load_state(read_safetensors(directory.file("optimizer")).tensors);
+    CHECK(second.optimizer->lr() == 0.003);
+    for (int i = 0; i < 5; ++i) CHECK(whole.step() == second.step());
+    for (const auto& [name, value] : whole.net.state()) {
+      CAPTURE(name);
+      CHECK(same_bits(value, second.net.state().at(name)));
+    }
+  }
+}
+
+TEST_CASE("optim: reset_state is a fresh start") {
+  for (const std::string kind : {"sgd", "adam", "adamw"}) {
+    Problem used(kind), fresh(kind);
+    for (int i = 0; i < 5; ++i) used.step();
+    used.optimizer->reset_state();
+    fresh.net.load(used.net.state());
+    for (int i = 0; i < 3; ++i) CHECK(used.step() == fresh.step());
+  }
+}
+
+TEST_CASE("optim: the same bits at any thread count") {
+  const int threads = kernels::default_threads();
+  std::vector<double> losses[2];
+  for (const int n : {1, 3}) {
+    kernels::set_default_threads(n);
+    Problem problem("adam");
+    for (int i = 0; i < 10; ++i) losses[n == 1 ? 0 : 1].push_back(problem.step());
+  }
+  kernels::set_default_threads(threads);
+  CHECK(losses[0] == losses[1]);
+  CHECK(losses[0].back() < losses[0].front());
+}
+
+TEST_CASE("optim: first steps in closed form") {
+  const auto stepped = [](auto&& make) {
+    Variable x(from_vector<double>({1, 2}), true);
+    x.set_grad(from_vector<double>({0.5, -4}));
+    auto optimizer = make(std::vector<Variable>{x});
+    optimizer.step();
+    return x.value().clone();
+  };
+  // SGD with L2: p - lr (g + wd p).
+  const Tensor sgd = stepped([](auto p) { return optim::SGD(p, {.lr = 0.1, .weight_decay = 0.2}); });
+  CHECK(worst_difference(sgd, from_vector<double>({1 - 0.1 * 0.7, 2 + 0.1 * 3.6})) <= 1e-15);
+  // Adam's first step is lr * sign(g), whatever the gradient's size (eps aside).
+  const Tensor adam = stepped([](auto p) { return optim::Adam(p, {.lr = 0.1}); });
+  CHECK(worst_difference(adam, from_vector<double>({0.9, 2.1})) <= 1e-8);
+  // AdamW also shrinks p by lr * wd.
+  const Tensor adamw = stepped([](auto p) { return optim::AdamW(p, {.lr = 0.1, .weight_decay = 0.5}); });
+  CHECK(worst_difference(adamw, from_vector<double>({0.9 - 0.05, 2.1 - 0.1})) <= 1e-8);
+}
+
+TEST_CASE("optim: parameters without a gradient stay, and their steps are not counted") {
+  Variable used(ones({2}), true), idle(ones({2}), true);
+  optim::Adam adam({used, idle});
+  used.set_grad(ones({2}));
+  adam.step();
+  CHECK(!same_bits(used.value(), ones({2})));
+  CHECK(same_bits(idle.value(), ones({2})));
+  const TensorMap state = adam.state();
+  CHECK(same_bits(state.at("steps"), from_vector<int64_t>({1, 0})));
+  CHECK(state.count("m.0") == 1);
+  CHECK(state.count("m.1") == 0);
+}
+
+TEST_CASE("optim: errors") {
+  Problem problem("adam");
+  problem.step();
+  TensorMap state = problem.optimizer->state();
+  const auto load = [&] { problem.optimizer->load_state(state); };
+  state["v.1"] = ones({2});
+  CHECK(error_of(load) == "optimizer: state v.1: expected f32 [16], found f32 [2]");
+  state.erase("v.1");
+  CHECK(error_of(load) == "optimizer: state v.1 is missing");
+  Problem other("sgd");
+  other.step();
+  CHECK(error_of([&] { problem.optimizer->load_state(other.optimizer->state()); }) ==
+        "optimizer: state m.0 is missing");
+  state = problem.optimizer->state();
+  state["stray"] = ones({1});
+  CHECK(contains(error_of(load), "entries of state"));
+  CHECK(contains(error_of([&] { problem.optimizer->set_lr(std::nan("")); }), "expected a learning rate >= 0"));
+  CHECK(contains(error_of([] { optim::SGD({}, {.nesterov = true}); }), "nesterov needs a momentum"));
+  CHECK(contains(error_of([] { optim::Adam({Variable(ones({2}))}); }), "leaves that require a gradient"));
+}
+
+TEST_CASE("optim: clip_grad_norm scales to the joint norm") {
+  Variable a(zeros({2}, DType::f64), true), b(zeros({1}, DType::f64), true), none(zeros({1}, DType::f64), true);
+  a.set_grad(from_vector<double>({3, 0}));
+  b.set_grad(from_vector<double>({4}));
+  CHECK(optim::clip_grad_norm({a, b, none}, 10) == 5);
+  CHECK(same_bits(a.grad(), from_vector<double>({3, 0})));
+  CHECK(optim::clip_grad_norm({a, b, none}, 1) == 5);
+  CHECK(worst_difference(a.grad(), from_vector<double>({0.6, 0})) <= 1e-15);
+  CHECK(worst_difference(b.grad(), from_vector<double>({0.8})) <= 1e-15);
+}
+
+TEST_CASE("schedule: plateau and cosine resume where they stopped") {
+  optim::ReduceOnPlateau whole(1, {.patience = 2, .cooldown = 1}), half(1, {.patience = 2, .cooldown = 1});
+  optim::CosineSchedule cosine(1, {.steps = 20, .warmup = 4}), resumed(1, {.steps = 20, .warmup = 4});
+  const auto loss = [](int i) { return i < 5 ? 10.0 - i : 6.0; };
+  for (int i = 0; i < 9; ++i) {
+    whole.step(loss(i));
+    half.step(loss(i));
+    cosine.step();
+  }
+  optim::ReduceOnPlateau second(123, {.patience = 2, .cooldown = 1});
+  second.load_state(half.state());
+  resumed.load_state(cosine.state());
+  for (int i = 9; i < 30; ++i) {
+    CHECK(whole.step(loss(i)) == second.step(loss(i)));
+    CHECK(cosine.step() == resumed.step());
+  }
+  CHECK(whole.lr() < 1e-3);
+  CHECK(contains(error_of([&] { second.load_state(cosine.state()); }), "state lr is missing"));
+}
+
+TEST_CASE("schedule: a NaN counts as bad; warm-up rises in a line") {
+  optim::ReduceOnPlateau plateau(1, {.factor = 0.5, .patience = 0});
+  CHECK(plateau.step(1) == 1);
+  CHECK(plateau.step(std::nan("")) == 0.5);
+  CHECK(plateau.step(0.5) == 0.5);
+  const optim::CosineSchedule cosine(2, {.steps = 12, .warmup = 4, .min_lr = 0.5});
+  CHECK(cosine.lr_at(0) == 0.5);
+  CHECK(cosine.lr_at(3) == 2);
+  CHECK(cosine.lr_at(4) == 2);
+  CHECK(cosine.lr_at(8) == doctest::Approx(1.25));
+  CHECK(cosine.lr_at(12) == 0.5);
+  CHECK(cosine.lr_at(100) == 0.5);
+}

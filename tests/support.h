@@ -1,0 +1,82 @@
+// What tests of several floors need.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <doctest/doctest.h>
+#include <filesystem>
+#include <functional>
+#include <limits>
+#include <string>
+#include <unistd.h>
+
+#include "kernels/check.h"
+#include "tensor/tensor.h"
+
+namespace qinco::tests {
+
+/// Same dtype, shape and bits.
+inline bool same_bits(const Tensor& a, const Tensor& b) {
+  if (!a.defined() || !b.defined() || a.dtype() != b.dtype() || !(a.shape() == b.shape())) return false;
+  const Tensor left = a.contiguous(), right = b.contiguous();
+  return a.numel() == 0 ||
+         std::memcmp(left.bytes(), right.bytes(), static_cast<size_t>(a.numel()) * size_of(a.dtype())) == 0;
+}
+
+/// The largest |a - b|, in units of max(1, largest |b|); NaN if any element of either is NaN; infinity if shapes
+/// differ.
+inline double worst_difference(const Tensor& a, const Tensor& b) {
+  if (!(a.shape() == b.shape())) return std::numeric_limits<double>::infinity();
+  const Tensor left = a.to(DType::f64).contiguous(), right = b.to(DType::f64).contiguous();
+  double worst = 0, scale = 1;
+  for (int64_t i = 0; i < left.numel(); ++i) {
+    const double x = left.data<double>()[i], y = right.data<double>()[i];
+    if (!(std::abs(x - y) <= worst)) worst = std::abs(x - y);
+    if (std::isnan(worst)) return worst;
+    scale = std::max(scale, std::abs(y));
+  }
+  return worst / scale;
+}
+
+/// The message of the Error that `action` throws; fails the test if it throws none.
+inline std::string error_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    CHECK_MESSAGE(message.find('\n') == std::string::npos, "more than one line: " << message);
+    return message;
+  }
+  FAIL_CHECK("expected an Error");
+  return {};
+}
+
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+/// A new empty directory, removed with all it holds at the end of the scope.
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() {
+    std::string name = (std::filesystem::temp_directory_path() / "qinco-test-XXXXXX").string();
+    REQUIRE(::mkdtemp(name.data()) != nullptr);
+    path_ = name;
+  }
+  ~TemporaryDirectory() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+
+  std::string file(const std::string& name) const { return (path_ / name).string(); }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace qinco::tests
