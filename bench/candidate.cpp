@@ -114,7 +114,7 @@ double seconds_per_thread(const Context& context, const Work& work) {
 
 Measured measure(const Shape& s, const Context& context, Isa isa, int repeats, double scale) {
   const double flop = 2.0 * s.K * s.d * s.h * (2 * s.L - 1);
-  const int64_t n = std::max<int64_t>(8, static_cast<int64_t>(2e9 * context.threads / flop));
+  const int64_t n = std::max<int64_t>(64, static_cast<int64_t>(2e9 * context.threads / flop));
   Problem problem(s, n, context, isa, scale);
   problem.pack();
   problem.search();

@@ -189,7 +189,7 @@ class FlushDenormals {
                                     int64_t begin, int64_t end, float* scratch) {
   const int64_t d = layout.d, h = layout.h, vectors = end - begin, units = vectors * layout.blocks();
   const int64_t group = group_size(layout);
-  alignas(64) float distances[kMaxGroup][kTileWidth];
+  alignas(64) float distances[kMaxGroup * kTileWidth];
   float best[kMaxGrain];
   for (int64_t i = 0; i < vectors; ++i) {
     best[i] = __builtin_inff();
@@ -206,12 +206,12 @@ class FlushDenormals {
                                s.up_row + i * h, s.row + i * d, s.target + i * d};
       tile.hidden = scratch + t / kUnits * (d + h) * kTileWidth;
       tile.z = tile.hidden + h * kTileWidth;
-      tile.distances = distances[t / kUnits];
+      tile.distances = distances + t / kUnits * kTileWidth;
     }
     measure(layout, packed, tiles, count);
     for (int64_t t = 0; t < here; ++t) {
       const int64_t k = (u0 + t) / vectors * kLanes, i = (u0 + t) % vectors;
-      const float* const unit = &distances[0][0] + t * kLanes;
+      const float* const unit = distances + t * kLanes;
       for (int64_t j = 0; j < at_most(kLanes, layout.K - k); ++j) {
         if (unit[j] < best[i]) {
           best[i] = unit[j];
