@@ -164,7 +164,7 @@ void gemm(const Context& context, const Gemm<float>& g) {
     run_pass(context, {g, 0, g.k, 0, g.n, nullptr}, Tasks(g.m, g.n, g.k), nullptr, 0);
     return;
   }
-  const int64_t k_blocks = larger(1, blocks_of(g.k, kBlockK));  // k = 0 still takes one pass, for the epilogue
+  const int64_t k_blocks = larger(1, blocks_of(g.k, kBlockK));
   const int64_t block_k = larger(1, blocks_of(blocks_of(g.k, k_blocks), kLanes)) * kLanes;
   const int64_t block_n = smaller(kBlockN, blocks_of(g.n, kTileCols) * kTileCols);
   ScratchFrame frame(context);

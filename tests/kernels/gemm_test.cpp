@@ -158,7 +158,7 @@ TEST_CASE("gemm: within the rounding bound of the double reference") {
     Problem p(s, false);
     const std::vector<float> c_before = p.c.store;
     for (const Isa isa : available_isas()) {
-      CAPTURE(isa_name(isa));
+      CAPTURE(std::string(isa_name(isa)));
       p.c.store = c_before;
       const Gemm<float>& g = p.gemm;
       table<float>(isa).gemm(with_threads(1), g);
@@ -188,7 +188,7 @@ TEST_CASE("gemm: the same bits at 1, 2 and 3 threads") {
     for (const Case& s : {Case{500, 130, 300, false, true, bias_relu}, Case{256, 128, 1024, true, false, accumulate},
                           Case{7, 2000, 333, false, false, none}, Case{3, 3000, 500, false, true, none},
                           Case{1000, 700, 90, true, true, residual}}) {
-      CAPTURE(isa_name(isa));
+      CAPTURE(std::string(isa_name(isa)));
       const std::vector<float> one = run(isa, s, 1, false);
       CHECK(same_bits(one, run(isa, s, 2, false)));
       CHECK(same_bits(one, run(isa, s, 3, false)));
