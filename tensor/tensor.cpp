@@ -62,7 +62,8 @@ Tensor Tensor::reshape(Shape shape) const {
   int inferred = -1;
   int64_t known = 1;
   for (int i = 0; i < shape.size(); ++i) {
-    if (shape[i] == -1 && inferred < 0)
+    check(shape[i] >= 0 || (shape[i] == -1 && inferred < 0), "reshape: {} is no shape", asked.str());
+    if (shape[i] < 0)
       inferred = i;
     else
       known = checked_mul(known, shape[i], "reshape");

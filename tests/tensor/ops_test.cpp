@@ -1,0 +1,145 @@
+// Tensor operations on layouts that kernels cannot read at once: broadcast, transposed, empty. Their arithmetic is
+// tested through autograd (tests/autograd/op_cases.h) and the kernels (tests/kernels).
+#include "tensor/ops.h"
+
+#include <cmath>
+#include <doctest/doctest.h>
+
+#include "tensor/create.h"
+#include "tensor/random.h"
+#include "tests/support.h"
+
+using namespace qinco;
+using namespace qinco::tests;
+
+namespace {
+
+Tensor drawn(const Shape& shape, uint64_t seed) {
+  Tensor x = Tensor::empty(shape);
+  Random(seed).uniform(x, 0.5, 2);
+  return x;
+}
+
+// Element (i0, i1, ...) of x for the flat row-major index `at` into `shape`, broadcasting x.
+float element(const Tensor& x, const Shape& shape, int64_t at) {
+  Tensor rest = x.expand(shape);
+  int64_t scale = shape.numel();
+  for (int i = 0; i < shape.size(); ++i) {
+    scale /= shape[i];
+    rest = rest.row(at / scale);
+    at %= scale;
+  }
+  return rest.item<float>();
+}
+
+}  // namespace
+
+TEST_CASE("tensor ops: broadcasting of every layout equals the loop") {
+  const Tensor full3 = drawn({3, 4, 5}, 1);
+  const std::vector<Tensor> operands{full3,
+                                     drawn({5}, 2),
+                                     drawn({4, 1}, 3),
+                                     drawn({3, 1, 1}, 4),
+                                     drawn({3, 1, 5}, 5),
+                                     drawn({1, 4, 5}, 6),
+                                     drawn({}, 7),
+                                     drawn({5, 4, 3}, 8).transpose(0, 2),
+                                     drawn({5, 4}, 9).transpose(0, 1),
+                                     drawn({3, 4, 9}, 10).slice(2, 2, 7),
+                                     drawn({4, 9}, 11).slice(1, 2, 7),
+                                     drawn({3, 8, 5}, 12).slice(1, 1, 5)};
+  for (const Tensor& a : operands)
+    for (const Tensor& b : operands) {
+      CAPTURE(a.shape().str());
+      CAPTURE(b.shape().str());
+      const Tensor difference = sub(a, b), product = mul(a, b);
+      const Shape shape = broadcast_shapes(a.shape(), b.shape(), "test");
+      REQUIRE(difference.shape() == shape);
+      for (int64_t i = 0; i < shape.numel(); ++i) {
+        const float x = element(a, shape, i), y = element(b, shape, i);
+        CHECK(difference.data<float>()[i] == x - y);
+        CHECK(product.data<float>()[i] == x * y);
+      }
+    }
+}
+
+TEST_CASE("tensor ops: sum_to undoes expand") {
+  const Shape wide{2, 3, 4, 5};
+  for (const Shape& narrow : {Shape{}, {5}, {4, 1}, {3, 1, 1}, {2, 1, 4, 1}, {1, 3, 1, 5}, {2, 3, 4, 5}}) {
+    CAPTURE(narrow.str());
+    const Tensor x = arange(narrow.numel(), 1, 1, DType::f64).reshape(narrow);
+    const double repeats = static_cast<double>(wide.numel()) / static_cast<double>(narrow.numel());
+    CHECK(same_bits(sum_to(x.expand(wide), narrow), scale(x, repeats)));
+  }
+  CHECK(contains(error_of([] { sum_to(ones({2, 3}), {2}); }), "do not broadcast"));
+  CHECK(contains(error_of([] { sum_to(ones({2, 1}), {2, 3}); }), "[2,3] does not broadcast to [2,1]"));
+}
+
+TEST_CASE("tensor ops: matmul and linear read transposed and sliced views in place") {
+  const Tensor a = drawn({7, 5}, 1), b = drawn({5, 6}, 2), bias = drawn({6}, 3);
+  const Tensor expected = matmul(a.to(DType::f64), b.to(DType::f64));
+  const Tensor at = a.transpose(0, 1).contiguous(), bt = b.transpose(0, 1).contiguous();
+  const Tensor wide_a = concat({drawn({7, 2}, 4), a, drawn({7, 1}, 5)}, 1).slice(1, 2, 7);
+  for (const Tensor& left : {a, at.transpose(0, 1), wide_a}) {
+    for (const Tensor& right : {b, bt.transpose(0, 1)}) CHECK(worst_difference(matmul(left, right), expected) <= 1e-6);
+    CHECK(worst_difference(matmul(left, bt, false, true), expected) <= 1e-6);
+    CHECK(worst_difference(linear(left, bt), expected) <= 1e-6);
+    CHECK(worst_difference(linear(left, b.transpose(0, 1), bias), add(expected, bias.to(DType::f64))) <= 1e-6);
+  }
+  CHECK(worst_difference(matmul(at, bt, true, true), expected) <= 1e-6);
+  // One row, one column, and rows or columns picked out of a matrix.
+  CHECK(worst_difference(matmul(a.slice(0, 3, 4), b), expected.slice(0, 3, 4)) <= 1e-6);
+  CHECK(worst_difference(matmul(a, b.slice(1, 2, 3)), expected.slice(1, 2, 3)) <= 1e-6);
+  CHECK(worst_difference(matmul(at.slice(1, 3, 4).transpose(0, 1), b), expected.slice(0, 3, 4)) <= 1e-6);
+}
+
+TEST_CASE("tensor ops: empty tensors") {
+  CHECK(matmul(ones({0, 3}), ones({3, 2})).shape() == Shape{0, 2});
+  CHECK(same_bits(matmul(ones({2, 0}), ones({0, 3})), zeros({2, 3})));
+  CHECK(add(ones({0, 3}), ones({3})).shape() == Shape{0, 3});
+  CHECK(sum(ones({0})).item<double>() == 0);
+  CHECK(same_bits(sum(ones({0, 2}), 0), zeros({2})));
+  CHECK(gather_rows(ones({3, 2}), Tensor::empty({0}, DType::i32)).shape() == Shape{0, 2});
+  CHECK(concat({ones({0, 2}), ones({1, 2})}, 0).shape() == Shape{1, 2});
+  CHECK(relu(ones({0})).numel() == 0);
+  CHECK(contains(error_of([] { mean(ones({0})); }), "no elements"));
+  CHECK(contains(error_of([] { softmax(ones({2, 0})); }), "softmax"));
+  CHECK(contains(error_of([] { argmin_rows(ones({2, 0})); }), "argmin_rows"));
+}
+
+TEST_CASE("tensor ops: rows by index and back") {
+  const Tensor table = drawn({4, 2, 3}, 1), ids = from_vector<int32_t>({3, 0, 3, 1, 3}, {5});
+  const Tensor rows = gather_rows(table, ids);
+  CHECK(rows.shape() == Shape{5, 2, 3});
+  CHECK(same_bits(rows.row(4), table.row(3)));
+  CHECK(same_bits(gather_rows(table.transpose(1, 2), ids), rows.transpose(1, 2).contiguous()));
+  const Tensor counts = ones({4});
+  scatter_add_rows(counts, ids, ones({5}));
+  CHECK(same_bits(counts, from_vector<float>({2, 2, 1, 4})));
+  CHECK(contains(error_of([&] { gather_rows(table, from_vector<int64_t>({1})); }), "expected ids i32, found i64"));
+  CHECK(contains(error_of([&] { scatter_add_rows(counts, ids, ones({4})); }), "expected x f32 [5], found f32 [4]"));
+}
+
+TEST_CASE("tensor ops: reductions in closed form") {
+  const Tensor x = from_vector<float>({3, -1, 2, 5, -1, 4}, {2, 3});
+  CHECK(same_bits(argmin_rows(x), from_vector<int32_t>({1, 1})));
+  CHECK(same_bits(argmin_rows(x.transpose(0, 1)), from_vector<int32_t>({0, 0, 0})));
+  CHECK(same_bits(row_squared_norms(x), from_vector<float>({14, 42})));
+  CHECK(sum_squared_difference(x, zeros({2, 3})) == 56);
+  CHECK(mean(x).item<float>() == 2);
+  CHECK(same_bits(mean(x, 1), from_vector<float>({4.0f / 3, 8.0f / 3})));
+  CHECK(worst_difference(log_sum_exp(zeros({2, 3})), full({2}, std::log(3.0))) <= 1e-6);
+  // More ones than a float can count one by one.
+  CHECK(sum(scalar(1).expand({40'000'000})).item<double>() == 4e7);
+}
+
+TEST_CASE("tensor ops: concat of every dtype") {
+  for (const DType dtype : {DType::u8, DType::f16, DType::i32, DType::f64}) {
+    const Tensor a = arange(6, 0, 1, dtype).reshape({2, 3}), b = arange(4, 10, 1, dtype).reshape({2, 2});
+    const Tensor joined = concat({a, b}, 1);
+    CHECK(same_bits(joined.slice(1, 0, 3), a));
+    CHECK(same_bits(joined.slice(1, 3, 5), b));
+  }
+  CHECK(contains(error_of([] { concat({}, 0); }), "no tensors"));
+  CHECK(contains(error_of([] { concat({ones({2}), ones({2}, DType::f64)}, 0); }), "dtypes f32 and f64 differ"));
+}

@@ -1,0 +1,125 @@
+// Philox against the published vectors; distributions, streams, resuming.
+#include "tensor/random.h"
+
+#include <algorithm>
+#include <cmath>
+#include <doctest/doctest.h>
+#include <numeric>
+
+#include "kernels/context.h"
+#include "tensor/create.h"
+#include "tensor/ops.h"
+#include "tests/support.h"
+
+using namespace qinco;
+using namespace qinco::tests;
+
+TEST_CASE("random: Philox4x32-10 known answers (Random123, kat_vectors)") {
+  using Block = std::array<uint32_t, 4>;
+  CHECK(philox4x32({0, 0, 0, 0}, {0, 0}) == Block{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
+  CHECK(philox4x32({0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff}, {0xffffffff, 0xffffffff}) ==
+        Block{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
+  CHECK(philox4x32({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}) ==
+        Block{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
+}
+
+TEST_CASE("random: uniform and normal moments") {
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    CAPTURE(name(dtype));
+    constexpr int64_t kCount = 200'003;
+    constexpr auto kN = static_cast<double>(kCount);
+    Tensor x = Tensor::empty({kCount}, dtype);
+    Random random(42);
+    const auto central_moment = [&](int power, double about) {
+      const Tensor values = x.to(DType::f64);
+      double total = 0;
+      for (int64_t i = 0; i < kCount; ++i) total += std::pow(values.data<double>()[i] - about, power);
+      return total / kN;
+    };
+    random.uniform(x, -1, 3);
+    CHECK(std::abs(central_moment(1, 1)) <= 4 * std::sqrt(4.0 / 3 / kN));
+    CHECK(central_moment(2, 1) == doctest::Approx(4.0 / 3).epsilon(0.01));
+    const Tensor values = x.to(DType::f64);
+    const auto [low, high] = std::minmax_element(values.data<double>(), values.data<double>() + kCount);
+    CHECK(*low >= -1);
+    CHECK(*low <= -0.999);
+    CHECK(*high < 3);
+    CHECK(*high >= 2.999);
+    random.normal(x, 5, 2);
+    CHECK(std::abs(central_moment(1, 5)) <= 4 * 2 / std::sqrt(kN));
+    CHECK(central_moment(2, 5) == doctest::Approx(4).epsilon(0.02));
+    CHECK(std::abs(central_moment(3, 5)) <= 0.5);
+    CHECK(central_moment(4, 5) == doctest::Approx(3 * 16).epsilon(0.05));
+  }
+}
+
+TEST_CASE("random: a narrow interval's end is never drawn") {
+  Tensor x = Tensor::empty({10'000});
+  const float lo = 1, hi = 1 + 0x1p-22f;
+  Random(1).uniform(x, lo, hi);
+  const auto [low, high] = std::minmax_element(x.data<float>(), x.data<float>() + x.numel());
+  CHECK(*low == lo);
+  CHECK(*high < hi);
+}
+
+TEST_CASE("random: numbers depend on seed, stream and position only") {
+  const int threads = kernels::default_threads();
+  std::vector<Tensor> draws;
+  for (const int n : {1, 3}) {
+    kernels::set_default_threads(n);
+    Random random(7, 1);
+    Tensor x = Tensor::empty({100'001});
+    random.normal(x);
+    draws.push_back(x);
+  }
+  kernels::set_default_threads(threads);
+  CHECK(same_bits(draws[0], draws[1]));
+  CHECK(Random(7).block(3) == Random(7).block(3));
+  CHECK(Random(7).block(3) != Random(7).block(4));
+  CHECK(Random(7).block(3) != Random(8).block(3));
+  CHECK(Random(7, 1).block(3) != Random(7, 2).block(3));
+
+  Random random(9);
+  Tensor first = Tensor::empty({7}), second = Tensor::empty({5});
+  random.uniform(first, 0, 1);
+  const RandomState state = random.state();
+  random.uniform(second, 0, 1);
+  const uint64_t next = random.next64();
+  Random resumed(0);
+  resumed.set_state(state);
+  Tensor again = Tensor::empty({5});
+  resumed.uniform(again, 0, 1);
+  CHECK(same_bits(second, again));
+  CHECK(resumed.next64() == next);
+  CHECK(!same_bits(first.slice(0, 0, 5), second));
+}
+
+TEST_CASE("random: below is unbiased and in range") {
+  Random random(3);
+  std::array<int, 7> counts{};
+  for (int i = 0; i < 70'000; ++i) ++counts[random.below(7)];
+  double chi_squared = 0;
+  for (const int count : counts) chi_squared += std::pow(count - 10'000, 2) / 10'000;
+  CHECK(chi_squared <= 22.5);  // 6 degrees of freedom: exceeded once in a thousand seeds
+  CHECK(random.below(1) == 0);
+  // Just above 2^63 nearly half of all words are drawn again.
+  for (int i = 0; i < 100; ++i) CHECK(random.below((uint64_t{1} << 63) + 1) <= uint64_t{1} << 63);
+  CHECK(contains(error_of([&] { random.below(0); }), "expected n >= 1"));
+}
+
+TEST_CASE("random: permutations are permutations, all orders alike") {
+  Random random(4);
+  std::vector<int32_t> order = random.permutation(1000);
+  CHECK(!std::is_sorted(order.begin(), order.end()));
+  std::sort(order.begin(), order.end());
+  std::vector<int32_t> expected(1000);
+  std::iota(expected.begin(), expected.end(), 0);
+  CHECK(order == expected);
+  CHECK(random.permutation(0).empty());
+  std::array<int, 6> counts{};
+  for (int i = 0; i < 6000; ++i) {
+    const auto p = random.permutation(3);
+    ++counts[static_cast<size_t>(p[0] * 2 + (p[1] > p[2]))];
+  }
+  for (const int count : counts) CHECK(std::abs(count - 1000) <= 120);
+}
