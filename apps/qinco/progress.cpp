@@ -44,8 +44,9 @@ Progress::Progress(std::FILE* out, std::string title, int64_t total, std::string
   next_ = start_ + interval_;
 }
 
-Progress::~Progress() {
+void Progress::clear() {
   if (!drawn_) return;
+  drawn_ = false;
   std::fputs("\r\033[K", out_);
   std::fflush(out_);
 }

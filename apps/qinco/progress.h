@@ -12,14 +12,15 @@ class Progress {
  public:
   /// `out` null shows nothing. `unit` is what is counted ("vectors"); `total` > 0.
   Progress(std::FILE* out, std::string title, int64_t total, std::string unit = "vectors");
-  /// Clears the line of a terminal.
-  ~Progress();
+  ~Progress() { clear(); }
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
   /// `done` of the total are done; `note` (a loss, say) is shown beside the rate. Cheap: redraws at most 5 times a
   /// second on a terminal, and prints at growing intervals from 10 s to 5 min elsewhere.
   void update(int64_t done, const std::string& note = {});
+  /// Clears the line of a terminal, so that other text can be printed; the next update draws it again.
+  void clear();
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -18,6 +18,7 @@ namespace {
 
 constexpr int64_t kBlockFloats = 1 << 19;  // distances of one block: 2 MB, so that they stay in L2
 constexpr int64_t kMaxBlock = 4096;        // vectors
+constexpr int64_t kMaxBeam = 1024;
 constexpr uint64_t kSampleStream = 0x7271;
 
 /// Vectors per block: a multiple of what one GEMM call likes, bounded by the size of the distances [block, beam*K].
@@ -156,11 +157,15 @@ void advance(const kernels::Context& context, int64_t n, int64_t d, const float*
   state = std::move(next);
 }
 
+void check_beam(int64_t beam) {
+  check(1 <= beam && beam <= kMaxBeam, "RQ: beam size {}, expected 1 to {}", beam, kMaxBeam);
+}
+
 void check_sizes(int64_t n, int64_t d, int64_t M, int64_t K, int64_t beam) {
   check(d >= 1 && M >= 1, "RQ: d = {} and M = {} must be at least 1", d, M);
   check(K >= 2 && K <= 65536 && (K & (K - 1)) == 0, "RQ: K = {}, expected a power of two from 2 to 65536", K);
   check(K <= n, "RQ: K = {} codewords need at least as many training vectors, found {}", K, n);
-  check(beam >= 1, "RQ: beam size {}, expected at least 1", beam);
+  check_beam(beam);
   check(checked_mul(n, beam, "RQ training set x beams") <= std::numeric_limits<int32_t>::max(),
         "RQ: {} training vectors x {} beams are more than 2^31 - 1", n, beam);
   checked_mul(checked_mul(M, K, "RQ codebooks"), d, "RQ codebooks");
@@ -170,7 +175,7 @@ void check_sizes(int64_t n, int64_t d, int64_t M, int64_t K, int64_t beam) {
 
 void ResidualQuantizer::encode(const kernels::Context& context, int64_t n, const float* x, int64_t beam,
                                int32_t* codes) const {
-  check(beam >= 1, "RQ: beam size {}, expected at least 1", beam);
+  check_beam(beam);
   const int64_t steps = M(), width = d();
   std::vector<StepTable> tables;
   for (int64_t m = 0; m < steps; ++m)

@@ -1,0 +1,70 @@
+// qinco decode: codes, or any prefix of them -> vectors.
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "apps/qinco/command.h"
+#include "apps/qinco/progress.h"
+#include "apps/qinco/stream.h"
+#include "qinco/codec/codec.h"
+#include "qinco/io/codes.h"
+#include "qinco/io/model_file.h"
+#include "qinco/io/vectors.h"
+
+namespace qinco::app {
+namespace {
+
+constexpr int64_t kBlock = 4096;
+
+struct DecodeOptions {
+  std::string model, input, output;
+  bool raw = false;
+  std::optional<int64_t> M_used;
+};
+
+void decode(const DecodeOptions& options, const Common& common) {
+  const Codec codec(load_model(options.model));
+  const QincoConfig& config = codec.config();
+  const int64_t M_used = checked_M_used(options.M_used, config.M, options.model);
+  const CodeFormat format = options.raw ? CodeFormat::raw : CodeFormat::npy;
+  const CodeFile file = CodeFile::open(options.input, format, config.M, config.K);
+  const int64_t n = file.size(), d = config.d, block = block_rows(d, kBlock);
+  VectorWriter writer(options.output, n, d);
+
+  const StopSignals signals;
+  Progress progress(common.text(), "decoding", n);
+  const Stopwatch watch;
+  std::vector<float> x(static_cast<size_t>(block * d));
+  std::vector<int32_t> codes(static_cast<size_t>(block * config.M));
+  for (int64_t i = 0; i < n; i += block) {
+    const int64_t count = std::min(block, n - i);
+    file.read(i, i + count, codes.data());
+    codec.decode(count, codes.data(), config.M, M_used, x.data());
+    writer.write(count, x.data());
+    progress.update(i + count);
+    stop_if_asked(signals);
+  }
+  writer.commit();
+
+  const double seconds = watch.seconds();
+  progress.clear();
+  common.print("{}: {} vectors of dimension {} from {} of {} codes, {:.1f} s ({:.0f} vectors/s)", options.output, n, d,
+               M_used, config.M, seconds, per_second(n, seconds));
+  common.report({{"n", n}, {"M_used", M_used}, {"seconds", seconds}, {"vectors_per_second", per_second(n, seconds)}});
+}
+
+}  // namespace
+
+void add_decode(Program& program) {
+  auto options = std::make_shared<DecodeOptions>();
+  CLI::App& command =
+      program.add("decode", "codes -> vectors", [options](const Common& common) { decode(*options, common); });
+  command.add_option("--model", options->model, "the model")->required()->type_name("FILE");
+  command.add_option("--i", options->input, "codes")->required()->type_name("FILE");
+  command.add_option("--o", options->output, "vectors: .fvecs or .npy")->required()->type_name("FILE");
+  command.add_flag("--raw", options->raw, "the codes are packed bits without a header");
+  command.add_option("--M_used", options->M_used, "decode this many of each vector's codes (default: all)");
+}
+
+}  // namespace qinco::app

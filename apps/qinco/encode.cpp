@@ -1,0 +1,70 @@
+// qinco encode: vectors -> codes.
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "apps/qinco/command.h"
+#include "apps/qinco/progress.h"
+#include "apps/qinco/stream.h"
+#include "kernels/kernels.h"
+#include "qinco/codec/codec.h"
+#include "qinco/io/codes.h"
+#include "qinco/io/model_file.h"
+#include "qinco/io/vectors.h"
+
+namespace qinco::app {
+namespace {
+
+constexpr int64_t kBlock = 1024;
+
+struct EncodeOptions {
+  std::string model, input, output;
+  bool raw = false;
+};
+
+void encode(const EncodeOptions& options, const Common& common) {
+  const Codec codec(load_model(options.model));
+  const QincoConfig& config = codec.config();
+  const VectorFile vectors = VectorFile::open(options.input);
+  check(vectors.dim() == config.d, "{}: vectors have dimension {}, expected {} as in {}", options.input, vectors.dim(),
+        config.d, options.model);
+  const int64_t n = vectors.size(), d = config.d, block = block_rows(d, kBlock);
+  CodeWriter writer(options.output, options.raw ? CodeFormat::raw : CodeFormat::npy, n, config.M, config.K);
+
+  const StopSignals signals;
+  Progress progress(common.text(), "encoding", n);
+  const Stopwatch watch;
+  std::vector<float> x(static_cast<size_t>(block * d)), xhat(x.size());
+  std::vector<int32_t> codes(static_cast<size_t>(block * config.M));
+  double error = 0;
+  for (int64_t i = 0; i < n; i += block) {
+    const int64_t count = std::min(block, n - i);
+    vectors.read(i, i + count, x.data());
+    codec.encode(count, x.data(), codes.data(), xhat.data());
+    error += kernels::table<float>().sum_squared_difference(kernels::Context::cpu(), count * d, x.data(), xhat.data());
+    writer.write(count, codes.data());
+    progress.update(i + count);
+    stop_if_asked(signals);
+  }
+  writer.commit();
+
+  const double seconds = watch.seconds(), mse = error / static_cast<double>(n);
+  progress.clear();
+  common.print("{}: {} codes of {} bytes, MSE {:.6g}, {:.1f} s ({:.0f} vectors/s)", options.output, n,
+               packed_code_bytes(config.M, config.K), mse, seconds, per_second(n, seconds));
+  common.report({{"n", n}, {"mse", mse}, {"seconds", seconds}, {"vectors_per_second", per_second(n, seconds)}});
+}
+
+}  // namespace
+
+void add_encode(Program& program) {
+  auto options = std::make_shared<EncodeOptions>();
+  CLI::App& command =
+      program.add("encode", "vectors -> codes", [options](const Common& common) { encode(*options, common); });
+  command.add_option("--model", options->model, "the model")->required()->type_name("FILE");
+  command.add_option("--i", options->input, "vectors")->required()->type_name("FILE");
+  command.add_option("--o", options->output, "codes: .npy int32 [n,M]")->required()->type_name("FILE");
+  command.add_flag("--raw", options->raw, "write packed bits without a header instead of .npy");
+}
+
+}  // namespace qinco::app

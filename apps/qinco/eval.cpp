@@ -1,0 +1,46 @@
+// qinco eval: how good a model is: MSE, recall, rates.
+#include <memory>
+#include <optional>
+
+#include "apps/qinco/command.h"
+#include "apps/qinco/evaluate.h"
+#include "apps/qinco/stream.h"
+#include "qinco/codec/codec.h"
+#include "qinco/io/model_file.h"
+
+namespace qinco::app {
+namespace {
+
+struct EvalOptions {
+  std::string model;
+  EvaluationFiles files;
+  std::optional<int64_t> M_used;
+  bool multirate = false;
+};
+
+void eval(const EvalOptions& options, const Common& common) {
+  const Codec codec(load_model(options.model));
+  const QincoConfig& config = codec.config();
+  const int64_t M_used = checked_M_used(options.M_used, config.M, options.model);
+  check_evaluation_files(options.files, config.d, options.model);
+  Coder coder{config.M, config.K, config.d, {}, {}};
+  coder.encode = [&](int64_t n, const float* x, int32_t* codes) { codec.encode(n, x, codes); };
+  coder.decode = [&](int64_t n, const int32_t* codes, int64_t used, float* x) {
+    codec.decode(n, codes, config.M, used, x);
+  };
+  common.report(evaluate(common, coder, options.files, M_used, options.multirate, "M_used"));
+}
+
+}  // namespace
+
+void add_eval(Program& program) {
+  auto options = std::make_shared<EvalOptions>();
+  CLI::App& command = program.add("eval", "encode a base, decode it, search it: MSE, recall, rates",
+                                  [options](const Common& common) { eval(*options, common); });
+  command.add_option("--model", options->model, "the model")->required()->type_name("FILE");
+  add_evaluation_options(command, options->files);
+  command.add_option("--M_used", options->M_used, "decode this many of each vector's codes (default: all)");
+  command.add_flag("--multirate", options->multirate, "measure the MSE of every prefix of the codes too");
+}
+
+}  // namespace qinco::app

@@ -1,0 +1,123 @@
+#include "apps/qinco/evaluate.h"
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "apps/qinco/progress.h"
+#include "apps/qinco/stream.h"
+#include "kernels/kernels.h"
+#include "qinco/io/codes.h"
+#include "qinco/io/vectors.h"
+#include "qinco/search/flat.h"
+#include "qinco/search/recall.h"
+
+namespace qinco::app {
+namespace {
+
+constexpr int64_t kBlock = 1024;
+constexpr std::array<int64_t, 3> kRanks = {1, 10, 100};
+
+struct Seconds {
+  double encode = 0, decode = 0, search = 0;
+};
+
+/// Adds the seconds since the last restart to `total`, and restarts.
+void lap(Stopwatch& watch, double& total) {
+  total += watch.seconds();
+  watch.restart();
+}
+
+/// The whole base through encode, decode and search. errors[m] sums ||x - xhat_m||^2 for the prefix of m+1 codes, or
+/// only for M_used without `multirate`.
+Tensor run_base(const Common& common, const Coder& coder, const VectorFile& base, const Tensor& queries, int64_t M_used,
+                bool multirate, std::vector<double>& errors, Seconds& seconds) {
+  const kernels::Context& context = kernels::Context::cpu();
+  const int64_t n = base.size(), d = base.dim(), block = block_rows(d, kBlock);
+  std::vector<float> x(static_cast<size_t>(block * d)), decoded(x.size());
+  std::vector<int32_t> codes(static_cast<size_t>(block * coder.M));
+  FlatSearch search(context, queries, kRanks.back());
+  const StopSignals signals;
+  Progress progress(common.text(), "evaluating", n);
+  Stopwatch watch;
+  const auto add_error = [&](int64_t m, int64_t count) {
+    errors[m - 1] += kernels::table<float>().sum_squared_difference(context, count * d, x.data(), decoded.data());
+  };
+  for (int64_t i = 0; i < n; i += block) {
+    const int64_t count = std::min(block, n - i);
+    base.read(i, i + count, x.data());
+    watch.restart();
+    coder.encode(count, x.data(), codes.data());
+    lap(watch, seconds.encode);
+    coder.decode(count, codes.data(), M_used, decoded.data());
+    lap(watch, seconds.decode);
+    search.add(count, decoded.data());
+    lap(watch, seconds.search);
+    add_error(M_used, count);
+    for (int64_t m = 1; multirate && m <= coder.M; ++m) {
+      if (m == M_used) continue;
+      coder.decode(count, codes.data(), m, decoded.data());
+      add_error(m, count);
+    }
+    progress.update(i + count);
+    stop_if_asked(signals);
+  }
+  return search.ids();
+}
+
+void print_results(const Common& common, const Json& results) {
+  const Json& recall = results["recall"];
+  const Json& seconds = results["seconds"];
+  common.print("vectors          {}", results["n"].get<int64_t>());
+  common.print("bytes/vector     {}", results["bytes_per_vector"].get<int64_t>());
+  common.print("MSE              {:.6g}", results["mse"].get<double>());
+  for (const auto& [rank, value] : recall.items()) common.print("1-recall@{:<7} {:.4f}", rank, value.get<double>());
+  common.print("encode           {:.1f} s, {:.0f} vectors/s", seconds["encode"].get<double>(),
+               results["vectors_per_second"].get<double>());
+  common.print("decode, search   {:.2f} s, {:.2f} s", seconds["decode"].get<double>(), seconds["search"].get<double>());
+}
+
+}  // namespace
+
+void add_evaluation_options(CLI::App& command, EvaluationFiles& files) {
+  command.add_option("--base", files.base, "vectors to encode")->required()->type_name("FILE");
+  command.add_option("--queries", files.queries, "vectors to search for")->required()->type_name("FILE");
+  command.add_option("--groundtruth", files.groundtruth, "ids of each query's nearest base vectors (.ivecs, .npy)")
+      ->required()
+      ->type_name("FILE");
+}
+
+void check_evaluation_files(const EvaluationFiles& files, int64_t d, const std::string& owner) {
+  const VectorFile base = VectorFile::open(files.base), queries = VectorFile::open(files.queries);
+  for (const VectorFile* file : {&base, &queries})
+    check(file->dim() == d, "{}: vectors have dimension {}, expected {} as in {}", file->path(), file->dim(), d, owner);
+  const Tensor truth = read_ids(files.groundtruth, base.size());
+  check(truth.size(0) == queries.size(), "{}: {} rows, expected {}, one for each vector of {}", files.groundtruth,
+        truth.size(0), queries.size(), files.queries);
+}
+
+Json evaluate(const Common& common, const Coder& coder, const EvaluationFiles& files, int64_t M_used, bool multirate,
+              const std::string& prefix_key) {
+  const VectorFile base = VectorFile::open(files.base);
+  const int64_t n = base.size();
+  std::vector<double> errors(static_cast<size_t>(coder.M), 0.0);
+  Seconds seconds;
+  const Tensor queries = read_all(files.queries);
+  const Tensor ids = run_base(common, coder, base, queries, M_used, multirate, errors, seconds);
+  const Tensor truth = read_ids(files.groundtruth, n);
+
+  Json results;
+  results["n"] = n;
+  results["M_used"] = M_used;
+  results["bytes_per_vector"] = packed_code_bytes(M_used, coder.K);
+  results["mse"] = errors[M_used - 1] / static_cast<double>(n);
+  for (const int64_t rank : kRanks) results["recall"][std::to_string(rank)] = recall_at(ids, truth, rank);
+  results["seconds"] = {{"encode", seconds.encode}, {"decode", seconds.decode}, {"search", seconds.search}};
+  results["vectors_per_second"] = per_second(n, seconds.encode);
+  for (int64_t m = 1; multirate && m <= coder.M; ++m)
+    results["multirate"].push_back({{prefix_key, m}, {"mse", errors[m - 1] / static_cast<double>(n)}});
+  print_results(common, results);
+  return results;
+}
+
+}  // namespace qinco::app

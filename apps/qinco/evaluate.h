@@ -1,0 +1,35 @@
+// What `eval` and `baseline` do with a codec: encode a base, decode it, search it, count the hits.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "apps/qinco/command.h"
+
+namespace qinco::app {
+
+/// A codec as evaluation sees it.
+struct Coder {
+  int64_t M, K, d;
+  std::function<void(int64_t n, const float* x, int32_t* codes)> encode;
+  std::function<void(int64_t n, const int32_t* codes, int64_t M_used, float* x)> decode;
+};
+
+struct EvaluationFiles {
+  std::string base, queries, groundtruth;
+};
+
+/// Adds --base, --queries and --groundtruth, all required.
+void add_evaluation_options(CLI::App& command, EvaluationFiles& files);
+
+/// Checks that the files exist, agree with one another and have dimension d (of `owner`), before any long work.
+void check_evaluation_files(const EvaluationFiles& files, int64_t d, const std::string& owner);
+
+/// Encodes and decodes the base block by block and searches the queries in what was decoded. Returns the JSON keys of
+/// eval: n, M_used, bytes_per_vector, mse, recall, seconds, vectors_per_second, and with `multirate` the MSE of every
+/// prefix of the codes as [{prefix_key, mse}]. Prints the same for people.
+Json evaluate(const Common& common, const Coder& coder, const EvaluationFiles& files, int64_t M_used, bool multirate,
+              const std::string& prefix_key);
+
+}  // namespace qinco::app

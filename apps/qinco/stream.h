@@ -1,0 +1,47 @@
+// Helpers for subcommands that stream files block by block.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "apps/qinco/command.h"
+#include "apps/qinco/signals.h"
+
+namespace qinco::app {
+
+/// Seconds since it was made, or since the last restart().
+class Stopwatch {
+ public:
+  void restart() { start_ = Clock::now(); }
+  double seconds() const { return std::chrono::duration<double>(Clock::now() - start_).count(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now();
+};
+
+/// Rows of d floats per block: `most`, or fewer so that a block stays within 64 MB.
+inline int64_t block_rows(int64_t d, int64_t most) {
+  return std::clamp<int64_t>((int64_t{1} << 24) / d, 1, most);
+}
+
+inline double per_second(int64_t n, double seconds) {
+  return seconds > 0 ? static_cast<double>(n) / seconds : 0;
+}
+
+/// The --M_used of a model with M codes, M if not given; throws Error unless it is 1 to M.
+inline int64_t checked_M_used(std::optional<int64_t> M_used, int64_t M, const std::string& model) {
+  const int64_t used = M_used.value_or(M);
+  check(1 <= used && used <= M, "--M_used {}: expected 1 to {}, the codes of {}", used, M, model);
+  return used;
+}
+
+/// Ends work whose output is nothing unless it is whole, once a signal has arrived.
+inline void stop_if_asked(const StopSignals& signals) {
+  if (signals.requested()) throw Stopped(signals.received(), "stopped by a signal; no output was written");
+}
+
+}  // namespace qinco::app
