@@ -11,9 +11,14 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "tests/kernels/harness.h"
 
 namespace qinco::kernels {
 namespace {
+
+QINCO_COVERS(candidate_packed_size);
+QINCO_COVERS(candidate_pack);
+QINCO_COVERS(candidate_search);
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kGuard = -12345.5f;

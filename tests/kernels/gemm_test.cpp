@@ -9,11 +9,14 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "tests/kernels/harness.h"
 
 namespace {
 
 using namespace qinco;
 using namespace qinco::kernels;
+
+QINCO_COVERS(gemm);
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();

@@ -1,0 +1,42 @@
+// Every kernel of the table has test cases, and every table holds every kernel.
+#include <doctest/doctest.h>
+
+#include "tests/kernels/harness.h"
+
+namespace qinco::kernels::tests {
+
+TEST_CASE("coverage: every kernel has a test") {
+#define QINCO_CHECK_COVERED(kernel) CHECK_MESSAGE(covered().count(#kernel) == 1, "no QINCO_COVERS(" #kernel ")");
+  QINCO_KERNELS(QINCO_CHECK_COVERED)
+#undef QINCO_CHECK_COVERED
+}
+
+TEST_CASE("coverage: every table is full, and QINCO_KERNELS names all of it") {
+  size_t count = 0;
+#define QINCO_COUNT(kernel) ++count;
+  QINCO_KERNELS(QINCO_COUNT)
+#undef QINCO_COUNT
+  CHECK(sizeof(Table<float>) == count * sizeof(void (*)()));
+
+  for (const Isa isa : available_isas()) {
+#define QINCO_CHECK_FULL(kernel) CHECK_MESSAGE(bool(table<float>(isa).kernel), #kernel " on " << isa_name(isa));
+    QINCO_KERNELS(QINCO_CHECK_FULL)
+#undef QINCO_CHECK_FULL
+  }
+#define QINCO_CHECK_FULL(kernel) CHECK_MESSAGE(bool(table<double>().kernel), #kernel " in double");
+  QINCO_KERNELS(QINCO_CHECK_FULL)
+#undef QINCO_CHECK_FULL
+}
+
+TEST_CASE("coverage: what kernels/cpu has is not the reference") {
+  for_each_isa([](const Table<float>& t, Isa isa) {
+    const Table<float>& reference = table<float>(Isa::reference);
+#define QINCO_CHECK_OWN(kernel)                                                             \
+  if (std::string(#kernel) != "strided_copy") /* moves data only: one version serves all */ \
+    CHECK_MESSAGE(bool(t.kernel != reference.kernel), #kernel " on " << isa_name(isa));
+    QINCO_KERNELS(QINCO_CHECK_OWN)
+#undef QINCO_CHECK_OWN
+  });
+}
+
+}  // namespace qinco::kernels::tests

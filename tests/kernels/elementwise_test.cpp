@@ -1,0 +1,297 @@
+// unary, unary_backward, binary, axpby, fill against the reference, which computes in double and rounds once.
+#include <doctest/doctest.h>
+
+#include "kernels/functors.h"
+#include "tests/kernels/harness.h"
+
+namespace qinco::kernels::tests {
+
+namespace {
+
+QINCO_COVERS(unary);
+QINCO_COVERS(unary_backward);
+QINCO_COVERS(binary);
+QINCO_COVERS(axpby);
+QINCO_COVERS(fill);
+
+struct NamedUnary {
+  UnaryOp op;
+  const char* name;
+};
+#define QINCO_NAMED(op) {UnaryOp::op, #op},
+constexpr NamedUnary kUnaryOps[] = {QINCO_UNARY_OPS(QINCO_NAMED)};
+#undef QINCO_NAMED
+
+struct NamedBinary {
+  BinaryOp op;
+  const char* name;
+};
+#define QINCO_NAMED(op) {BinaryOp::op, #op},
+constexpr NamedBinary kBinaryOps[] = {QINCO_BINARY_OPS(QINCO_NAMED)};
+#undef QINCO_NAMED
+
+// Distance between floats of y's size, at least the smallest denormal.
+double ulp(double y) {
+  int exponent = 0;
+  std::frexp(y, &exponent);
+  return std::ldexp(1.0, std::max(exponent - 24, -149));
+}
+
+// The error that op(x) = y may have. The correctly rounded operations must be exact. exp, log and tanh state their ulps
+// in simd_math.h; the sigmoid adds a sum and a quotient. gelu's 1 + erf cancels for x < 0: its error is one of x.
+double unary_bound(UnaryOp op, double x, double y) {
+  switch (op) {
+    case UnaryOp::exp:
+    case UnaryOp::log:
+      return 1.25 * ulp(y);
+    case UnaryOp::tanh:
+      return 1.75 * ulp(y);
+    case UnaryOp::sigmoid:
+      return 3 * ulp(y);
+    case UnaryOp::gelu:
+      return 2 * ulp(x);
+    default:
+      return 0;
+  }
+}
+
+// The derivatives of tanh, sigmoid and gelu are of size 1 and made of a few roundings of terms of that size.
+double backward_bound(UnaryOp op, double dy) {
+  return op == UnaryOp::tanh || op == UnaryOp::sigmoid || op == UnaryOp::gelu ? 6 * kEpsilon * std::fabs(dy) : 0;
+}
+
+std::vector<float> arguments(UnaryOp op, int64_t n) {
+  std::vector<float> x = Data(7).normal(n, 0, 3);
+  if (op == UnaryOp::log || op == UnaryOp::sqrt)
+    for (float& value : x) value = std::fabs(value) + 0.01f;
+  return x;
+}
+
+std::vector<float> run_unary(const Table<float>& t, const Context& context, UnaryOp op, const std::vector<float>& x,
+                             int64_t offset = 1) {
+  Buffer<float> in(x, offset), out(static_cast<int64_t>(x.size()), offset + 2);
+  t.unary(context, op, in.size(), in.data(), out.data());
+  CHECK(out.guards_hold());
+  Buffer<float> both(x, offset);
+  t.unary(context, op, both.size(), both.data(), both.data());
+  CHECK(same_bits(both.values(), out.values()));
+  return out.values();
+}
+
+// What the op needs of x and y; the other is null.
+std::vector<float> run_backward(const Table<float>& t, const Context& context, UnaryOp op, const std::vector<float>& x,
+                                const std::vector<float>& y, const std::vector<float>& dy) {
+  Buffer<float> xs(x), ys(y, 2), dys(dy, 3), dx(static_cast<int64_t>(x.size()), 4);
+  functors::visit_unary(op, [&](auto f) {
+    t.unary_backward(context, op, xs.size(), f.kReadsX ? xs.data() : nullptr, f.kReadsY ? ys.data() : nullptr,
+                     dys.data(), dx.data());
+    t.unary_backward(context, op, xs.size(), xs.data(), ys.data(), dys.data(), dys.data());
+  });
+  CHECK(dx.guards_hold());
+  CHECK(same_bits(dys.values(), dx.values()));
+  return dx.values();
+}
+
+}  // namespace
+
+TEST_CASE("unary: every op meets its bound on tail sizes") {
+  const Table<float>& reference = table<float>(Isa::reference);
+  for_each_isa([&](const Table<float>& t, Isa isa) {
+    for (const auto& [op, name] : kUnaryOps) {
+      for (const int64_t n : kTailSizes) {
+        const std::vector<float> x = arguments(op, n);
+        const std::vector<float> expected = run_unary(reference, TestContext(), op, x);
+        const auto bound = [&, op = op](int64_t i) { return unary_bound(op, x[i], expected[i]); };
+        for (const int64_t offset : {0, 1, 5})
+          check_close(run_unary(t, TestContext(), op, x, offset), expected, bound,
+                      fmt::format("{} {} n={}", isa_name(isa), name, n));
+      }
+    }
+  });
+}
+
+TEST_CASE("unary: floats of every size, zeros, infinities and NaN") {
+  // Every 9973rd bit pattern: 430,000 floats of both signs and all exponents, denormals and NaN included.
+  std::vector<float> x = {0.0f, -0.0f, kInf, -kInf, kNan, 88.72283f, 88.72284f, -103.97f, -103.98f, 0x1p-149f, 1, -1};
+  for (uint64_t bits = 0; bits < (uint64_t{1} << 32); bits += 9973) {
+    const auto pattern = static_cast<uint32_t>(bits);
+    float value = 0;
+    std::memcpy(&value, &pattern, sizeof value);
+    x.push_back(value);
+  }
+  const Table<float>& reference = table<float>(Isa::reference);
+  for_each_isa([&](const Table<float>& t, Isa isa) {
+    for (const auto& [op, name] : kUnaryOps) {
+      const std::vector<float> expected = run_unary(reference, TestContext(), op, x);
+      const auto bound = [&, op = op](int64_t i) { return unary_bound(op, x[i], expected[i]); };
+      check_close(run_unary(t, TestContext(), op, x), expected, bound, fmt::format("{} {}", isa_name(isa), name));
+    }
+  });
+}
+
+TEST_CASE("unary: values worked out by hand") {
+  for_each_isa_and_reference([](const Table<float>& t, Isa) {
+    const std::vector<float> x = {-2, -0.5f, 0, 1, kNan};
+    check_equal(run_unary(t, TestContext(), UnaryOp::neg, x), {2, 0.5f, 0, -1, kNan}, "neg");
+    check_equal(run_unary(t, TestContext(), UnaryOp::relu, x), {0, 0, 0, 1, kNan}, "relu");
+    check_equal(run_unary(t, TestContext(), UnaryOp::square, x), {4, 0.25f, 0, 1, kNan}, "square");
+    check_equal(run_unary(t, TestContext(), UnaryOp::sqrt, x), {kNan, kNan, 0, 1, kNan}, "sqrt");
+    const auto near = [](int64_t) { return 1e-7; };
+    check_close(
+        run_unary(t, TestContext(), UnaryOp::gelu, {-1, 0, 2}), std::vector{-0.158655254, 0.0, 1.954499736},
+        [](int64_t) { return 3e-7; }, "gelu");
+    check_close(run_unary(t, TestContext(), UnaryOp::sigmoid, {-1000, 0, 1, 1000}),
+                std::vector{0.0, 0.5, 0.731058579, 1.0}, near, "sigmoid");
+    check_close(run_unary(t, TestContext(), UnaryOp::tanh, {-0.5f, 20}), std::vector{-0.462117157, 1.0}, near, "tanh");
+  });
+}
+
+TEST_CASE("unary_backward: every op meets its bound and reads only what it says") {
+  const Table<float>& reference = table<float>(Isa::reference);
+  for_each_isa([&](const Table<float>& t, Isa isa) {
+    for (const auto& [op, name] : kUnaryOps) {
+      for (const int64_t n : kTailSizes) {
+        const std::vector<float> x = arguments(op, n), dy = Data(8).normal(n);
+        const std::vector<float> y = run_unary(reference, TestContext(), op, x);
+        const auto bound = [&, op = op](int64_t i) { return backward_bound(op, dy[i]); };
+        check_close(run_backward(t, TestContext(), op, x, y, dy), run_backward(reference, TestContext(), op, x, y, dy),
+                    bound, fmt::format("{} {} n={}", isa_name(isa), name, n));
+      }
+    }
+  });
+}
+
+TEST_CASE("unary and unary_backward: the same bits at any thread count") {
+  const int64_t n = 100'003;
+  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
+    for (const auto& [op, name] : kUnaryOps) {
+      const std::vector<float> x = arguments(op, n);
+      const auto forward = [&, op = op](const Context& context) { return run_unary(t, context, op, x); };
+      const auto backward = [&, op = op](const Context& context) { return run_backward(t, context, op, x, x, x); };
+      check_any_thread_count(forward, fmt::format("{} {}", isa_name(isa), name));
+      check_any_thread_count(backward, fmt::format("{} {} backward", isa_name(isa), name));
+    }
+  });
+}
+
+namespace {
+
+// The ways an operand can be broadcast over [rows,cols].
+enum class Layout { full, padded_rows, row, column, strided_column, scalar };
+constexpr Layout kLayouts[] = {Layout::full,   Layout::padded_rows,    Layout::row,
+                               Layout::column, Layout::strided_column, Layout::scalar};
+
+Operand<float> make_operand(Layout layout, const float* data, int64_t cols) {
+  switch (layout) {
+    case Layout::full:
+      return {data, cols, 1};
+    case Layout::padded_rows:
+      return {data, cols + 5, 1};
+    case Layout::row:
+      return {data, 0, 1};
+    case Layout::column:
+      return {data, 1, 0};
+    case Layout::strided_column:
+      return {data, 3, 0};
+    case Layout::scalar:
+      break;
+  }
+  return {data, 0, 0};
+}
+
+}  // namespace
+
+TEST_CASE("binary: every op with every broadcast is exact") {
+  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
+    for (const auto& [op, name] : kBinaryOps)
+      for (const Layout left : kLayouts)
+        for (const Layout right : kLayouts)
+          for (const int64_t rows : {1, 3, 17})
+            for (const int64_t cols : kTailSizes) {
+              const std::vector<float> values = Data(9).normal(2 * rows * (cols + 5));
+              Buffer<float> in(values), out(rows * cols, 3);
+              const Operand<float> a = make_operand(left, in.data(), cols);
+              const Operand<float> b = make_operand(right, in.data() + rows * (cols + 5), cols);
+              t.binary(TestContext(), op, rows, cols, a, b, out.data());
+              std::vector<float> expected;
+              for (int64_t i = 0; i < rows; ++i)
+                for (int64_t j = 0; j < cols; ++j) {
+                  const float x = a.data[i * a.row_stride + j * a.col_stride];
+                  const float y = b.data[i * b.row_stride + j * b.col_stride];
+                  expected.push_back(op == BinaryOp::add   ? x + y
+                                     : op == BinaryOp::sub ? x - y
+                                     : op == BinaryOp::mul ? x * y
+                                                           : x / y);
+                }
+              const bool ok = out.guards_hold() && same_bits(out.values(), expected);
+              CHECK_MESSAGE(ok, fmt::format("{} {} rows={} cols={} layouts {} {}", isa_name(isa), name, rows, cols,
+                                            static_cast<int>(left), static_cast<int>(right)));
+            }
+  });
+}
+
+TEST_CASE("binary: in place, empty, and the same bits at any thread count") {
+  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
+    const int64_t rows = 301, cols = 257;
+    const std::vector<float> a = Data(1).normal(rows * cols), row = Data(2).normal(cols);
+    const auto fresh = [&](const Context& context) {
+      Buffer<float> x(a), bias(row, 2), out(rows * cols, 3);
+      t.binary(context, BinaryOp::add, rows, cols, {x.data(), cols, 1}, {bias.data(), 0, 1}, out.data());
+      return out.values();
+    };
+    check_any_thread_count(fresh, isa_name(isa));
+    Buffer<float> x(a), bias(row, 2);
+    t.binary(TestContext(2), BinaryOp::add, rows, cols, {x.data(), cols, 1}, {bias.data(), 0, 1}, x.data());
+    CHECK(same_bits(x.values(), fresh(TestContext(1))));
+
+    Buffer<float> untouched(4);
+    t.binary(TestContext(), BinaryOp::add, 0, 4, {x.data(), 4, 1}, {x.data(), 4, 1}, untouched.data());
+    t.binary(TestContext(), BinaryOp::add, 4, 0, {x.data(), 0, 1}, {x.data(), 0, 1}, untouched.data());
+    check_equal(untouched.values(), {kNan, kNan, kNan, kNan}, "empty");
+  });
+}
+
+TEST_CASE("axpby: exact on integers, two roundings else; does not read y when beta is 0") {
+  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
+    for (const int64_t n : kTailSizes) {
+      const auto run = [&](const std::vector<float>& x, const std::vector<float>& y, float alpha, float beta) {
+        Buffer<float> from(x), to(y, 2);
+        t.axpby(TestContext(), n, alpha, from.data(), beta, to.data());
+        CHECK(to.guards_hold());
+        return to.values();
+      };
+      const std::string what = fmt::format("{} n={}", isa_name(isa), n);
+      const std::vector<float> k = Data(3).integers(n), l = Data(4).integers(n), x = Data(5).normal(n);
+      std::vector<float> sum(k), twice(k);
+      std::vector<double> mixed(x.begin(), x.end());
+      for (size_t i = 0; i < sum.size(); ++i) {
+        sum[i] = 2 * k[i] - 3 * l[i];
+        twice[i] = 2 * k[i];
+        mixed[i] = 0.3f * static_cast<double>(x[i]) + 0.7f * static_cast<double>(k[i]);
+      }
+      check_equal(run(k, l, 2, -3), sum, what);
+      check_equal(run(k, std::vector<float>(k.size(), kNan), 2, 0), twice, what);
+      const auto bound = [&](int64_t i) { return 2 * kEpsilon * (std::fabs(0.3 * x[i]) + std::fabs(0.7 * k[i])); };
+      check_close(run(x, k, 0.3f, 0.7f), mixed, bound, what);
+    }
+  });
+}
+
+TEST_CASE("fill: every element, nothing else") {
+  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
+    for (const int64_t n : kTailSizes) {
+      Buffer<float> out(n);
+      t.fill(TestContext(), n, 2.5f, out.data());
+      CHECK(out.guards_hold());
+      check_equal(out.values(), std::vector<float>(static_cast<size_t>(n), 2.5f), isa_name(isa));
+    }
+    const auto run = [&](const Context& context) {
+      Buffer<float> out(70'001);
+      t.fill(context, out.size(), -1.0f, out.data());
+      return out.values();
+    };
+    check_any_thread_count(run, isa_name(isa));
+  });
+}
+
+}  // namespace qinco::kernels::tests
