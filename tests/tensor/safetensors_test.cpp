@@ -31,10 +31,14 @@ std::string file_of(const std::string& header, size_t data) {
   return length_bytes(header.size()) + header + std::string(data, '\1');
 }
 
+std::string object(const std::string& body) {
+  return fmt::format("{{{}}}", body);
+}
+
 // One entry of a header.
 std::string entry(const std::string& name, const std::string& dtype, const std::string& shape,
                   const std::string& offsets) {
-  return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":" + offsets + "}";
+  return fmt::format(R"("{}":{{"dtype":"{}","shape":{},"data_offsets":{}}})", name, dtype, shape, offsets);
 }
 
 }  // namespace
@@ -100,28 +104,25 @@ TEST_CASE("safetensors: malformed and hostile files are one-line errors naming t
   CHECK(contains(error(file_of("{\"__metadata__\":{\"k\":1}}", 0)), "unexpected a number in \"__metadata__\""));
   CHECK(contains(error(file_of("{\"__metadata__\":{\"k\":\"v\",\"k\":\"w\"}}", 0)), "duplicate field \"k\""));
   CHECK(contains(error(file_of("{\"__metadata__\":{},\"__metadata__\":{}}", 0)), "duplicate name"));
-  CHECK(contains(error(file_of("{" + entry("a", "F32", "[1]", "[0,4]") + "}", 3)), "leave the file's 3 bytes"));
-  CHECK(
-      contains(error(file_of("{" + entry("a", "F32", "[1]", "[0,4]") + "}", 5)), "expected 4 bytes of data, found 5"));
-  CHECK(contains(error(file_of("{" + entry("a", "F32", "[1]", "[4,0]") + "}", 4)), "data_offsets 4..0"));
-  CHECK(
-      contains(error(file_of("{" + entry("a", "F32", "[1]", "[0,18446744073709551615]") + "}", 4)), "leave the file"));
-  CHECK(contains(error(file_of("{" + entry("a", "F32", "[1]", "[-4,0]") + "}", 4)), "unexpected a negative number"));
-  CHECK(contains(error(file_of("{" + entry("a", "F32", "[1.5]", "[0,4]") + "}", 4)), "unexpected a fraction"));
-  CHECK(
-      contains(error(file_of("{" + entry("a", "F32", "[1]", "[0,4,8]") + "}", 4)), "expected 2 data_offsets, found 3"));
-  CHECK(contains(error(file_of("{" + entry("a", "F32", "[2]", "[0,4]") + "}", 4)),
+  CHECK(contains(error(file_of(object(entry("a", "F32", "[1]", "[0,4]")), 3)), "leave the file's 3 bytes"));
+  CHECK(contains(error(file_of(object(entry("a", "F32", "[1]", "[0,4]")), 5)), "expected 4 bytes of data, found 5"));
+  CHECK(contains(error(file_of(object(entry("a", "F32", "[1]", "[4,0]")), 4)), "data_offsets 4..0"));
+  CHECK(contains(error(file_of(object(entry("a", "F32", "[1]", "[0,18446744073709551615]")), 4)), "leave the file"));
+  CHECK(contains(error(file_of(object(entry("a", "F32", "[1]", "[-4,0]")), 4)), "unexpected a negative number"));
+  CHECK(contains(error(file_of(object(entry("a", "F32", "[1.5]", "[0,4]")), 4)), "unexpected a fraction"));
+  CHECK(contains(error(file_of(object(entry("a", "F32", "[1]", "[0,4,8]")), 4)), "expected 2 data_offsets, found 3"));
+  CHECK(contains(error(file_of(object(entry("a", "F32", "[2]", "[0,4]")), 4)),
                  "tensor \"a\": expected 8 bytes for F32 [2], found 4"));
-  CHECK(contains(error(file_of("{" + entry("a", "F9", "[1]", "[0,4]") + "}", 4)), "found \"F9\""));
-  CHECK(contains(error(file_of("{" + entry("a", "F32", "[4294967296,4294967296]", "[0,0]") + "}", 0)), "overflows"));
-  CHECK(contains(error(file_of("{" + entry("a", "F64", "[2305843009213693952]", "[0,0]") + "}", 0)), "overflows"));
-  CHECK(contains(error(file_of("{" + entry("a", "F32", "[18446744073709551615]", "[0,4]") + "}", 4)), "overflows"));
-  CHECK(contains(error(file_of("{" + entry("a", "F32", "[1,1,1,1,1,1,1,1,1]", "[0,4]") + "}", 4)), "more than 8"));
+  CHECK(contains(error(file_of(object(entry("a", "F9", "[1]", "[0,4]")), 4)), "found \"F9\""));
+  CHECK(contains(error(file_of(object(entry("a", "F32", "[4294967296,4294967296]", "[0,0]")), 0)), "overflows"));
+  CHECK(contains(error(file_of(object(entry("a", "F64", "[2305843009213693952]", "[0,0]")), 0)), "overflows"));
+  CHECK(contains(error(file_of(object(entry("a", "F32", "[18446744073709551615]", "[0,4]")), 4)), "overflows"));
+  CHECK(contains(error(file_of(object(entry("a", "F32", "[1,1,1,1,1,1,1,1,1]", "[0,4]")), 4)), "more than 8"));
   const std::string a = entry("a", "F32", "[1]", "[0,4]");
-  CHECK(contains(error(file_of("{" + a + "," + a + "}", 4)), "duplicate name \"a\""));
-  CHECK(contains(error(file_of("{" + a + "," + entry("b", "F32", "[1]", "[0,4]") + "}", 4)), "overlaps"));
-  CHECK(contains(error(file_of("{" + a + "," + entry("b", "U8", "[3]", "[2,5]") + "}", 5)), "overlaps"));
-  CHECK(contains(error(file_of("{" + a + "," + entry("b", "U8", "[1]", "[5,6]") + "}", 6)), "hole of 1 bytes"));
+  CHECK(contains(error(file_of(object(a + "," + a), 4)), "duplicate name \"a\""));
+  CHECK(contains(error(file_of(object(a + "," + entry("b", "F32", "[1]", "[0,4]")), 4)), "overlaps"));
+  CHECK(contains(error(file_of(object(a + "," + entry("b", "U8", "[3]", "[2,5]")), 5)), "overlaps"));
+  CHECK(contains(error(file_of(object(a + "," + entry("b", "U8", "[1]", "[5,6]")), 6)), "hole of 1 bytes"));
   CHECK(contains(error(file_of("{\"a\":{\"dtype\":\"F32\",\"shape\":[]}}", 0)),
                  "expected dtype, shape and data_offsets"));
 }
@@ -129,7 +130,7 @@ TEST_CASE("safetensors: malformed and hostile files are one-line errors naming t
 TEST_CASE("safetensors: data that is not aligned to its elements is moved") {
   const TemporaryDirectory directory;
   const std::string path = directory.file("odd.safetensors");
-  write_file(path, file_of("{" + entry("u", "U8", "[1]", "[0,1]") + "," + entry("f", "I32", "[2]", "[1,9]") + "}", 9));
+  write_file(path, file_of(object(entry("u", "U8", "[1]", "[0,1]") + "," + entry("f", "I32", "[2]", "[1,9]")), 9));
   CHECK(same_bits(read_safetensors(path).tensors.at("f"), from_vector<int32_t>({0x01010101, 0x01010101})));
 }
 
