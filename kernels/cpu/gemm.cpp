@@ -62,6 +62,9 @@ template <int kRows, int kVecs, class A>
 __attribute__((noinline)) void tile(int64_t k, A a, Columns<kVecs> b, float* c, int64_t ldc, int tail,
                                     const Finish& finish) {
   Vec acc[kRows][kVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r)
+    for (int v = 0; v < kVecs; ++v) __builtin_prefetch(c + r * ldc + v * kLanes, 1);
   accumulate(k, a, b, acc);
   store_tile(acc, c, ldc, tail, finish);
 }
@@ -99,16 +102,30 @@ void run_tile(const Pass& pass, A a, int rows, int64_t row, int64_t column, int6
     tile<kRows, 1>(pass.k, a, Columns<1>{b, step, width}, c, g.ldc, tail, finish);
 }
 
+/// Fetches tile number `tile` of `tiles`' share of A's rows [row, row_end) ahead of their use, where A is read in
+/// place: so many short streams are too many for the hardware's own prefetchers.
+void prefetch_rows(const Pass& pass, int64_t row, int64_t row_end, int64_t tile, int64_t tiles) {
+  constexpr int64_t kLine = 16;  // floats per cache line
+  const int64_t lines = blocks_of(pass.k, kLine), share = blocks_of(lines, tiles);
+  const int64_t end = smaller(lines, (tile + 1) * share);
+  for (int64_t line = tile * share; line < end; ++line)
+    for (int64_t i = row; i < row_end; ++i) __builtin_prefetch(pass.g.a + i * pass.g.lda + pass.p + line * kLine);
+}
+
 /// C's rows [row, row_end) x columns [column, column_end). `scratch` holds packed panels of a transposed A, or is null.
 void run_task(const Pass& pass, int64_t row, int64_t row_end, int64_t column, int64_t column_end, float* scratch) {
   const Gemm<float>& g = pass.g;
   if (scratch) pack_rows(row_end - row, pass.k, g.a + pass.p * g.lda + row, g.lda, scratch);
+  const int64_t tiles = blocks_of(column_end - column, kTileCols);
   for (int64_t i = row; i < row_end; i += kTileRows) {
-    const int rows = static_cast<int>(smaller(kTileRows, row_end - i));
+    const int64_t next = smaller(row_end, i + kTileRows), after = smaller(row_end, next + kTileRows);
+    const int rows = static_cast<int>(next - i);
     const PackedRows packed{scratch + (i - row) / kTileRows * row_panel_size(pass.k)};
     const StridedRows in_place =
         g.trans_a ? StridedRows{g.a + pass.p * g.lda + i, 1, g.lda} : StridedRows{g.a + i * g.lda + pass.p, g.lda, 1};
-    for (int64_t j = column; j < column_end; j += kTileCols) {
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t j = column + t * kTileCols;
+      if (!g.trans_a) prefetch_rows(pass, next, after, t, tiles);
       if (scratch)
         run_tile<kTileRows>(pass, packed, rows, i, j, column_end);
       else
