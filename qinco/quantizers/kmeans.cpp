@@ -16,6 +16,7 @@ namespace qinco {
 namespace {
 
 constexpr float kSplit = 1.0f / 1024;  // the two halves of a split cluster differ by this factor, as in Faiss
+constexpr float kShrink = 0.25f;
 constexpr uint64_t kSampleStream = 0x6b6d65616e73;
 
 /// Rows x[ids] as a new tensor [ids.size(), d].
@@ -67,6 +68,22 @@ void update(const kernels::Context& context, int64_t n, int64_t d, const float* 
   split_empty(k, d, counts, centroids);
 }
 
+/// The rows drawn, pulled towards the mean of x. As they are, rows of large norm (outliers among residuals, which have
+/// little structure) are nearest to nothing but themselves and stay so: on SIFT's 8th residual half of the clusters end
+/// with one point, and an RQ 8x8 with 14% more error.
+Tensor initial_centroids(const kernels::Context& context, int64_t n, int64_t d, const float* x,
+                         const std::vector<int32_t>& ids) {
+  Tensor centroids = gather(context, d, x, ids);
+  std::vector<float> sum(static_cast<size_t>(d));
+  kernels::table<float>().column_sum(context, n, d, x, sum.data());
+  float* c = centroids.data<float>();
+  for (int64_t i = 0; i < centroids.numel(); ++i) {
+    const float mean = sum[i % d] / static_cast<float>(n);
+    c[i] = mean + kShrink * (c[i] - mean);
+  }
+  return centroids;
+}
+
 Kmeans lloyd(const kernels::Context& context, int64_t n, int64_t d, const float* x, int64_t k, Tensor centroids,
              int iterations) {
   Kmeans result;
@@ -105,7 +122,7 @@ Kmeans kmeans(const kernels::Context& context, int64_t n, int64_t d, const float
     for (int64_t i = 0; i < k; ++i) order[i] = static_cast<int32_t>(i);
   }
   order.resize(static_cast<size_t>(k));
-  return lloyd(context, n, d, x, k, gather(context, d, x, order), options.iterations);
+  return lloyd(context, n, d, x, k, initial_centroids(context, n, d, x, order), options.iterations);
 }
 
 }  // namespace qinco

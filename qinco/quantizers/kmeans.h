@@ -20,9 +20,9 @@ struct Kmeans {
   int iterations = 0;  // fewer than asked for when the assignment no longer changed
 };
 
-/// Clusters x [n,d] into k centroids, starting from k distinct rows drawn at random; an empty cluster takes half of a
-/// large one. Deterministic: same data, options and ISA give the same bits at any thread count.
-/// Throws Error when n < k or a size is below 1.
+/// Clusters x [n,d] into k centroids, starting from k distinct rows drawn at random and pulled towards the mean; an
+/// empty cluster takes half of the largest one. Deterministic: same data, options and ISA give the same bits at any
+/// thread count. Throws Error when n < k or a size is below 1.
 Kmeans kmeans(const kernels::Context& context, int64_t n, int64_t d, const float* x, int64_t k,
               const KmeansOptions& options = {});
 
