@@ -112,6 +112,13 @@ double seconds_per_thread(const Context& context, const Work& work) {
   return (cpu_seconds() - start) / context.threads;
 }
 
+// The peak of all threads at this moment: the median of short runs, since one of them may be interrupted.
+double peak_now(Isa isa, int threads) {
+  std::vector<double> runs;
+  for (int r = 0; r < 9; ++r) runs.push_back(qinco::bench::measure_peak_gflops(isa, 1, 1));
+  return threads * median(runs);
+}
+
 Measured measure(const Shape& s, const Context& context, Isa isa, int repeats, double scale) {
   const double flop = 2.0 * s.K * s.d * s.h * (2 * s.L - 1);
   const int64_t n = std::max<int64_t>(64, static_cast<int64_t>(2e9 * context.threads / flop));
@@ -121,9 +128,9 @@ Measured measure(const Shape& s, const Context& context, Isa isa, int repeats, d
   std::vector<double> rates, gflops, shares, packs;
   for (int r = 0; r < repeats; ++r) {
     packs.push_back(1e3 * seconds_per_thread(context, [&] { problem.pack(); }));
-    const double before = qinco::bench::measure_peak_gflops(isa, context.threads);
+    const double before = peak_now(isa, context.threads);
     const double seconds = seconds_per_thread(context, [&] { problem.search(); });
-    const double peak = std::max(before, qinco::bench::measure_peak_gflops(isa, context.threads));
+    const double peak = (before + peak_now(isa, context.threads)) / 2;
     rates.push_back(n / seconds);
     gflops.push_back(flop * n / seconds * 1e-9);
     shares.push_back(gflops.back() / peak);
