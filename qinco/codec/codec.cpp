@@ -15,8 +15,13 @@ using kernels::Gemm;
 using kernels::Operand;
 using kernels::ScratchFrame;
 
-// Rows that one thread takes through a whole step: its buffers (2d + h floats a row) and the weights stay in L2.
-constexpr int64_t kRowBlock = 256;
+// Rows that one thread takes through a whole step: enough to repay the packing of the weights in every product, few
+// enough for their buffers to stay in L2, and a multiple of the products' register tiles (14 rows, or 6).
+int64_t row_block(const QincoConfig& config) {
+  constexpr int64_t kTiles = 42, kFloats = int64_t{1} << 18;
+  return std::clamp<int64_t>(kFloats / (2 * config.d + config.h) / kTiles, 1, 12) * kTiles;
+}
+
 // Rows encoded together: enough to keep all threads busy, few enough to bound memory.
 constexpr int64_t kEncodeRows = 4096;
 
@@ -189,7 +194,7 @@ void Codec::advance(const Step& step, int64_t n, const int32_t* ids, float* xhat
 
 void Codec::encode(int64_t n, const float* x, int32_t* codes, float* xhat) const {
   const int64_t d = config_.d, M = config_.M;
-  const int64_t rows = std::clamp((int64_t{1} << 22) / (d + config_.h), kRowBlock, kEncodeRows);
+  const int64_t rows = std::clamp((int64_t{1} << 22) / (d + config_.h), row_block(config_), kEncodeRows);
   for (int64_t begin = 0; begin < n; begin += rows) {
     encode_block(std::min(rows, n - begin), x + begin * d, codes + begin * M, xhat ? xhat + begin * d : nullptr);
   }
@@ -197,6 +202,7 @@ void Codec::encode(int64_t n, const float* x, int32_t* codes, float* xhat) const
 
 void Codec::encode_block(int64_t n, const float* x, int32_t* codes, float* xhat) const {
   const int64_t d = config_.d, M = config_.M, K = config_.K, L = config_.L, h = config_.h;
+  const int64_t block = row_block(config_);
   const Context& context = Context::cpu();
   ScratchFrame frame(context);
   float* const scaled = frame.get<float>(n * d);
@@ -212,14 +218,14 @@ void Codec::encode_block(int64_t n, const float* x, int32_t* codes, float* xhat)
   for (int64_t i = 0; i < n; ++i) codes[i * M] = ids[i];
   for (int64_t m = 1; m < M; ++m) {
     const Step& step = steps_[static_cast<size_t>(m - 1)];
-    kernels::parallel_for(context, n, kRowBlock, [&](int64_t begin, int64_t end, int) {
+    kernels::parallel_for(context, n, block, [&](int64_t begin, int64_t end, int) {
       project(step, end - begin, y + begin * d, r + begin * d, u + begin * h);
     });
     kernels_->binary(context, kernels::BinaryOp::sub, 1, n * d, {scaled, 0, 1}, {y, 0, 1}, target);
     kernels_->candidate_search(context, K, d, h, L, step.packed.data<float>(), {n, target, r, u, ids, nullptr});
     for (int64_t i = 0; i < n; ++i) codes[i * M + m] = ids[i];
     if (m + 1 == M && !xhat) break;
-    kernels::parallel_for(context, n, kRowBlock, [&](int64_t begin, int64_t end, int) {
+    kernels::parallel_for(context, n, block, [&](int64_t begin, int64_t end, int) {
       advance(step, end - begin, ids + begin, y + begin * d);
     });
   }
@@ -235,7 +241,7 @@ void Codec::decode(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_
       check(code >= 0 && code < K, "decode: row {}: expected codes in [0,{}), found {}", i, K, code);
     }
   }
-  kernels::parallel_for(Context::cpu(), n, kRowBlock, [&](int64_t begin, int64_t end, int) {
+  kernels::parallel_for(Context::cpu(), n, row_block(config_), [&](int64_t begin, int64_t end, int) {
     decode_block(end - begin, codes + begin * codes_ld, codes_ld, M_used, x + begin * d);
   });
 }

@@ -107,7 +107,7 @@ TEST_CASE("a file that is no whole checkpoint is an error that says why") {
   CHECK(load_error([](SafetensorsFile& file) { file.metadata.erase("batch"); }) == "no 'batch' in the metadata");
   CHECK(load_error([](SafetensorsFile& file) { file.metadata["batch"] = "-1"; }) ==
         "metadata 'batch': expected 0 or more, found -1");
-  CHECK(load_error([](SafetensorsFile& file) { file.metadata["epochs"] = "3"; }) ==
+  CHECK(load_error([](SafetensorsFile& file) { file.metadata["epochs"] = std::to_string(3); }) ==
         "tensor 'progress.history': expected f64 [3,6], found f64 [2,6]");
   CHECK(load_error([](SafetensorsFile& file) { file.tensors.erase("progress.numbers"); }) ==
         "no tensor 'progress.numbers'");
