@@ -63,6 +63,7 @@ QINCO_INLINE void visit_tile(const Block& block, int64_t column, const float* x,
   Vec acc[kRows][kVecs];
   const Columns<kVecs> codewords{block.packed + column * block.d, kVecs * kLanes, static_cast<int>(kLanes)};
   accumulate(block.d, StridedRows{x, block.d, 1}, codewords, acc);
+#pragma GCC unroll 16
   for (int v = 0; v < kVecs; ++v) {
     const Vec norm = load(block.norms + column + v * kLanes);
     const IntVec id = lane_numbers() + IntVec(static_cast<int32_t>(block.first + column + v * kLanes));

@@ -1,0 +1,102 @@
+// Kernels over the rows of a matrix: limited by memory, but for the exponentials of the softmax family and top-k.
+#include <fmt/format.h>
+
+#include "bench/kernels/support.h"
+
+namespace qinco::bench {
+
+namespace {
+
+constexpr int64_t kRows = 16384, kCols = 256, kN = kRows * kCols;
+const std::string kShape = fmt::format("{}x{}", kRows, kCols);
+
+Work moving(double arrays) {
+  return {.bytes = arrays * sizeof(float) * static_cast<double>(kN)};
+}
+
+using RowKernel = void (*Table<float>::*)(const Context&, int64_t, int64_t, const float*, float*);
+
+/// A kernel that reads [rows, cols] and writes `out_size` values; `arrays` of the matrix's size are moved.
+void add_from_rows(const char* name, RowKernel kernel, int64_t out_size, double arrays) {
+  add(name, kShape, moving(arrays), [=](const Context& context, const auto& table) {
+    return [=, &context, &table, x = normal(kN), out = std::vector<float>(static_cast<size_t>(out_size))]() mutable {
+      (table.*kernel)(context, kRows, kCols, x.data(), out.data());
+    };
+  });
+}
+
+using BackwardKernel = void (*Table<float>::*)(const Context&, int64_t, int64_t, const float*, const float*, float*);
+
+void add_backward(const char* name, BackwardKernel kernel) {
+  add(name, kShape, moving(3), [=](const Context& context, const auto& table) {
+    return [=, &context, &table, y = normal(kN), dy = normal(kN), dx = std::vector<float>(kN)]() mutable {
+      (table.*kernel)(context, kRows, kCols, y.data(), dy.data(), dx.data());
+    };
+  });
+}
+
+void add_picks() {
+  add("row_argmin", kShape, moving(1), [](const Context& context, const auto& table) {
+    return [&context, &table, x = normal(kN), ids = std::vector<int32_t>(kRows)]() mutable {
+      table.row_argmin(context, kRows, kCols, x.data(), ids.data());
+    };
+  });
+  for (const int64_t k : {1, 10, 100})
+    add("topk", fmt::format("{}_k{}", kShape, k), moving(1), [=](const Context& context, const auto& table) {
+      const auto size = static_cast<size_t>(kRows * k);
+      return [=, &context, &table, x = normal(kN), ids = std::vector<int32_t>(size),
+              values = std::vector<float>(size)]() mutable {
+        table.topk(context, kRows, kCols, k, x.data(), ids.data(), values.data());
+      };
+    });
+}
+
+void add_gathers() {
+  add("gather_rows", kShape, moving(2), [](const Context& context, const auto& table) {
+    return [&context, &table, x = normal(kN), ids = ids_below(kRows, kRows), out = std::vector<float>(kN)]() mutable {
+      table.gather_rows(context, kRows, kCols, x.data(), ids.data(), out.data());
+    };
+  });
+  add("scatter_add_rows", fmt::format("{}_into_256", kShape), moving(1), [](const Context& context, const auto& table) {
+    return [&context, &table, x = normal(kN), ids = ids_below(kRows, 256),
+            out = std::vector<float>(256 * kCols)]() mutable {
+      table.scatter_add_rows(context, kRows, kCols, 256, ids.data(), x.data(), out.data());
+    };
+  });
+}
+
+void add_norms() {
+  add("layer_norm", kShape, moving(2), [](const Context& context, const auto& table) {
+    return [&context, &table, x = normal(kN), gamma = normal(kCols), beta = normal(kCols), y = std::vector<float>(kN),
+            mean = std::vector<float>(kRows), rstd = std::vector<float>(kRows)]() mutable {
+      table.layer_norm(context, kRows, kCols, x.data(), gamma.data(), beta.data(), 1e-5, y.data(), mean.data(),
+                       rstd.data());
+    };
+  });
+  add("layer_norm_backward", kShape, moving(3), [](const Context& context, const auto& table) {
+    return [&context, &table, x = normal(kN), dy = normal(kN), gamma = normal(kCols), mean = normal(kRows),
+            rstd = normal(kRows), dx = std::vector<float>(kN), dgamma = std::vector<float>(kCols),
+            dbeta = std::vector<float>(kCols)]() mutable {
+      table.layer_norm_backward(context, kRows, kCols, x.data(), gamma.data(), mean.data(), rstd.data(), dy.data(),
+                                dx.data(), dgamma.data(), dbeta.data());
+    };
+  });
+}
+
+}  // namespace
+
+void add_row_kernels() {
+  add_from_rows("row_sum", &Table<float>::row_sum, kRows, 1);
+  add_from_rows("column_sum", &Table<float>::column_sum, kCols, 1);
+  add_from_rows("row_squared_norm", &Table<float>::row_squared_norm, kRows, 1);
+  add_from_rows("log_sum_exp", &Table<float>::log_sum_exp, kRows, 1);
+  add_from_rows("softmax", &Table<float>::softmax, kN, 2);
+  add_from_rows("log_softmax", &Table<float>::log_softmax, kN, 2);
+  add_backward("softmax_backward", &Table<float>::softmax_backward);
+  add_backward("log_softmax_backward", &Table<float>::log_softmax_backward);
+  add_picks();
+  add_gathers();
+  add_norms();
+}
+
+}  // namespace qinco::bench
