@@ -9,12 +9,14 @@ readonly bin=build/bin data=data/sift-sample
 out=build/demo
 page=report.html
 sizes=(--M 8 --K 256)
+baseline=(--rq_beam_size 5)
 training=(--nt 48000 --nval 2000 --max_epochs 6 --L 1 --h 128 --lr 2e-3 --batch_size 512)
 while (($# > 0)); do
   case $1 in
     --quick)
       out=build/demo-quick
       page=$out/report.html
+      baseline=(--rq_beam_size 1 --nt 3000)
       training=(--nt 3000 --nval 500 --max_epochs 1 --L 1 --h 16)
       ;;
     *)
@@ -31,9 +33,9 @@ say() { printf '\n== %s\n' "$*"; }
 
 evaluate=(--base "$data/base.bvecs" --queries "$data/query.bvecs" --groundtruth "$data/groundtruth.ivecs")
 
-say "RQ, ${sizes[*]}, beam 5"
-"$bin/qinco" baseline --method rq "${sizes[@]}" --rq_beam_size 5 --training_data "$data/learn.bvecs" "${evaluate[@]}" \
-  --json "$out/rq.eval.json"
+say "RQ, ${sizes[*]} ${baseline[*]}"
+"$bin/qinco" baseline --method rq "${sizes[@]}" "${baseline[@]}" --training_data "$data/learn.bvecs" \
+  "${evaluate[@]}" --json "$out/rq.eval.json"
 
 # Trains and evaluates method $1 with the further options $2...
 train() {
@@ -43,7 +45,8 @@ train() {
   "$bin/qinco" train --training_data "$data/learn.bvecs" --model "$out/$method.safetensors" "${sizes[@]}" \
     "${training[@]}" "$@" --json "$out/$method.train.json"
   say "$method: coding and searching"
-  "$bin/qinco" eval --model "$out/$method.safetensors" "${evaluate[@]}" --json "$out/$method.eval.json"
+  "$bin/qinco" eval --model "$out/$method.safetensors" "${evaluate[@]}" --multirate \
+    --json "$out/$method.eval.json"
 }
 
 train qinco

@@ -52,7 +52,7 @@ void baseline(const BaselineOptions& options, const Common& common) {
   coder.decode = [&](int64_t n, const int32_t* codes, int64_t used, float* x) {
     rq.decode(context, n, codes, options.M, used, x);
   };
-  Json results = evaluate(common, coder, options.files, options.M, true, "M");
+  Json results = evaluate(common, coder, options.files, options.M, true);
   results["seconds"]["train"] = seconds;
   results["method"] = options.method;
   results["nt"] = nt;
@@ -63,7 +63,7 @@ void baseline(const BaselineOptions& options, const Common& common) {
 
 void add_baseline(Program& program) {
   auto options = std::make_shared<BaselineOptions>();
-  CLI::App& command = program.add("baseline", "the table of eval for a classical quantizer (rq), trained on the spot",
+  CLI::App& command = program.add("baseline", "The table of eval for a classical quantizer (rq), trained on the spot",
                                   [options](const Common& common) { baseline(*options, common); });
   command.add_option("--method", options->method, "rq: residual quantizer")->required();
   command.add_option("--training_data", options->training_data, "vectors to train on")->required()->type_name("FILE");

@@ -50,7 +50,7 @@ std::vector<double> log_ticks(double low, double high) {
   return ticks;
 }
 
-Axis make_axis(double low, double high, bool log) {
+Axis make_axis(double low, double high, bool log, int ticks) {
   Axis axis;
   axis.log = log;
   if (log) {
@@ -63,7 +63,7 @@ Axis make_axis(double low, double high, bool log) {
     const double pad = high > low ? 0.06 * (high - low) : std::max(1.0, std::abs(low)) * 0.1;
     axis.low = low - pad;
     axis.high = high + pad;
-    axis.ticks = round_ticks(axis.low, axis.high, 7);
+    axis.ticks = round_ticks(axis.low, axis.high, ticks);
   }
   return axis;
 }
@@ -135,8 +135,8 @@ std::string svg(const LineChart& chart) {
     y_low = std::min(y_low, level.y);
     y_high = std::max(y_high, level.y);
   }
-  const Axis x = make_axis(x_low, x_high, false);
-  const Axis y = make_axis(y_low, y_high, chart.log_y && y_low > 0);
+  const Axis x = make_axis(x_low, x_high, false, 12);
+  const Axis y = make_axis(y_low, y_high, chart.log_y && y_low > 0, 7);
 
   std::string text;
   Out out = std::back_inserter(text);

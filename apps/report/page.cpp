@@ -99,15 +99,15 @@ std::string training_charts(const Page& page) {
 }
 
 std::string rate_chart(const Page& page) {
-  LineChart chart{"codes used per vector", "MSE", true, {}, {}};
+  LineChart chart{"bytes per vector", "MSE", true, {}, {}};
   for (size_t i = 0; i < page.methods.size(); ++i) {
     Series series{page.methods[i].label, colour(i), {}};
-    for (const Rate& rate : page.methods[i].rates) series.points.push_back({static_cast<double>(rate.M), rate.mse});
+    for (const Rate& rate : page.methods[i].rates) series.points.push_back({rate.bytes, rate.mse});
     if (!series.points.empty()) chart.series.push_back(series);
   }
   if (chart.series.empty()) return "";
-  return figure("Every rate from one model", "MSE when only the first codes of each vector are kept and decoded.",
-                svg(chart));
+  return figure("Every rate from one model",
+                "MSE of the base when only the first codes of each vector are kept and decoded.", svg(chart));
 }
 
 std::string recall_chart(const Page& page) {

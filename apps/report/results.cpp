@@ -64,9 +64,10 @@ void read_evaluation(const std::string& path, Method& method) {
   const Object recall = root.object("recall");
   for (size_t i = 0; i < kRecallRanks.size(); ++i) method.recall[i] = recall.number(kRecallRanks[i]);
   if (root.object("seconds").has("train")) method.training_seconds = root.object("seconds").number("train");
-  if (!root.has("rates")) return;
-  for (const Object& rate : root.array("rates")) {
-    method.rates.push_back({static_cast<int>(rate.number("M")), rate.number("mse")});
+  if (!root.has("multirate")) return;
+  const double code_bytes = root.number("bytes_per_vector") / root.number("M_used");
+  for (const Object& rate : root.array("multirate")) {
+    method.rates.push_back({code_bytes * rate.number("M_used"), rate.number("mse")});
   }
 }
 

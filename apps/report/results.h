@@ -13,10 +13,9 @@ struct Epoch {
   double train_loss = 0, val_mse = 0;
 };
 
-/// The MSE of the reconstruction from the first M codes.
+/// The MSE of the reconstruction from the first codes of every vector, which take `bytes`.
 struct Rate {
-  int M = 0;
-  double mse = 0;
+  double bytes = 0, mse = 0;
 };
 
 inline constexpr std::array<const char*, 3> kRecallRanks = {"1", "10", "100"};

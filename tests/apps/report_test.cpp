@@ -42,7 +42,9 @@ class Folder {
             {"recall", {{"1", 0.418}, {"10", 0.917}, {"100", 1.0}}},
             {"seconds", {{"encode", 1.0}, {"decode", 0.1}, {"search", 0.4}}},
             {"vectors_per_second", 1234.5},
-            {"rates", {{{"M", 1}, {"mse", 80000.0}}, {{"M", 2}, {"mse", 60000.0}}}}};
+            {"M_used", 2},
+            {"bytes_per_vector", 2},
+            {"multirate", {{{"M_used", 1}, {"mse", 80000.0}}, {{"M_used", 2}, {"mse", 60000.0}}}}};
   }
   static Json training() {
     return {{"epochs",
@@ -100,7 +102,8 @@ TEST_CASE("report: one self-contained page and a table") {
   const Outcome outcome = folder.run();
   CHECK(outcome.err == "");
   REQUIRE(outcome.status == 0);
-  CHECK(outcome.out.find("Mine    26,149       0.418  0.917  1.000   1,234/s   2,346/s           42 s") != std::string::npos);
+  CHECK(outcome.out.find("Mine    26,149       0.418  0.917  1.000   1,234/s   2,346/s           42 s") !=
+        std::string::npos);
 
   const std::string page = read(folder.page());
   CHECK(unbalanced(page) == std::vector<std::string>());
@@ -118,7 +121,7 @@ TEST_CASE("report: one self-contained page and a table") {
 TEST_CASE("report: a method without training or rates has fewer charts, and dashes in the table") {
   const Folder folder;
   Json evaluation = Folder::evaluation();
-  evaluation.erase("rates");
+  evaluation.erase("multirate");
   folder.write("m.eval.json", evaluation.dump());
   fs::remove(folder.page().parent_path() / "m.train.json");
   const Outcome outcome = folder.run();
@@ -166,6 +169,9 @@ TEST_CASE("report: a missing or mistyped key is named, and nothing is written") 
   json = Folder::evaluation();
   json["recall"].erase("10");
   complain("m.eval.json", json, "10");
+  json = Folder::evaluation();
+  json["multirate"][1].erase("mse");
+  complain("m.eval.json", json, "mse");
 }
 
 TEST_CASE("report: files that are missing or no JSON, and unwritable outputs") {
