@@ -60,7 +60,8 @@ Tensor log_sum_exp(const Tensor& x);
 
 /// Joined along `dim`; the other sizes and the dtypes (any) must agree. At least one tensor.
 Tensor concat(const std::vector<Tensor>& parts, int64_t dim);
-/// table[ids]: table [N, rest..], ids i32 of any shape: [ids.shape.., rest..]. Error for an id outside 0..N-1.
+/// table[ids]: table [N, rest..] of any dtype, ids i32 of any shape: [ids.shape.., rest..]. Error for an id outside
+/// 0..N-1.
 Tensor gather_rows(const Tensor& table, const Tensor& ids);
 /// out[ids[i]] += x[i]: out [N, rest..] contiguous, x [ids.shape.., rest..]. Same bits at any thread count.
 void scatter_add_rows(const Tensor& out, const Tensor& ids, const Tensor& x);

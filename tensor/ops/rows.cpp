@@ -1,5 +1,6 @@
 // Rows by index, and joining tensors.
 #include <algorithm>
+#include <cstring>
 
 #include "kernels/kernels.h"
 #include "tensor/dispatch.h"
@@ -39,6 +40,14 @@ Tensor gather_rows(const Tensor& table, const Tensor& ids) {
   const Tensor list = checked_ids("gather_rows", ids, table.size(0));
   const Tensor in = table.contiguous();
   const Tensor out = Tensor::empty(gathered_shape(table, ids), table.dtype(), table.device());
+  if (!is_floating(table.dtype())) {
+    const auto bytes = static_cast<size_t>(row_size(in)) * size_of(in.dtype());
+    const int32_t* const data = list.data<int32_t>();
+    for (int64_t i = 0; i < list.numel(); ++i)
+      std::memcpy(out.bytes() + static_cast<size_t>(i) * bytes, in.bytes() + static_cast<size_t>(data[i]) * bytes,
+                  bytes);
+    return out;
+  }
   floating_dtype("gather_rows", table.dtype(), [&]<class T>() {
     kernels::table<T>().gather_rows(Context::cpu(), list.numel(), row_size(in), in.data<T>(), list.data<int32_t>(),
                                     out.data<T>());

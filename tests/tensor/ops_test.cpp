@@ -113,6 +113,8 @@ TEST_CASE("tensor ops: rows by index and back") {
   CHECK(rows.shape() == Shape{5, 2, 3});
   CHECK(same_bits(rows.row(4), table.row(3)));
   CHECK(same_bits(gather_rows(table.transpose(1, 2), ids), rows.transpose(1, 2).contiguous()));
+  const Tensor words = arange(8, 0, 1, DType::u8).reshape({4, 2});
+  CHECK(same_bits(gather_rows(words, ids.slice(0, 0, 2)), from_vector<uint8_t>({6, 7, 0, 1}, {2, 2})));
   const Tensor counts = ones({4});
   scatter_add_rows(counts, ids, ones({5}));
   CHECK(same_bits(counts, from_vector<float>({2, 2, 1, 4})));
