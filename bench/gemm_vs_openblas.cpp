@@ -35,18 +35,18 @@ constexpr Shape kShapes[] = {
     {"dx 128->256", 1024, 128, 256, false, false},
     {"dW 128->256", 256, 128, 1024, true, false},
     {"[1024,128]x[128,256]", 1024, 256, 128, false, false},
-    {"  A transposed", 1024, 256, 128, true, false},
-    {"  both transposed", 1024, 256, 128, true, true},
+    {"[1024,128]x[128,256] A^T", 1024, 256, 128, true, false},
+    {"[1024,128]x[128,256] A^T B^T", 1024, 256, 128, true, true},
     {"[32768,256]x[256,128]", 32768, 128, 256, false, false},
-    {"  B transposed", 32768, 128, 256, false, true},
+    {"[32768,256]x[256,128] B^T", 32768, 128, 256, false, true},
     {"forward 784->256", 1024, 256, 784, false, true},
     {"dx 784->256", 1024, 784, 256, false, false},
     {"dW 784->256", 256, 784, 1024, true, false},
     {"[1024,784]x[784,256]", 1024, 256, 784, false, false},
     {"1024^3", 1024, 1024, 1024, false, false},
-    {"  A transposed", 1024, 1024, 1024, true, false},
-    {"  B transposed", 1024, 1024, 1024, false, true},
-    {"  both transposed", 1024, 1024, 1024, true, true},
+    {"1024^3 A^T", 1024, 1024, 1024, true, false},
+    {"1024^3 B^T", 1024, 1024, 1024, false, true},
+    {"1024^3 A^T B^T", 1024, 1024, 1024, true, true},
 };
 
 struct Operands {
@@ -102,7 +102,7 @@ void openblas(const Operands& x, int threads) {
 
 struct Options {
   std::vector<int> threads = {1, 2};
-  int rounds = 5;
+  int rounds = 7;
   double seconds = 0.03;
   std::string json;
 };
@@ -143,7 +143,7 @@ nlohmann::json measure(const Shape& shape, int threads, const Options& options) 
                         {"isa", kernels::isa_name(isa)},
                         {"gflops", rate},
                         {"percent_of_peak", 100 * rate / peak}};
-  fmt::print("{:<24} {:>6} {:>5} {:>5} {:>8} {:>9.1f} {:>6.1f}%", shape.name, shape.m, shape.n, shape.k, threads, rate,
+  fmt::print("{:<29} {:>6} {:>5} {:>5} {:>8} {:>9.1f} {:>6.1f}%", shape.name, shape.m, shape.n, shape.k, threads, rate,
              100 * rate / peak);
   if (kPeer) {
     row["openblas_gflops"] = flops / median(theirs);
@@ -166,7 +166,7 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   nlohmann::json rows = nlohmann::json::array();
   try {
-    fmt::print("{:<24} {:>6} {:>5} {:>5} {:>8} {:>9} {:>7} {:>9} {:>7}\n", "shape", "m", "n", "k", "threads", "GFLOP/s",
+    fmt::print("{:<29} {:>6} {:>5} {:>5} {:>8} {:>9} {:>7} {:>9} {:>7}\n", "shape", "m", "n", "k", "threads", "GFLOP/s",
                "peak", "OpenBLAS", "ratio");
     for (const int threads : options.threads)
       for (const Shape& shape : kShapes) rows.push_back(measure(shape, threads, options));
