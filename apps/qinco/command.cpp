@@ -127,6 +127,8 @@ int Program::main(int argc, char** argv) {
   hyphens_to_underscores(arguments);
   const std::string name = command_name(arguments);
   try {
+    const bool unknown = name == "qinco" && !arguments.empty() && arguments.front().rfind('-', 0) != 0;
+    if (unknown) throw UsageError(fmt::format("unknown subcommand '{}'", arguments.front()));
     run(arguments);
     check(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "cannot write to the standard output");
     return 0;

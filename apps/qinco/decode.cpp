@@ -58,8 +58,8 @@ void decode(const DecodeOptions& options, const Common& common) {
 
 void add_decode(Program& program) {
   auto options = std::make_shared<DecodeOptions>();
-  CLI::App& command =
-      program.add("decode", "codes -> vectors", [options](const Common& common) { decode(*options, common); });
+  CLI::App& command = program.add("decode", "Decode codes, or a prefix of each, into vectors",
+                                  [options](const Common& common) { decode(*options, common); });
   command.add_option("--model", options->model, "the model")->required()->type_name("FILE");
   command.add_option("--i", options->input, "codes")->required()->type_name("FILE");
   command.add_option("--o", options->output, "vectors: .fvecs or .npy")->required()->type_name("FILE");

@@ -60,7 +60,7 @@ void encode(const EncodeOptions& options, const Common& common) {
 void add_encode(Program& program) {
   auto options = std::make_shared<EncodeOptions>();
   CLI::App& command =
-      program.add("encode", "vectors -> codes", [options](const Common& common) { encode(*options, common); });
+      program.add("encode", "Encode vectors into codes", [options](const Common& common) { encode(*options, common); });
   command.add_option("--model", options->model, "the model")->required()->type_name("FILE");
   command.add_option("--i", options->input, "vectors")->required()->type_name("FILE");
   command.add_option("--o", options->output, "codes: .npy int32 [n,M]")->required()->type_name("FILE");

@@ -28,14 +28,14 @@ void eval(const EvalOptions& options, const Common& common) {
   coder.decode = [&](int64_t n, const int32_t* codes, int64_t used, float* x) {
     codec.decode(n, codes, config.M, used, x);
   };
-  common.report(evaluate(common, coder, options.files, M_used, options.multirate, "M_used"));
+  common.report(evaluate(common, coder, options.files, M_used, options.multirate));
 }
 
 }  // namespace
 
 void add_eval(Program& program) {
   auto options = std::make_shared<EvalOptions>();
-  CLI::App& command = program.add("eval", "encode a base, decode it, search it: MSE, recall, rates",
+  CLI::App& command = program.add("eval", "Encode a base, decode it, search it: MSE, recall, rates",
                                   [options](const Common& common) { eval(*options, common); });
   command.add_option("--model", options->model, "the model")->required()->type_name("FILE");
   add_evaluation_options(command, options->files);

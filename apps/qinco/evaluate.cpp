@@ -96,8 +96,7 @@ void check_evaluation_files(const EvaluationFiles& files, int64_t d, const std::
         truth.size(0), queries.size(), files.queries);
 }
 
-Json evaluate(const Common& common, const Coder& coder, const EvaluationFiles& files, int64_t M_used, bool multirate,
-              const std::string& prefix_key) {
+Json evaluate(const Common& common, const Coder& coder, const EvaluationFiles& files, int64_t M_used, bool multirate) {
   const VectorFile base = VectorFile::open(files.base);
   const int64_t n = base.size();
   std::vector<double> errors(static_cast<size_t>(coder.M), 0.0);
@@ -115,7 +114,7 @@ Json evaluate(const Common& common, const Coder& coder, const EvaluationFiles& f
   results["seconds"] = {{"encode", seconds.encode}, {"decode", seconds.decode}, {"search", seconds.search}};
   results["vectors_per_second"] = per_second(n, seconds.encode);
   for (int64_t m = 1; multirate && m <= coder.M; ++m)
-    results["multirate"].push_back({{prefix_key, m}, {"mse", errors[m - 1] / static_cast<double>(n)}});
+    results["multirate"].push_back({{"M_used", m}, {"mse", errors[m - 1] / static_cast<double>(n)}});
   print_results(common, results);
   return results;
 }

@@ -86,7 +86,7 @@ void info(const std::string& path, const Common& common) {
 
 void add_info(Program& program) {
   auto path = std::make_shared<std::string>();
-  CLI::App& command = program.add("info", "describe a model or a file of vectors or codes",
+  CLI::App& command = program.add("info", "Describe a model or a file of vectors or codes",
                                   [path](const Common& common) { info(*path, common); });
   command.add_option("file", *path, "a model (safetensors), .fvecs .bvecs .ivecs or .npy")->required()->type_name("");
 }
