@@ -203,7 +203,7 @@ Operand<float> make_operand(Layout layout, const float* data, int64_t cols) {
 
 TEST_CASE("binary: every op with every broadcast is exact") {
   for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
-    for (const auto& [op, name] : kBinaryOps)
+    for (const NamedBinary& named : kBinaryOps)
       for (const Layout left : kLayouts)
         for (const Layout right : kLayouts)
           for (const int64_t rows : {1, 3, 17})
@@ -212,20 +212,20 @@ TEST_CASE("binary: every op with every broadcast is exact") {
               Buffer<float> in(values), out(rows * cols, 3);
               const Operand<float> a = make_operand(left, in.data(), cols);
               const Operand<float> b = make_operand(right, in.data() + rows * (cols + 5), cols);
-              t.binary(TestContext(), op, rows, cols, a, b, out.data());
+              t.binary(TestContext(), named.op, rows, cols, a, b, out.data());
               std::vector<float> expected;
               for (int64_t i = 0; i < rows; ++i)
                 for (int64_t j = 0; j < cols; ++j) {
                   const float x = a.data[i * a.row_stride + j * a.col_stride];
                   const float y = b.data[i * b.row_stride + j * b.col_stride];
-                  expected.push_back(op == BinaryOp::add   ? x + y
-                                     : op == BinaryOp::sub ? x - y
-                                     : op == BinaryOp::mul ? x * y
-                                                           : x / y);
+                  expected.push_back(named.op == BinaryOp::add   ? x + y
+                                     : named.op == BinaryOp::sub ? x - y
+                                     : named.op == BinaryOp::mul ? x * y
+                                                                 : x / y);
                 }
               const bool ok = out.guards_hold() && same_bits(out.values(), expected);
-              CHECK_MESSAGE(ok, fmt::format("{} {} rows={} cols={} layouts {} {}", isa_name(isa), name, rows, cols,
-                                            static_cast<int>(left), static_cast<int>(right)));
+              CHECK_MESSAGE(ok, fmt::format("{} {} rows={} cols={} layouts {} {}", isa_name(isa), named.name, rows,
+                                            cols, static_cast<int>(left), static_cast<int>(right)));
             }
   });
 }
