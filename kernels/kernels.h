@@ -190,7 +190,7 @@ struct Table {
 
   // --- topk
   /// The k smallest of each row, ascending, lowest index first among equals; NaN counts as +infinity. k <= cols.
-  /// values [rows,k] (or null), ids [rows,k].
+  /// ids [rows,k]; values [rows,k] (or null) are the elements themselves.
   void (*topk)(const Context&, int64_t rows, int64_t cols, int64_t k, const T* x, int32_t* ids, T* values) = nullptr;
 };
 

@@ -6,11 +6,7 @@
 #pragma once
 
 #include <cstdint>
-// GCC 12 takes the undefined inputs of its own AVX-512 intrinsics for uses of uninitialised variables (PR 105593).
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
-#pragma GCC diagnostic pop
 
 #define QINCO_CPU_NAMESPACE_BEGIN           \
   namespace qinco::kernels::QINCO_CPU_ISA { \

@@ -49,9 +49,6 @@ QINCO_INLINE Vec load(const float* p) {
 QINCO_INLINE void store(float* p, Vec x) {
   _mm256_storeu_ps(p, x.v);
 }
-QINCO_INLINE IntVec load(const int32_t* p) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-}
 QINCO_INLINE void store(int32_t* p, IntVec x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.v);
 }
@@ -139,11 +136,7 @@ QINCO_INLINE IntVec operator-(IntVec a, IntVec b) {
 QINCO_INLINE IntVec operator&(IntVec a, IntVec b) {
   return _mm256_and_si256(a.v, b.v);
 }
-template <int bits>
-QINCO_INLINE IntVec shift_left(IntVec x) {
-  return _mm256_slli_epi32(x.v, bits);
-}
-template <int bits>
+template <int bits>  // keeps the sign
 QINCO_INLINE IntVec shift_right(IntVec x) {
   return _mm256_srai_epi32(x.v, bits);
 }

@@ -46,9 +46,6 @@ QINCO_INLINE Vec load(const float* p) {
 QINCO_INLINE void store(float* p, Vec x) {
   _mm512_storeu_ps(p, x.v);
 }
-QINCO_INLINE IntVec load(const int32_t* p) {
-  return _mm512_loadu_si512(p);
-}
 QINCO_INLINE void store(int32_t* p, IntVec x) {
   _mm512_storeu_si512(p, x.v);
 }
@@ -134,11 +131,7 @@ QINCO_INLINE IntVec operator-(IntVec a, IntVec b) {
 QINCO_INLINE IntVec operator&(IntVec a, IntVec b) {
   return _mm512_and_si512(a.v, b.v);
 }
-template <int bits>
-QINCO_INLINE IntVec shift_left(IntVec x) {
-  return _mm512_slli_epi32(x.v, bits);
-}
-template <int bits>  // arithmetic
+template <int bits>  // keeps the sign
 QINCO_INLINE IntVec shift_right(IntVec x) {
   return _mm512_srai_epi32(x.v, bits);
 }
