@@ -1,0 +1,138 @@
+// k-means: known clusters found, empty clusters filled, the same bits at any thread count.
+#include "qinco/quantizers/kmeans.h"
+
+#include <algorithm>
+#include <set>
+#include <vector>
+
+#include "kernels/kernels.h"
+#include "tensor/create.h"
+#include "tensor/random.h"
+#include "tests/support.h"
+
+namespace qinco {
+namespace {
+
+using kernels::Context;
+using tests::contains;
+using tests::error_of;
+using tests::same_bits;
+
+Tensor normal_vectors(int64_t n, int64_t d, uint64_t seed) {
+  const Tensor x = Tensor::empty({n, d});
+  Random(seed).normal(x);
+  return x;
+}
+
+/// n points around `clusters` corners far apart; the cluster of point i is i % clusters.
+Tensor separated(int64_t n, int64_t d, int64_t clusters) {
+  const Tensor x = normal_vectors(n, d, 1);
+  for (int64_t i = 0; i < n; ++i)
+    x.data<float>()[i * d + i % clusters % d] += 1000 * static_cast<float>(1 + i % clusters);
+  return x;
+}
+
+Kmeans cluster(const Tensor& x, int64_t k, const KmeansOptions& options = {}) {
+  return kmeans(Context::cpu(), x.size(0), x.size(1), x.data<float>(), k, options);
+}
+
+double mse_of(const Tensor& x, const Tensor& centroids) {
+  double total = 0;
+  const int64_t d = x.size(1);
+  for (int64_t i = 0; i < x.size(0); ++i) {
+    double best = INFINITY;
+    for (int64_t c = 0; c < centroids.size(0); ++c) {
+      double distance = 0;
+      for (int64_t j = 0; j < d; ++j) {
+        const double difference =
+            static_cast<double>(x.data<float>()[i * d + j]) - static_cast<double>(centroids.data<float>()[c * d + j]);
+        distance += difference * difference;
+      }
+      best = std::min(best, distance);
+    }
+    total += best;
+  }
+  return total / static_cast<double>(x.size(0));
+}
+
+TEST_CASE("k-means: separated clusters are found") {
+  const Tensor x = separated(900, 8, 3);
+  KmeansOptions options;
+  options.max_points_per_centroid = 0;
+  const Kmeans result = cluster(x, 3, options);
+  CHECK(mse_of(x, result.centroids) < 9);  // 8 dimensions of variance 1
+  CHECK(result.iterations < 25);           // it stopped once nothing moved
+  CHECK(result.mse == doctest::Approx(mse_of(x, result.centroids)).epsilon(1e-5));
+}
+
+TEST_CASE("k-means: k = n puts a centroid on every distinct point, k = 1 on the mean") {
+  const Tensor x = separated(6, 8, 6);
+  CHECK(mse_of(x, cluster(x, 6).centroids) < 1e-3);
+  const Tensor mean = cluster(x, 1).centroids;
+  for (int64_t j = 0; j < 8; ++j) {
+    double sum = 0;
+    for (int64_t i = 0; i < 6; ++i) sum += static_cast<double>(x.data<float>()[i * 8 + j]);
+    CHECK(static_cast<double>(mean.data<float>()[j]) == doctest::Approx(sum / 6).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("k-means: empty clusters are filled") {
+  // 990 copies of one point and 10 others: of 8 centroids drawn, most start on the copies and must move away.
+  const Tensor x = full({1000, 4}, 5);
+  for (int64_t i = 0; i < 10; ++i) x.data<float>()[i * 100 * 4] = 100 * static_cast<float>(i + 1);
+  const Kmeans result = cluster(x, 11);
+  CHECK(mse_of(x, result.centroids) < mse_of(x, x.slice(0, 1, 2)) / 4);
+  for (int64_t i = 0; i < result.centroids.numel(); ++i) CHECK(std::isfinite(result.centroids.data<float>()[i]));
+}
+
+TEST_CASE("k-means: more iterations never raise the error") {
+  const Tensor x = normal_vectors(2000, 6, 2);
+  double last = INFINITY;
+  for (const int iterations : {1, 2, 4, 8, 16}) {
+    KmeansOptions options;
+    options.iterations = iterations;
+    const double mse = mse_of(x, cluster(x, 16, options).centroids);
+    CHECK(mse <= last * (1 + 1e-6));
+    last = mse;
+  }
+}
+
+TEST_CASE("k-means: the seed decides, the number of threads does not") {
+  const Tensor x = normal_vectors(3000, 16, 3);
+  KmeansOptions options;
+  options.seed = 7;
+  Context one = Context::cpu(), three = Context::cpu();
+  one.threads = 1;
+  three.threads = 3;
+  const Kmeans a = kmeans(one, 3000, 16, x.data<float>(), 32, options);
+  const Kmeans b = kmeans(three, 3000, 16, x.data<float>(), 32, options);
+  CHECK(same_bits(a.centroids, b.centroids));
+  CHECK(a.mse == b.mse);
+  options.seed = 8;
+  CHECK_FALSE(same_bits(a.centroids, cluster(x, 32, options).centroids));
+}
+
+TEST_CASE("k-means: a subsample of max_points_per_centroid is used where there is more") {
+  const Tensor x = normal_vectors(4000, 4, 4);
+  KmeansOptions options;
+  options.max_points_per_centroid = 50;
+  const Kmeans part = cluster(x, 8, options);
+  options.max_points_per_centroid = 0;
+  const Kmeans all = cluster(x, 8, options);
+  const double part_mse = mse_of(x, part.centroids), all_mse = mse_of(x, all.centroids);
+  CHECK_FALSE(same_bits(part.centroids, all.centroids));
+  CHECK(all_mse < part_mse);
+  CHECK(part_mse < 1.1 * all_mse);
+}
+
+TEST_CASE("k-means: bad sizes are refused") {
+  const Tensor x = normal_vectors(5, 2, 5);
+  CHECK(contains(error_of([&] { cluster(x, 6); }), "6 centroids need at least as many vectors, found 5"));
+  CHECK(contains(error_of([&] { cluster(x, 0); }), "k = 0"));
+  KmeansOptions options;
+  options.iterations = 0;
+  CHECK(contains(error_of([&] { cluster(x, 2, options); }), "0 iterations"));
+}
+
+}  // namespace
+}  // namespace qinco
