@@ -329,7 +329,7 @@ TEST_CASE("a vector's candidate search depends neither on its batch nor on the n
   }
 }
 
-TEST_CASE("NaN in a vector's inputs gives code 0 and leaves its neighbours alone") {
+TEST_CASE("NaN in a vector's inputs gives candidate 0 and leaves its neighbours alone") {
   const Sizes s{40, 19, 21, 2};
   const Problem<float> clean = random_problem(s, 9, 4);
   for (Isa isa : available_isas()) {
