@@ -55,7 +55,7 @@ void Module::load(const TensorMap& state) {
   }
   // All names of ours are there, so more entries than parameters means that some are not ours.
   for (const auto& [name, value] : state) {
-    const auto same_name = [&](const NamedParameter& p) { return p.name == name; };
+    const auto same_name = [&wanted = name](const NamedParameter& p) { return p.name == wanted; };
     check(state.size() == all.size() || std::any_of(all.begin(), all.end(), same_name), "load: unexpected parameter {}",
           name);
   }
