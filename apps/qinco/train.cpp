@@ -66,8 +66,10 @@ struct Split {
 Split read_split(const TrainArguments& arguments) {
   const VectorFile file = VectorFile::open(arguments.training_data);
   const int64_t nval = arguments.nval;
+  check(nval >= 1, "nval: expected 1 or more, found {}", nval);
   check(nval < file.size(), "{}: expected more than nval={} rows, found {}", file.path(), nval, file.size());
   const int64_t nt = arguments.nt.value_or(file.size() - nval);
+  check(nt >= 1, "nt: expected 1 or more, found {}", nt);
   check(nt <= file.size() - nval, "{}: expected nt + nval = {} + {} rows or more, found {}", file.path(), nt, nval,
         file.size());
   return {VectorSet(file, 0, nt), VectorSet(file, nt, nt + nval)};
@@ -236,7 +238,21 @@ void check_outputs(const TrainArguments& arguments) {
   if (!arguments.save_rq_codebooks.empty()) check_writable(arguments.save_rq_codebooks);
 }
 
+TrainOptions train_options(const Common& common, const TrainArguments& arguments) {
+  TrainOptions options;
+  options.batch_size = arguments.batch_size;
+  options.lr = arguments.lr;
+  options.max_epochs = arguments.max_epochs;
+  options.seed = common.seed;
+  options.model_path = arguments.model;
+  options.checkpoint_path = arguments.checkpoint_path();
+  options.validate();
+  check(arguments.rq_beam_size >= 1, "rq_beam_size: expected 1 or more, found {}", arguments.rq_beam_size);
+  return options;
+}
+
 void train(const Common& common, const TrainArguments& arguments, const CLI::App& command) {
+  const TrainOptions options = train_options(common, arguments);
   check_outputs(arguments);
   std::optional<Checkpoint> checkpoint;
   if (arguments.resume) checkpoint = load_checkpoint(arguments.checkpoint_path());
@@ -247,13 +263,6 @@ void train(const Common& common, const TrainArguments& arguments, const CLI::App
   common.print("{} d={} M={} K={} L={} h={} db_scale={:.6g}: {} parameters, {} training and {} validation vectors",
                config.variant(), config.d, config.M, config.K, config.L, config.h, config.db_scale,
                config.parameter_count(), data.train.size(), data.val.size());
-  TrainOptions options;
-  options.batch_size = arguments.batch_size;
-  options.lr = arguments.lr;
-  options.max_epochs = arguments.max_epochs;
-  options.seed = common.seed;
-  options.model_path = arguments.model;
-  options.checkpoint_path = arguments.checkpoint_path();
   Trainer trainer(start.model, data.train, data.val, options);
   if (checkpoint) {
     trainer.resume(*checkpoint);
@@ -277,10 +286,8 @@ void train(const Common& common, const TrainArguments& arguments, const CLI::App
 void add_data_options(CLI::App& command, TrainArguments& a) {
   command.add_option("--training_data", a.training_data, "vectors to train and validate on")->required();
   command.add_option("--model", a.model, "where the best model so far is stored (safetensors)")->required();
-  command.add_option("--nt", a.nt, "training vectors (default: all rows but nval)")->check(CLI::PositiveNumber);
-  command.add_option("--nval", a.nval, "validation vectors: the last of the nt + nval rows")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  command.add_option("--nt", a.nt, "training vectors (default: all rows but nval)");
+  command.add_option("--nval", a.nval, "validation vectors: the last of the nt + nval rows")->capture_default_str();
   command.add_option("--db_scale", a.db_scale, "divisor of the vectors (default: the largest training entry)");
 }
 
@@ -293,19 +300,13 @@ void add_model_options(CLI::App& command, TrainArguments& a) {
   CLI::Option* const init = command.add_option("--init_model", a.init_model, "go on from this model, not from an RQ");
   command.add_option("--rq_codebooks", a.rq_codebooks, "load the RQ that training starts from")->excludes(init);
   command.add_option("--save_rq_codebooks", a.save_rq_codebooks, "save that RQ")->excludes(init);
-  command.add_option("--rq_beam_size", a.rq_beam_size, "beams of the RQ's training")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  command.add_option("--rq_beam_size", a.rq_beam_size, "beams of the RQ's training")->capture_default_str();
 }
 
 void add_run_options(CLI::App& command, TrainArguments& a) {
   command.add_option("--lr", a.lr, "learning rate at the start")->capture_default_str();
-  command.add_option("--batch_size", a.batch_size, "vectors a batch")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command.add_option("--max_epochs", a.max_epochs, "stop after this many epochs")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  command.add_option("--batch_size", a.batch_size, "vectors a batch")->capture_default_str();
+  command.add_option("--max_epochs", a.max_epochs, "stop after this many epochs")->capture_default_str();
   command.add_option("--checkpoint", a.checkpoint,
                      "saved every epoch and when stopped, removed at the end (default: MODEL.checkpoint)");
   command.add_flag("--resume", a.resume, "go on from the checkpoint of a stopped run, with the same options");

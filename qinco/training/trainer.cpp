@@ -34,6 +34,12 @@ void check_same(const char* name, T now, T then) {
 
 }  // namespace
 
+void TrainOptions::validate() const {
+  check(batch_size >= 1, "batch_size: expected 1 or more, found {}", batch_size);
+  check(max_epochs >= 1, "max_epochs: expected 1 or more, found {}", max_epochs);
+  check(std::isfinite(lr) && lr > 0, "lr: expected a finite value above 0, found {}", lr);
+}
+
 BatchTrainer::BatchTrainer(Qinco& model, double lr)
     : model_(model), codec_(model), adam_(model.parameters(), {.lr = lr}) {}
 
@@ -62,8 +68,7 @@ Trainer::Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, con
   const int64_t d = model.config().d;
   check(train.dim() == d && val.dim() == d, "training: expected vectors of d={}, found {} and {}", d, train.dim(),
         val.dim());
-  check(options.batch_size >= 1, "batch_size: expected 1 or more, found {}", options.batch_size);
-  check(std::isfinite(options.lr) && options.lr > 0, "lr: expected a value above 0, found {}", options.lr);
+  options.validate();
   run_ = {options.batch_size, options.lr, options.seed, train.size(), val.size(), train.fingerprint()};
   progress_.schedule.lr = options.lr;
   progress_.schedule.max_epochs = options.max_epochs;

@@ -22,6 +22,9 @@ struct TrainOptions {
   uint64_t seed = 1;
   std::string model_path;       // where the best model so far is stored; empty: nowhere
   std::string checkpoint_path;  // where to save every epoch and on a stop; empty: nowhere
+
+  /// Throws Error naming the value unless batch_size and max_epochs are 1 or more and lr is finite and above 0.
+  void validate() const;
 };
 
 /// What the caller may want to see or decide; all optional.
