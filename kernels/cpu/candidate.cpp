@@ -171,7 +171,7 @@ int64_t group_size(const Layout& layout) {
   return at_least(1, at_most(fitting, kMaxGroup));
 }
 
-// Denormals cost a hundred cycles each and mean nothing next to a distance: they are zero inside the search.
+// Denormals may cost a microcode assist each and mean nothing next to a distance: they are zero inside the search.
 class FlushDenormals {
  public:
   FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
