@@ -159,14 +159,13 @@ TEST_CASE("RQ: the seed decides, the number of threads does not") {
 }
 
 TEST_CASE("RQ: on SIFT, few clusters are left with one point and the error is Faiss's") {
-  // Faiss 1.15.1 (RQ 4x8, greedy, progressive dimensions) on the same 20,000 rows, 10 iterations: 38,204. Outliers that
-  // keep a centroid each (see kmeans.cpp) cost more than the 1% allowed here.
-  const Tensor x = read_rows(QINCO_SOURCE_DIR "/data/sift-sample/learn.bvecs", 0, 20000);
+  // Faiss 1.15.1 (RQ 4x8, greedy, 5 iterations) on the same 5,000 rows: 31,882 with progressive dimensions, 33,966
+  // without. Outliers that keep a centroid each (see kmeans.cpp) would give 36,126 here.
+  const Tensor x = read_rows(QINCO_SOURCE_DIR "/data/sift-sample/learn.bvecs", 0, 5000);
   RqOptions options;
-  options.iterations = 10;
-  const ResidualQuantizer rq = train_rq(Context::cpu(), 20000, 128, x.data<float>(), 4, 256, options);
-  const double error = mse(rq, x, 1);
-  CHECK(error < 1.01 * 38204);
+  options.iterations = 5;
+  const ResidualQuantizer rq = train_rq(Context::cpu(), 5000, 128, x.data<float>(), 4, 256, options);
+  CHECK(mse(rq, x, 1) < 1.01 * 31882);
 }
 
 TEST_CASE("RQ: bad sizes are refused") {

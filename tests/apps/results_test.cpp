@@ -1,0 +1,203 @@
+// What the subcommands produce from good input: files that agree with the library, JSON with the contract's keys.
+#include <cmath>
+
+#include "qinco/codec/codec.h"
+#include "qinco/quantizers/rq.h"
+#include "qinco/search/recall.h"
+#include "tests/apps/workspace.h"
+
+namespace qinco::tests {
+namespace {
+
+void check_keys(const Json& results, std::initializer_list<const char*> keys) {
+  for (const char* key : keys) CHECK_MESSAGE(results.contains(key), "no key " << key);
+}
+
+struct Encoded {
+  Tensor codes, xhat;
+  double mse = 0;
+};
+
+Encoded encode_in_library(const Workspace& space) {
+  const Tensor& x = space.base_vectors();
+  Encoded result{Tensor::empty({x.size(0), Workspace::kM}, DType::i32), Tensor::empty(x.shape())};
+  const Codec codec(Workspace::make_model());
+  codec.encode(x.size(0), x.data<float>(), result.codes.data<int32_t>(), result.xhat.data<float>());
+  for (int64_t i = 0; i < x.numel(); ++i)
+    result.mse +=
+        std::pow(static_cast<double>(x.data<float>()[i]) - static_cast<double>(result.xhat.data<float>()[i]), 2);
+  result.mse /= static_cast<double>(x.size(0));
+  return result;
+}
+
+TEST_CASE("encode: codes and MSE are the library's, as .npy and raw") {
+  const Workspace space;
+  const Encoded expected = encode_in_library(space);
+  const Json results = results_of(space.encode());
+  check_keys(results, {"n", "mse", "seconds", "vectors_per_second"});
+  CHECK(results.at("n") == Workspace::kN);
+  CHECK(results.at("mse").get<double>() == doctest::Approx(expected.mse).epsilon(1e-6));
+  CHECK(same_bits(read_npy(space.file("out.npy")), expected.codes));
+
+  Arguments raw = with(space.encode(), "--o", space.file("out.bin"));
+  raw.push_back("--raw");
+  CHECK(run(raw).code == 0);
+  CHECK(std::filesystem::file_size(space.file("out.bin")) == 2 * Workspace::kN);  // 3 x 4 bits: 2 bytes
+  const CodeFile file = CodeFile::open(space.file("out.bin"), CodeFormat::raw, Workspace::kM, Workspace::kK);
+  Tensor codes = Tensor::empty(expected.codes.shape(), DType::i32);
+  file.read(0, file.size(), codes.data<int32_t>());
+  CHECK(same_bits(codes, expected.codes));
+}
+
+TEST_CASE("encode then decode: the reconstruction is the library's, in .fvecs and .npy, from .npy and raw codes") {
+  const Workspace space;
+  const Encoded expected = encode_in_library(space);
+  CHECK(run(space.encode()).code == 0);
+  Arguments raw = with(space.encode(), "--o", space.file("out.bin"));
+  raw.push_back("--raw");
+  CHECK(run(raw).code == 0);
+  for (const char* output : {"decoded.fvecs", "decoded.npy"}) {
+    Arguments decode = with(with(space.decode(), "--i", space.file("out.npy")), "--o", space.file(output));
+    check_keys(results_of(decode), {"n", "seconds", "vectors_per_second"});
+    CHECK(same_bits(read_all(space.file(output)), expected.xhat));
+    decode = with(decode, "--i", space.file("out.bin"));
+    decode.push_back("--raw");
+    CHECK(run(decode).code == 0);
+    CHECK(same_bits(read_all(space.file(output)), expected.xhat));
+  }
+}
+
+TEST_CASE("decode: --M_used decodes the prefix") {
+  const Workspace space;
+  const Codec codec(Workspace::make_model());
+  const Tensor codes = read_npy(space.codes());
+  for (int64_t used = 1; used <= Workspace::kM; ++used) {
+    CHECK(results_of(with(space.decode(), "--M_used", std::to_string(used))).at("M_used") == used);
+    const Tensor expected = Tensor::empty({Workspace::kN, Workspace::kD});
+    codec.decode(Workspace::kN, codes.data<int32_t>(), Workspace::kM, used, expected.data<float>());
+    CHECK(same_bits(read_all(space.file("out.fvecs")), expected));
+  }
+}
+
+TEST_CASE("eval: MSE, recall and the multi-rate list are the library's") {
+  const Workspace space;
+  const Encoded expected = encode_in_library(space);
+  Arguments arguments = space.eval();
+  arguments.push_back("--multirate");
+  const Json results = results_of(arguments);
+  check_keys(results, {"n", "M_used", "bytes_per_vector", "mse", "recall", "seconds", "vectors_per_second"});
+  check_keys(results.at("seconds"), {"encode", "decode", "search"});
+  CHECK(results.at("mse").get<double>() == doctest::Approx(expected.mse).epsilon(1e-6));
+  CHECK(results.at("bytes_per_vector") == 2);
+  const Tensor ids = flat_search(kernels::Context::cpu(), expected.xhat, read_all(space.queries()), 100);
+  const Tensor truth = read_npy(space.groundtruth());
+  for (const int64_t rank : {1, 10, 100})
+    CHECK(results.at("recall").at(std::to_string(rank)) == recall_at(ids, truth, rank));
+  const Json& rates = results.at("multirate");
+  REQUIRE(rates.size() == Workspace::kM);
+  CHECK(rates.back().at("M_used") == Workspace::kM);
+  CHECK(rates.back().at("mse") == results.at("mse"));
+  const Json prefix = results_of(with(space.eval(), "--M_used", "1"));
+  CHECK(prefix.at("mse") == rates.front().at("mse"));
+  CHECK(prefix.at("bytes_per_vector") == 1);
+}
+
+TEST_CASE("eval: a base smaller than 100 caps the ranks") {
+  const Workspace space;
+  const Tensor few = space.base_vectors().slice(0, 0, 7).clone();
+  write_vectors(space.file("few.fvecs"), few);
+  write_npy(space.file("few.npy"), flat_search(kernels::Context::cpu(), few, read_all(space.queries()), 1));
+  const Json results =
+      results_of(with(with(space.eval(), "--base", space.file("few.fvecs")), "--groundtruth", space.file("few.npy")));
+  CHECK(results.at("recall").at("10") == 1.0);
+  CHECK(results.at("recall").at("100") == 1.0);
+}
+
+TEST_CASE("baseline: eval's keys, a falling multi-rate list, and a quantizer that gives the same error") {
+  const Workspace space;
+  const std::string path = space.file("rq.safetensors");
+  const Json results = results_of(with(space.baseline(), "--o", path));
+  check_keys(results, {"n", "mse", "recall", "seconds", "vectors_per_second", "multirate", "method"});
+  check_keys(results.at("seconds"), {"train", "encode", "decode", "search"});
+  check_keys(results.at("recall"), {"1", "10", "100"});
+  const Json& rates = results.at("multirate");
+  REQUIRE(rates.size() == 2);
+  CHECK(rates[1].at("mse") < rates[0].at("mse"));
+  CHECK(rates[1].at("mse") == results.at("mse"));
+
+  const ResidualQuantizer rq = load_rq(path);
+  const Tensor& x = space.base_vectors();
+  std::vector<int32_t> codes(static_cast<size_t>(2 * x.size(0)));
+  const Tensor xhat = Tensor::empty(x.shape());
+  rq.encode(kernels::Context::cpu(), x.size(0), x.data<float>(), 5, codes.data());
+  rq.decode(kernels::Context::cpu(), x.size(0), codes.data(), 2, 2, xhat.data<float>());
+  double error = 0;
+  for (int64_t i = 0; i < x.numel(); ++i)
+    error += std::pow(static_cast<double>(x.data<float>()[i]) - static_cast<double>(xhat.data<float>()[i]), 2);
+  CHECK(results.at("mse").get<double>() == doctest::Approx(error / static_cast<double>(x.size(0))).epsilon(1e-6));
+}
+
+TEST_CASE("train: the contract's keys, a model that loads, and no checkpoint left") {
+  const Workspace space;
+  const Json results = results_of(space.train(2));
+  check_keys(results, {"epochs", "rq_val_mse", "best_val_mse", "vectors_per_second", "db_scale"});
+  REQUIRE(results.at("epochs").size() == 2);
+  for (const Json& epoch : results.at("epochs")) check_keys(epoch, {"epoch", "lr", "train_loss", "val_mse", "seconds"});
+  CHECK(load_model(space.file("trained.safetensors")).config().M == 3);
+  CHECK_FALSE(std::filesystem::exists(space.file("trained.safetensors.checkpoint")));
+}
+
+TEST_CASE("info: models, quantizers, vectors and codes") {
+  const Workspace space;
+  const Json model = results_of({"info", space.model()});
+  const QincoConfig config = Workspace::config();
+  CHECK(model.at("variant") == "qinco");
+  CHECK(model.at("d") == config.d);
+  CHECK(model.at("K") == config.K);
+  CHECK(model.at("L") == config.L);
+  CHECK(model.at("M") == config.M);
+  CHECK(model.at("h") == config.h);
+  CHECK(model.at("db_scale") == 2.5);
+  CHECK(model.at("parameters") == config.parameter_count());
+  CHECK(model.at("bytes") == std::filesystem::file_size(space.model()));
+  const Json vectors = results_of({"info", space.base()});
+  CHECK(vectors.at("n") == Workspace::kN);
+  CHECK(vectors.at("d") == Workspace::kD);
+  CHECK(vectors.at("type") == "f32");
+  const Json codes = results_of({"info", space.codes()});
+  CHECK(codes.at("n") == Workspace::kN);
+  CHECK(codes.at("M") == Workspace::kM);
+  CHECK(codes.at("type") == "i32");
+  CHECK(run(with(space.baseline(), "--o", space.file("rq.safetensors"))).code == 0);
+  CHECK(results_of({"info", space.file("rq.safetensors")}).at("format") == "rq");
+}
+
+TEST_CASE("results do not depend on the number of threads") {
+  const Workspace space;
+  CHECK(run(with(with(space.encode(), "--o", space.file("one.npy")), "--threads", "1")).code == 0);
+  CHECK(run(with(with(space.encode(), "--o", space.file("four.npy")), "--threads", "4")).code == 0);
+  CHECK(read_bytes(space.file("one.npy")) == read_bytes(space.file("four.npy")));
+  CHECK(results_of(with(space.baseline(), "--threads", "1")).at("mse") ==
+        results_of(with(space.baseline(), "--threads", "3")).at("mse"));
+}
+
+TEST_CASE("encode: a file of half a gigabyte needs little memory") {
+  const Workspace space;
+  QincoConfig config;
+  config.d = 128, config.M = 2, config.K = 2, config.L = 1, config.h = 1;
+  Random random(1);
+  save_model(space.file("small.safetensors"), Qinco(config, random));
+  const int64_t n = 1 << 20;  // x 128 f32 = 512 MB, sparse: all zeros
+  const std::string path = space.file("large.npy"), header = npy_header(DType::f32, {n, 128});
+  write_bytes(path, header);
+  std::filesystem::resize_file(path, header.size() + static_cast<size_t>(n) * 128 * 4);
+  Arguments arguments = {"encode", "--model", space.file("small.safetensors"), "--i", path, "--o", space.file("l.npy")};
+  const Outcome outcome = run(arguments);
+  CHECK(outcome.code == 0);
+#if !defined(__SANITIZE_ADDRESS__)
+  CHECK(outcome.peak_bytes < 150LL << 20);
+#endif
+}
+
+}  // namespace
+}  // namespace qinco::tests
