@@ -63,9 +63,9 @@ TEST_CASE("optim: saved, loaded and continued is bit-equal to never stopped") {
     second.optimizer->load_state(read_safetensors(directory.file("optimizer")).tensors);
     CHECK(second.optimizer->lr() == 0.003);
     for (int i = 0; i < 5; ++i) CHECK(whole.step() == second.step());
-    for (const auto& [name, value] : whole.net.state()) {
-      CAPTURE(name);
-      CHECK(same_bits(value, second.net.state().at(name)));
+    for (const auto& item : whole.net.state()) {
+      CAPTURE(item.first);
+      CHECK(same_bits(item.second, second.net.state().at(item.first)));
     }
   }
 }

@@ -56,10 +56,10 @@ TEST_CASE("safetensors: every dtype and shape comes back, with metadata") {
   const SafetensorsFile back = read_safetensors(path);
   CHECK(back.metadata == file.metadata);
   REQUIRE(back.tensors.size() == file.tensors.size());
-  for (const auto& [name, tensor] : file.tensors) {
-    CAPTURE(name);
-    const Tensor& found = back.tensors.at(name);
-    CHECK(same_bits(found, tensor));
+  for (const auto& item : file.tensors) {
+    CAPTURE(item.first);
+    const Tensor& found = back.tensors.at(item.first);
+    CHECK(same_bits(found, item.second));
     CHECK(reinterpret_cast<uintptr_t>(found.bytes()) % size_of(found.dtype()) == 0);
   }
   write_safetensors(path, {});
