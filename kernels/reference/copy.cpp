@@ -1,4 +1,5 @@
 // Strided copy: materialises a transposed, sliced or expanded view. It only moves data, so this is the one version.
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/families.h"
@@ -9,7 +10,8 @@ namespace qinco::kernels::reference {
 namespace {
 
 constexpr int kMaxDims = 8;
-constexpr int64_t kTile = 32;  // a 32 x 32 tile of a transpose keeps its 32 source and 32 target lines in L1
+constexpr int64_t kBand = 32;  // rows of a band, the unit of work
+constexpr int64_t kStrip = 8;  // columns of a strip
 
 // The view with dimensions of size 1 dropped and neighbours merged where one continues the other: the last dimension
 // is as long as can be.
@@ -51,18 +53,29 @@ int64_t source_offset(const View& view, int64_t index) {
   return offset;
 }
 
+// y [rows, width] with leading dimension cols = x by strides. The strip of a transpose is narrow, so that the source
+// lines in flight stay in L1 even where they are a power of two apart and share its sets.
 template <class T>
-void copy_rows(const T* x, int64_t row_stride, int64_t col_stride, int64_t rows, int64_t cols, T* y) {
+[[gnu::always_inline]] inline void copy_strip(const T* __restrict x, int64_t row_stride, int64_t col_stride,
+                                              int64_t rows, int64_t cols, int64_t width, T* __restrict y) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < width; ++j) y[i * cols + j] = x[i * row_stride + j * col_stride];
+}
+
+template <class T>
+void copy_band(const T* x, int64_t row_stride, int64_t col_stride, int64_t rows, int64_t cols, T* y) {
   if (col_stride == 1) {
     for (int64_t i = 0; i < rows; ++i)
       std::memcpy(y + i * cols, x + i * row_stride, sizeof(T) * static_cast<size_t>(cols));
     return;
   }
-  for (int64_t j0 = 0; j0 < cols; j0 += kTile) {
-    const int64_t j1 = j0 + kTile < cols ? j0 + kTile : cols;
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = j0; j < j1; ++j) y[i * cols + j] = x[i * row_stride + j * col_stride];
-  }
+  const auto copy_strips = [&](int64_t step) __attribute__((always_inline)) {
+    int64_t j = 0;
+    for (; j + kStrip <= cols; j += kStrip) copy_strip(x + j * col_stride, step, col_stride, rows, cols, kStrip, y + j);
+    copy_strip(x + j * col_stride, step, col_stride, rows, cols, cols - j, y + j);
+  };
+  // Constants, once inlined: a plain transpose is vectorised, and the width of a strip unrolled.
+  row_stride == 1 ? copy_strips(1) : copy_strips(row_stride);
 }
 
 template <class T>
@@ -75,13 +88,13 @@ void strided_copy(const Context& context, int ndim, const int64_t* shape, const 
   int64_t matrices = 1;
   for (int i = 0; i < view.ndim - 2; ++i) matrices *= view.shape[i];
 
-  // The unit of work is a band of kTile rows of one matrix.
-  const int64_t bands = (rows + kTile - 1) / kTile;
-  parallel_for(context, matrices * bands, row_grain(kTile * cols), [&](int64_t begin, int64_t end, int) {
+  // The unit of work is a band of kBand rows of one matrix.
+  const int64_t bands = (rows + kBand - 1) / kBand;
+  parallel_for(context, matrices * bands, row_grain(kBand * cols), [&](int64_t begin, int64_t end, int) {
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t matrix = unit / bands, row = unit % bands * kTile;
-      const int64_t count = row + kTile < rows ? kTile : rows - row;
-      copy_rows(x + source_offset(view, matrix) + row * row_stride, row_stride, col_stride, count, cols,
+      const int64_t matrix = unit / bands, row = unit % bands * kBand;
+      const int64_t count = std::min(kBand, rows - row);
+      copy_band(x + source_offset(view, matrix) + row * row_stride, row_stride, col_stride, count, cols,
                 y + (matrix * rows + row) * cols);
     }
   });
