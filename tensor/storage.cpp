@@ -28,15 +28,19 @@ constexpr size_t kCacheLimit = size_t{512} << 20;
 constexpr size_t kCacheLimit = size_t{512} << 20;
 #endif
 
-// Rounded up to one of four sizes per power of two: at most 25% lost, and few different sizes to look for.
+// Blocks from this size on are cached; malloc keeps smaller ones itself.
+constexpr size_t kCachedFrom = size_t{1} << 20;
+
+// Cached sizes are rounded up to one of four per power of two: at most 25% lost, and few different sizes to look for.
 size_t rounded(size_t bytes) {
-  if (bytes <= 512) return std::max<size_t>((bytes + 63) / 64 * 64, 64);
-  const size_t step = std::bit_floor(bytes - 1) / 4;
+  if (bytes < kCachedFrom) return std::max<size_t>((bytes + 63) / 64 * 64, 64);
+  const size_t step = std::bit_floor(bytes) / 4;
   return (bytes + step - 1) / step * step;
 }
 
-/// Keeps freed blocks by size. Training asks for the same sizes in every batch; the system would unmap large blocks and
-/// map them again, page by page.
+/// Keeps large freed blocks by size. Training asks for the same sizes in every batch, and malloc returns blocks above
+/// 32 MiB to the system at once, to be mapped again page by page: with 60 MB activations (fashion_mnist --batch-size
+/// 60000) that is about 15% of the CPU time.
 class Cache {
  public:
   ~Cache() { release(); }
@@ -44,11 +48,11 @@ class Cache {
   void* allocate(size_t bytes) {
     {
       const std::lock_guard lock(mutex_);
-      auto& blocks = free_[bytes];
       count(static_cast<int64_t>(bytes));
-      if (!blocks.empty()) {
-        void* const block = blocks.back();
-        blocks.pop_back();
+      const auto found = bytes < kCachedFrom ? free_.end() : free_.find(bytes);
+      if (found != free_.end() && !found->second.empty()) {
+        void* const block = found->second.back();
+        found->second.pop_back();
         stats_.cached -= static_cast<int64_t>(bytes);
         return block;
       }
@@ -69,7 +73,8 @@ class Cache {
     {
       const std::lock_guard lock(mutex_);
       stats_.live -= static_cast<int64_t>(bytes);
-      if (static_cast<size_t>(stats_.cached) + bytes <= kCacheLimit && keep(block, bytes)) return;
+      const bool fits = static_cast<size_t>(stats_.cached) + bytes <= kCacheLimit;
+      if (bytes >= kCachedFrom && fits && keep(block, bytes)) return;
     }
     ::operator delete(block, kAlignment);
   }

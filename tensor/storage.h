@@ -1,4 +1,4 @@
-// The memory behind tensors: 64-byte aligned, cached by size, counted.
+// The memory behind tensors: 64-byte aligned, large blocks cached by size, counted.
 #pragma once
 
 #include <cstddef>

@@ -54,6 +54,13 @@ TEST_CASE("tensor: memory is aligned and counted") {
   reset_memory_peak();
   { const Tensor x = Tensor::empty({1 << 20}); }
   CHECK(memory_stats().peak >= before + (4 << 20));
+  for (const int64_t n : {1, 16, 17, 262'143, 262'144, 262'145, 1'000'000, 1 << 20}) {
+    CAPTURE(n);
+    const int64_t live = memory_stats().live;
+    const Tensor x = ones({n});
+    CHECK(memory_stats().live - live >= 4 * n);
+    CHECK(memory_stats().live - live <= 5 * n + 64);
+  }
   release_cached_memory();
   CHECK(memory_stats().cached == 0);
 }
