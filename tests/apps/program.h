@@ -42,6 +42,8 @@ class Process {
 
   bool running();
   void send(int signal);
+  /// Waits until stdout holds `text`, or the end.
+  void wait_for_output(const std::string& text);
   /// Waits for the end.
   Outcome finish();
 
@@ -66,7 +68,7 @@ Json results_of(Arguments arguments);
 std::set<std::string> listing(const std::filesystem::path& directory);
 
 /// Checks that the run ended with `code` and exactly one line on stderr, which starts with "qinco" and holds all
-/// `parts`, and that nothing went to stdout.
+/// `parts`.
 void check_error(const Outcome& outcome, int code, std::initializer_list<std::string> parts);
 
 /// Runs what must fail as check_error says, and checks that no file came or went in `directory`.

@@ -1,0 +1,98 @@
+// Ctrl-C and SIGTERM during training: a checkpoint, a command that goes on, and the very losses of an unbroken run.
+#include <chrono>
+#include <csignal>
+#include <thread>
+
+#include "tests/apps/workspace.h"
+
+namespace qinco::tests {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr int kEpochs = 30;
+
+Arguments training(const Workspace& space, const std::string& model) {
+  return with(with(space.train(kEpochs), "--model", model), "--batch_size", "4");
+}
+
+/// Starts training, stops it by `signal` a moment after it printed `text`, and checks what it says.
+void stop_training(const Arguments& arguments, const std::string& checkpoint, int signal, const std::string& text) {
+  Process process(arguments);
+  process.wait_for_output(text);
+  std::this_thread::sleep_for(milliseconds(5));
+  process.send(signal);
+  const Outcome outcome = process.finish();
+  CAPTURE(outcome.err);
+  CAPTURE(outcome.out);
+  REQUIRE(outcome.code == 128 + signal);
+  CHECK(std::count(outcome.err.begin(), outcome.err.end(), '\n') == 1);
+  CHECK(contains(outcome.err, checkpoint));
+  CHECK(contains(outcome.err, "--resume"));
+  CHECK(std::filesystem::exists(checkpoint));
+}
+
+/// Losses and errors of all epochs, which must be equal bit for bit (JSON holds doubles exactly).
+Json losses(const Json& results) {
+  Json list = Json::array();
+  for (const Json& epoch : results.at("epochs"))
+    list.push_back({epoch.at("epoch"), epoch.at("lr"), epoch.at("train_loss"), epoch.at("val_mse")});
+  return list;
+}
+
+TEST_CASE("interrupt: a run stopped twice and resumed has the losses and the model of an unbroken one") {
+  const Workspace space;
+  const std::string whole = space.file("whole.safetensors"), broken = space.file("broken.safetensors");
+  const std::string checkpoint = broken + ".checkpoint";
+  const Json expected = results_of(training(space, whole));
+  REQUIRE(expected.at("epochs").size() == kEpochs);
+
+  Arguments arguments = training(space, broken);
+  stop_training(arguments, checkpoint, SIGINT, "epoch   2");
+  arguments.push_back("--resume");
+  stop_training(arguments, checkpoint, SIGTERM, "going on in epoch");
+  const Json resumed = results_of(arguments);
+  CHECK(losses(resumed) == losses(expected));
+  CHECK(resumed.at("best_val_mse") == expected.at("best_val_mse"));
+  CHECK(resumed.at("rq_val_mse") == expected.at("rq_val_mse"));
+  CHECK(read_bytes(broken) == read_bytes(whole));
+  CHECK_FALSE(std::filesystem::exists(checkpoint));
+}
+
+TEST_CASE("interrupt: a checkpoint is not overwritten by a new run, nor resumed with other options or data") {
+  const Workspace space;
+  const std::string model = space.file("m.safetensors"), checkpoint = model + ".checkpoint";
+  const Arguments arguments = training(space, model);
+  stop_training(arguments, checkpoint, SIGINT, "epoch   1");
+  expect_error(space.path(), arguments, 1, {checkpoint, "--resume"});
+
+  Arguments resume = arguments;
+  resume.push_back("--resume");
+  expect_error(space.path(), with(resume, "--M", "4"), 1, {"checkpoint", "M=4", "3"});
+  expect_error(space.path(), with(resume, "--batch_size", "32"), 1, {"checkpoint", "batch_size", "4", "32"});
+  expect_error(space.path(), with(resume, "--nt", "500"), 1, {"checkpoint", "512", "500"});
+  const Tensor other = space.base_vectors().clone();
+  for (int64_t i = 0; i < other.numel(); ++i) other.data<float>()[i] += 1;
+  write_vectors(space.file("other.fvecs"), other);
+  expect_error(space.path(), with(resume, "--training_data", space.file("other.fvecs")), 1, {"checkpoint", "data"});
+}
+
+TEST_CASE("interrupt: broken checkpoints are refused and kept") {
+  const Workspace space;
+  const std::string model = space.file("m.safetensors"), checkpoint = model + ".checkpoint";
+  Arguments arguments = training(space, model);
+  stop_training(arguments, checkpoint, SIGINT, "epoch   1");
+  arguments.push_back("--resume");
+  const std::string good = read_bytes(checkpoint);
+  for (const std::string& bytes : {std::string(), good.substr(0, 50), good.substr(0, good.size() - 1), good + "x",
+                                   read_bytes(space.model()), std::string(8, '\xff') + good.substr(8)}) {
+    write_bytes(checkpoint, bytes);
+    expect_error(space.path(), arguments, 1, {checkpoint});
+    CHECK(read_bytes(checkpoint) == bytes);
+  }
+  std::filesystem::remove(checkpoint);
+  expect_error(space.path(), arguments, 1, {checkpoint, "cannot open"});
+}
+
+}  // namespace
+}  // namespace qinco::tests
