@@ -24,6 +24,7 @@ struct TrainArguments {
   int64_t nval = 10000;
   int64_t rq_beam_size = 1;
   double lr = 1e-3;
+  std::string lr_schedule = "plateau";
   int64_t batch_size = 1024;
   int64_t max_epochs = 1000;
   bool resume = false;
@@ -214,6 +215,7 @@ Json results(const TrainArguments& arguments, const QincoConfig& config, const T
           {"nval", run.nval},
           {"batch_size", run.batch_size},
           {"lr", run.base_lr},
+          {"lr_schedule", arguments.lr_schedule},
           {"seed", run.seed},
           {progress.from_rq ? "rq_val_mse" : "init_val_mse", progress.start_mse},
           {"best_val_mse", progress.history.empty() ? Json(nullptr) : Json(progress.schedule.best)},
@@ -243,6 +245,7 @@ TrainOptions train_options(const Common& common, const TrainArguments& arguments
   options.batch_size = arguments.batch_size;
   options.lr = arguments.lr;
   options.max_epochs = arguments.max_epochs;
+  options.cosine = arguments.lr_schedule == "cosine";
   options.seed = common.seed;
   options.model_path = arguments.model;
   options.checkpoint_path = arguments.checkpoint_path();
@@ -305,6 +308,11 @@ void add_model_options(CLI::App& command, TrainArguments& a) {
 
 void add_run_options(CLI::App& command, TrainArguments& a) {
   command.add_option("--lr", a.lr, "learning rate at the start")->capture_default_str();
+  command
+      .add_option("--lr_schedule", a.lr_schedule,
+                  "plateau: a tenth after 10 epochs without a better one; cosine: falling over max_epochs to a 100th")
+      ->check(CLI::IsMember({"plateau", "cosine"}))
+      ->capture_default_str();
   command.add_option("--batch_size", a.batch_size, "vectors a batch")->capture_default_str();
   command.add_option("--max_epochs", a.max_epochs, "stop after this many epochs")->capture_default_str();
   command.add_option("--checkpoint", a.checkpoint,

@@ -19,7 +19,7 @@ class Codec {
   /// Compiles `model` (f32) for the ISA that is active now. Copies what it needs: the model may change or go.
   explicit Codec(const Qinco& model);
 
-  /// Takes the present parameters of `model`, whose sizes are those of the first one; allocates nothing.
+  /// Takes the present parameters of `model`, whose sizes are those of the first one, into the memory there is.
   void update(const Qinco& model);
 
   const QincoConfig& config() const { return config_; }

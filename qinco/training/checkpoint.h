@@ -26,6 +26,7 @@ struct EpochRecord {
 struct RunIdentity {
   int64_t batch_size = 1024;
   double base_lr = 1e-3;
+  bool cosine = false;
   uint64_t seed = 1;
   int64_t nt = 0;
   int64_t nval = 0;

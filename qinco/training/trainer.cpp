@@ -5,6 +5,7 @@
 #include <cmath>
 #include <vector>
 
+#include "autograd/optim/schedule.h"
 #include "kernels/check.h"
 #include "qinco/io/model_file.h"
 #include "tensor/create.h"
@@ -27,8 +28,12 @@ bool stop_requested(const TrainHooks& hooks) {
   return hooks.stop_requested && hooks.stop_requested();
 }
 
+std::string schedule_name(bool cosine) {
+  return cosine ? "cosine" : "plateau";
+}
+
 template <class T>
-void check_same(const char* name, T now, T then) {
+void check_same(const char* name, const T& now, const T& then) {
   check(now == then, "{}: the checkpoint was made with {}, found {}", name, then, now);
 }
 
@@ -69,9 +74,23 @@ Trainer::Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, con
   check(train.dim() == d && val.dim() == d, "training: expected vectors of d={}, found {} and {}", d, train.dim(),
         val.dim());
   options.validate();
-  run_ = {options.batch_size, options.lr, options.seed, train.size(), val.size(), train.fingerprint()};
+  run_ = {options.batch_size, options.lr, options.cosine, options.seed, train.size(), val.size(), train.fingerprint()};
   progress_.schedule.lr = options.lr;
-  progress_.schedule.max_epochs = options.max_epochs;
+  fit_schedule();
+}
+
+// What the options say about the schedule, as against its state.
+void Trainer::fit_schedule() {
+  PlateauSchedule& schedule = progress_.schedule;
+  schedule.max_epochs = options_.max_epochs;
+  if (options_.cosine) schedule.patience = schedule.stop_after = options_.max_epochs + 1;  // only max_epochs counts
+}
+
+double Trainer::lr_of_batch() const {
+  if (!options_.cosine) return progress_.schedule.lr;
+  const int64_t batch = progress_.schedule.epochs * batches() + progress_.batch;
+  return optim::CosineSchedule(options_.lr, {.steps = options_.max_epochs * batches(), .min_lr = options_.lr / 100})
+      .lr_at(batch);
 }
 
 void Trainer::start_from(double mse, bool from_rq) {
@@ -87,6 +106,8 @@ int64_t Trainer::batches() const {
 void Trainer::resume(const Checkpoint& c) {
   check_same("batch_size", run_.batch_size, c.run.batch_size);
   check_same("lr", run_.base_lr, c.run.base_lr);
+  check_same("lr_schedule", schedule_name(run_.cosine), schedule_name(c.run.cosine));
+  if (run_.cosine) check_same("max_epochs", options_.max_epochs, c.progress.schedule.max_epochs);
   check_same("seed", run_.seed, c.run.seed);
   check_same("nt", run_.nt, c.run.nt);
   check_same("nval", run_.nval, c.run.nval);
@@ -99,7 +120,7 @@ void Trainer::resume(const Checkpoint& c) {
   trainer_.adam().reset_state();
   if (!c.optimizer.empty()) trainer_.adam().load_state(c.optimizer);
   progress_ = c.progress;
-  progress_.schedule.max_epochs = options_.max_epochs;
+  fit_schedule();
 }
 
 void Trainer::save(bool mid_epoch) {
@@ -128,7 +149,6 @@ bool Trainer::run(const TrainHooks& hooks) {
 bool Trainer::train_epoch(const TrainHooks& hooks) {
   const int64_t epoch = progress_.schedule.epochs + 1;
   if (progress_.batch == 0) trainer_.adam().reset_state();
-  trainer_.adam().set_lr(progress_.schedule.lr);
   const int64_t nt = train_.size(), B = options_.batch_size;
   Random order_of_epoch(options_.seed, static_cast<uint64_t>(epoch));
   const std::vector<int32_t> order = order_of_epoch.permutation(nt);
@@ -140,6 +160,7 @@ bool Trainer::train_epoch(const TrainHooks& hooks) {
     const int64_t begin = progress_.batch * B, n = std::min(B, nt - begin);
     const Tensor x = rows.slice(0, 0, n);
     train_.gather(n, order.data() + begin, x.data<float>());
+    trainer_.adam().set_lr(lr_of_batch());
     const double loss = trainer_.step(x);
     check(std::isfinite(loss), "training diverged: loss {} in epoch {}: try a lower --lr", loss, epoch);
     progress_.loss_sum += loss * static_cast<double>(n);
@@ -163,7 +184,8 @@ bool Trainer::validate(const TrainHooks& hooks, double& mse) {
 
 void Trainer::finish_epoch(double val_mse, const TrainHooks& hooks) {
   EpochRecord record;
-  record.lr = progress_.schedule.lr;
+  progress_.batch = 0;
+  record.lr = lr_of_batch();
   record.best = progress_.schedule.update(val_mse);
   record.epoch = progress_.schedule.epochs;
   record.train_loss = progress_.loss_sum / static_cast<double>(train_.size());
@@ -171,7 +193,6 @@ void Trainer::finish_epoch(double val_mse, const TrainHooks& hooks) {
   record.seconds = progress_.seconds;
   record.train_seconds = progress_.train_seconds;
   progress_.history.push_back(record);
-  progress_.batch = 0;
   progress_.loss_sum = progress_.seconds = progress_.train_seconds = 0;
   if (record.best && !options_.model_path.empty()) save_model(options_.model_path, model_);
   save(false);

@@ -19,6 +19,7 @@ struct TrainOptions {
   int64_t batch_size = 1024;
   double lr = 1e-3;
   int64_t max_epochs = 1000;
+  bool cosine = false;  // instead of the plateau rule, lr falls batch by batch along half a cosine, to lr / 100
   uint64_t seed = 1;
   std::string model_path;       // where the best model so far is stored; empty: nowhere
   std::string checkpoint_path;  // where to save every epoch and on a stop; empty: nowhere
@@ -78,6 +79,8 @@ class Trainer {
   void finish_epoch(double val_mse, const TrainHooks& hooks);
   void save(bool mid_epoch);
   int64_t batches() const;
+  double lr_of_batch() const;
+  void fit_schedule();
 
   Qinco& model_;
   const VectorSet& train_;

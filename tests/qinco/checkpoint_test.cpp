@@ -14,7 +14,7 @@ const QincoConfig kConfig{.d = 4, .M = 2, .K = 4, .L = 1, .h = 3, .lowrank = tru
 
 Checkpoint example() {
   Checkpoint c;
-  c.run = {17, 0.1 + 0.2, 0xffffffffffffffff, 1000, 10, 0xfedcba9876543210};
+  c.run = {17, 0.1 + 0.2, true, 0xffffffffffffffff, 1000, 10, 0xfedcba9876543210};
   c.progress.schedule.lr = 1e-4 / 3;
   c.progress.schedule.max_epochs = 77;
   c.progress.schedule.epochs = 2;
@@ -71,6 +71,7 @@ TEST_CASE("a checkpoint reads back bit for bit") {
   const Checkpoint after = load_checkpoint(path);
   CHECK(after.run.batch_size == 17);
   CHECK(after.run.base_lr == before.run.base_lr);
+  CHECK(after.run.cosine);
   CHECK(after.run.seed == before.run.seed);
   CHECK(after.run.nt == 1000);
   CHECK(after.run.nval == 10);
@@ -146,6 +147,8 @@ TEST_CASE("a run goes on only from a checkpoint of its own data and options") {
   CHECK(resume_error(run, changed) == "seed: the checkpoint was made with 1, found 2");
   changed = options, changed.lr = 0.5;
   CHECK(resume_error(run, changed) == "lr: the checkpoint was made with 0.001, found 0.5");
+  changed = options, changed.cosine = true;
+  CHECK(resume_error(run, changed) == "lr_schedule: the checkpoint was made with plateau, found cosine");
   Run other;
   other.train = VectorSet(random_vectors(kConfig, 40, 9));
   CHECK(resume_error(other, options) == "training data: not what the checkpoint was made with");

@@ -23,6 +23,7 @@ const QincoConfig kConfigs[] = {
     {.d = 12, .M = 3, .K = 16, .L = 1, .h = 16, .lowrank = true},                    // h > d: multiplied out
     {.d = 64, .M = 3, .K = 16, .L = 2, .h = 8, .lowrank = true, .db_scale = 0.25F},  // h << d: kept as two factors
     {.d = 128, .M = 3, .K = 256, .L = 2, .h = 64},
+    {.d = 2, .M = 2, .K = 4096, .L = 1, .h = 3},
 };
 
 // For the codes that the codec chose: how much farther its candidate is than the best one of the plain module, in

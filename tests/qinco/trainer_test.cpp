@@ -108,6 +108,11 @@ TEST_CASE("a run that is stopped and gone on with has the bits of one that was n
   check_equal(run_with_stops(data, options, {3, 4, 12}), straight);  // within epochs, twice in one
   check_equal(run_with_stops(data, options, {7}), straight);         // before the validation
   check_equal(run_with_stops(data, options, {1, 14, 20}), straight);
+  options.cosine = true;  // the rate follows from the batch's number
+  const Outcome cosine = run_with_stops(data, options, {});
+  check_equal(run_with_stops(data, options, {5, 10}), cosine);
+  CHECK(cosine.progress.history[0].lr == doctest::Approx(1e-3));
+  CHECK(cosine.progress.history[2].lr == doctest::Approx(1e-5 + 0.5 * 0.99e-3 * (1 + std::cos(M_PI * 2 / 3))));
 }
 
 TEST_CASE("training gives the same bits at any thread count") {
