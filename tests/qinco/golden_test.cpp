@@ -86,9 +86,9 @@ TEST_CASE("forward, decode and gradients equal PyTorch's") {
     const Variable loss = model.loss(golden.scaled_batch(0), codes);
     CHECK(std::abs(loss.item() / golden.tensor("loss").item<double>() - 1) <= kRounding);
     loss.backward();
-    for (const auto& [name, parameter] : model.named_parameters()) {
-      CAPTURE(name);
-      CHECK(relative_difference(parameter.grad(), golden.tensor("grad." + name)) <= kRounding);
+    for (const nn::NamedParameter& p : model.named_parameters()) {
+      CAPTURE(p.name);
+      CHECK(relative_difference(p.parameter.grad(), golden.tensor("grad." + p.name)) <= kRounding);
     }
   }
 }
@@ -124,13 +124,13 @@ TEST_CASE("parameters after 1, 2 and 10 Adam steps equal PyTorch's") {
       trainer.step(golden.batch(step - 1));
       const std::string prefix = "adam" + std::to_string(step) + ".";
       if (!golden.file.tensors.count(prefix + "codebook0.weight")) continue;
-      for (const auto& [name, parameter] : model.named_parameters()) {
+      for (const nn::NamedParameter& p : model.named_parameters()) {
         CAPTURE(variant);
-        CAPTURE(prefix + name);
+        CAPTURE(prefix + p.name);
         // Relative to how far the steps moved it. Adam's first steps divide small gradients by themselves, rounding
         // errors included, hence more than kRounding.
-        const Tensor start = golden.tensor("param." + name);
-        const Tensor moved = sub(parameter.value(), start), expected = sub(golden.tensor(prefix + name), start);
+        const Tensor start = golden.tensor("param." + p.name);
+        const Tensor moved = sub(p.parameter.value(), start), expected = sub(golden.tensor(prefix + p.name), start);
         CHECK(relative_difference(moved, expected) <= 1e-3);
       }
     }

@@ -94,14 +94,14 @@ TEST_CASE("linear layers start uniform in +-1/sqrt(fan_in)") {
                                                 {"step1.MLPconcat.bias", 1 / std::sqrt(32.0)},
                                                 {"step1.residual_block0.0.weight", 1 / std::sqrt(16.0)},
                                                 {"step1.residual_block0.2.weight", 1 / std::sqrt(64.0)}};
-  for (const auto& [name, parameter] : model.named_parameters()) {
-    if (!bounds.count(name)) continue;
-    const Tensor& w = parameter.value();
+  for (const nn::NamedParameter& p : model.named_parameters()) {
+    if (!bounds.count(p.name)) continue;
+    const Tensor& w = p.parameter.value();
     float largest = 0;
     for (int64_t i = 0; i < w.numel(); ++i) largest = std::max(largest, std::abs(w.data<float>()[i]));
-    CAPTURE(name);
-    CHECK(largest <= bounds.at(name) * 1.000001);
-    CHECK(largest >= bounds.at(name) * 0.75);  // the largest of 16 or more draws
+    CAPTURE(p.name);
+    CHECK(largest <= bounds.at(p.name) * 1.000001);
+    CHECK(largest >= bounds.at(p.name) * 0.75);  // the largest of 16 or more draws
   }
 }
 
