@@ -177,7 +177,7 @@ TEST_CASE("schedule: plateau and cosine resume where they stopped") {
   CHECK(contains(error_of([&] { second.load_state(cosine.state()); }), "state lr is missing"));
 }
 
-TEST_CASE("schedule: a NaN counts as bad; warm-up rises in a line") {
+TEST_CASE("schedule: a NaN counts as bad, warm-up rises in a line") {
   optim::ReduceOnPlateau plateau(1, {.factor = 0.5, .patience = 0});
   CHECK(plateau.step(1) == 1);
   CHECK(plateau.step(std::nan("")) == 0.5);

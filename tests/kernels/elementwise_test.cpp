@@ -251,7 +251,7 @@ TEST_CASE("binary: in place, empty, and the same bits at any thread count") {
   });
 }
 
-TEST_CASE("axpby: exact on integers, two roundings else; does not read y when beta is 0") {
+TEST_CASE("axpby: exact on integers, two roundings else, does not read y when beta is 0") {
   for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
     for (const int64_t n : kTailSizes) {
       const auto run = [&](const std::vector<float>& x, const std::vector<float>& y, float alpha, float beta) {

@@ -109,6 +109,18 @@ TEST_CASE("layers: OpenMP stays in kernels/parallel.cpp, and its thread count in
     });
 }
 
+TEST_CASE("layers: the names of tests survive CMake's lists, so that CTest runs each of them") {
+  int names = 0;
+  for_each_line("tests", [&](const std::string& file, int number, const std::string& line) {
+    const std::string opening = "TEST_CASE(\"";
+    if (line.rfind(opening, 0) != 0) return;
+    ++names;
+    INFO(file << ":" << number << ": " << line);
+    CHECK(line.substr(0, line.rfind('"')).find_first_of(";[]", opening.size()) == std::string::npos);
+  });
+  CHECK(names > 200);
+}
+
 TEST_CASE("layers: kernels/cpu uses nothing of std::, whose inline functions the linker would share between ISAs") {
   for_each_line("kernels/cpu", [&](const std::string& file, int number, const std::string& line) {
     CHECK_MESSAGE(!contains(without_comment(line), "std::"), file << ":" << number << ": " << line);

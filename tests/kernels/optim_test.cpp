@@ -128,7 +128,7 @@ TEST_CASE("adam: within rounding on tail sizes, at early and late steps") {
   });
 }
 
-TEST_CASE("sgd: within rounding on tail sizes; the buffer is not read at the first step") {
+TEST_CASE("sgd: within rounding on tail sizes, the buffer is not read at the first step") {
   for_each_isa([](const Table<float>& t, Isa isa) {
     for (SgdStep s : kSgdSteps)
       for (const bool first : {true, false})

@@ -112,7 +112,7 @@ TEST_CASE("codes: files in both formats read back what blocks wrote") {
   }
 }
 
-TEST_CASE("codes: raw 8x8 codes are 8 bytes a vector and nothing else; .npy is what read_npy reads") {
+TEST_CASE("codes: raw 8x8 codes are 8 bytes a vector and nothing else, .npy is what read_npy reads") {
   const TemporaryDirectory directory;
   const std::vector<int32_t> codes = random_codes(10000 * 8, 256, 4);
   CodeWriter raw(directory.file("c.bin"), CodeFormat::raw, 10000, 8, 256);
@@ -142,7 +142,7 @@ TEST_CASE("codes: nothing appears under the name before commit, and a short coun
   CHECK(std::filesystem::is_empty(directory.path()));
 }
 
-TEST_CASE("codes: i64 .npy is accepted; codes outside [0,K) are named by row") {
+TEST_CASE("codes: i64 .npy is accepted, codes outside 0..K-1 are named by row") {
   const TemporaryDirectory directory;
   const std::string path = directory.file("c.npy");
   const Tensor codes = Tensor::empty({3, 2}, DType::i64);

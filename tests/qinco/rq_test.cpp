@@ -183,7 +183,7 @@ TEST_CASE("RQ: bad sizes are refused") {
   CHECK(contains(message(2, 16, 0), "beam size 0"));
 }
 
-TEST_CASE("RQ: files read back bit for bit; others are refused") {
+TEST_CASE("RQ: files read back bit for bit, others are refused") {
   const TemporaryDirectory directory;
   const std::string path = directory.file("rq.safetensors");
   const ResidualQuantizer rq = integer_rq(2, 4, 3);
