@@ -9,7 +9,7 @@
 namespace qinco::tests {
 namespace {
 
-constexpr Limits kSmall = {.seconds = 60, .memory = 1LL << 30, .file_size = 0, .out = {}};
+const Limits kSmall = {.seconds = 60, .memory = 1LL << 30, .file_size = 0, .out = {}};
 
 class BadModels {
  public:
@@ -116,7 +116,9 @@ TEST_CASE("models: tensor ranges that overlap, leave the file, run backwards or 
 
 TEST_CASE("models: tensors missing, unexpected, of other shapes or types, or not finite") {
   const BadModels models;
-  for (const auto& [name, tensor] : models.contents().tensors) {
+  for (const auto& entry : models.contents().tensors) {
+    const std::string& name = entry.first;
+    const Tensor& tensor = entry.second;
     CAPTURE(name);
     SafetensorsFile file = models.contents();
     file.tensors.erase(name);

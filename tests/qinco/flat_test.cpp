@@ -2,7 +2,6 @@
 #include "qinco/search/flat.h"
 
 #include <algorithm>
-#include <array>
 #include <numeric>
 #include <utility>
 #include <vector>
@@ -49,11 +48,14 @@ Tensor sorted_by_distance(const Tensor& base, const Tensor& queries, int64_t k) 
 }
 
 TEST_CASE("flat search: equals a sort in double, many ties included, across tiles") {
-  for (const auto& [n, d, nq, k] :
-       {std::array<int64_t, 4>{1, 1, 1, 1}, {50, 3, 7, 50}, {4097, 5, 3, 100}, {9000, 2, 257, 10}, {300, 17, 20, 1}}) {
-    CAPTURE(n);
-    const Tensor base = small_integers(n, d, 4, 1), queries = small_integers(nq, d, 4, 2);
-    CHECK(same_bits(flat_search(Context::cpu(), base, queries, k), sorted_by_distance(base, queries, k)));
+  struct Sizes {
+    int64_t n, d, nq, k;
+  };
+  for (const Sizes& s : {Sizes{1, 1, 1, 1}, Sizes{50, 3, 7, 50}, Sizes{4097, 5, 3, 100}, Sizes{9000, 2, 257, 10},
+                         Sizes{300, 17, 20, 1}}) {
+    CAPTURE(s.n);
+    const Tensor base = small_integers(s.n, s.d, 4, 1), queries = small_integers(s.nq, s.d, 4, 2);
+    CHECK(same_bits(flat_search(Context::cpu(), base, queries, s.k), sorted_by_distance(base, queries, s.k)));
   }
 }
 
