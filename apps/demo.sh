@@ -10,7 +10,7 @@ out=build/demo
 page=report.html
 sizes=(--M 8 --K 256)
 baseline=(--rq_beam_size 5)
-training=(--nt 48000 --nval 2000 --max_epochs 6 --L 1 --h 128 --lr 2e-3 --batch_size 512)
+training=(--nt 48000 --nval 2000 --L 1 --h 64 --batch_size 256 --lr 1e-3 --lr_schedule cosine --max_epochs 16)
 while (($# > 0)); do
   case $1 in
     --quick)
@@ -55,5 +55,5 @@ train qinco-lr --lowrank
 say "$page"
 "$bin/qinco_report" --out "$page" --command "./run demo" \
   --title "QINCo beside a residual quantizer, 8 bytes per vector" \
-  --note "SIFT descriptors, d = 128: 50,000 to learn from, 20,000 coded, 1,000 queries (data/README.md). Trained with ${training[*]}." \
+  --note "SIFT descriptors, d = 128: 50,000 to learn from, 20,000 coded, 1,000 queries. Trained with ${training[*]}." \
   RQ:"$out/rq" QINCo:"$out/qinco" QINCo-LR:"$out/qinco-lr"

@@ -87,10 +87,10 @@ std::string training_charts(const Page& page) {
     }
     mse.series.push_back(val);
     loss.series.push_back(train);
-    if (mse.levels.empty()) mse.levels.push_back({"RQ start", 0, method.rq_val_mse});
+    if (mse.levels.empty()) mse.levels.push_back({"start", 0, method.start_mse});
   }
   if (mse.series.empty()) return "";
-  return figure("Learning", "Validation MSE after each epoch, and that of the residual quantizer training starts from.",
+  return figure("Learning", "Validation MSE after each epoch, and of the quantizer or model that training starts from.",
                 svg(mse)) +
          figure("Training loss",
                 "Mean squared error per dimension, in scaled space, summed over the M partial "

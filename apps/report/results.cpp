@@ -75,7 +75,7 @@ void read_training(const std::string& path, Method& method) {
   const Json json = read_json(path);
   const Object root{json, path};
   method.training_rate = root.number("vectors_per_second");
-  method.rq_val_mse = root.number("rq_val_mse");
+  method.start_mse = root.number(root.has("init_val_mse") ? "init_val_mse" : "rq_val_mse");
   method.training_seconds = 0;
   for (const Object& epoch : root.array("epochs")) {
     method.epochs.push_back(

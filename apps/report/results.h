@@ -27,7 +27,7 @@ struct Method {
   std::array<double, 3> recall = {NAN, NAN, NAN};   // 1-recall@kRecallRanks
   double encoding_rate = NAN, training_rate = NAN;  // vectors per second
   double training_seconds = NAN;
-  double rq_val_mse = NAN;
+  double start_mse = NAN;  // validation MSE of what training started from
   std::vector<Epoch> epochs;
   std::vector<Rate> rates;
 };

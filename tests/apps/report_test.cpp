@@ -107,7 +107,7 @@ TEST_CASE("report: one self-contained page and a table") {
 
   const std::string page = read(folder.page());
   CHECK(unbalanced(page) == std::vector<std::string>());
-  for (const char* part : {"<title>a &lt; b</title>", "26,149", "./run demo", "RQ start 28,350", "</html>"}) {
+  for (const char* part : {"<title>a &lt; b</title>", "26,149", "./run demo", "start 28,350", "</html>"}) {
     CHECK_MESSAGE(page.find(part) != std::string::npos, part);
   }
   for (const char* external : {"http", "src=", "href", "url(", "@import"}) {
@@ -130,6 +130,16 @@ TEST_CASE("report: a method without training or rates has fewer charts, and dash
   const std::string page = read(folder.page());
   CHECK(unbalanced(page) == std::vector<std::string>());
   CHECK(page.find("<svg") == page.rfind("<svg"));
+}
+
+TEST_CASE("report: a training that went on from a model starts at that model's error") {
+  const Folder folder;
+  Json training = Folder::training();
+  training.erase("rq_val_mse");
+  training["init_val_mse"] = 29999.0;
+  folder.write("m.train.json", training.dump());
+  REQUIRE(folder.run().status == 0);
+  CHECK(read(folder.page()).find("start 29,999") != std::string::npos);
 }
 
 TEST_CASE("report: labels are escaped") {
