@@ -1,8 +1,8 @@
 #include "qinco/training/schedule.h"
 
 #include <cmath>
-#include <initializer_list>
 #include <doctest/doctest.h>
+#include <initializer_list>
 
 using qinco::PlateauSchedule;
 
