@@ -120,7 +120,7 @@ void run_task(const Pass& pass, int64_t row, int64_t row_end, int64_t column, in
   for (int64_t i = row; i < row_end; i += kTileRows) {
     const int64_t next = smaller(row_end, i + kTileRows), after = smaller(row_end, next + kTileRows);
     const int rows = static_cast<int>(next - i);
-    const PackedRows packed{scratch + (i - row) / kTileRows * row_panel_size(pass.k)};
+    const PackedRows packed{scratch ? scratch + (i - row) / kTileRows * row_panel_size(pass.k) : nullptr};
     const StridedRows in_place =
         g.trans_a ? StridedRows{g.a + pass.p * g.lda + i, 1, g.lda} : StridedRows{g.a + i * g.lda + pass.p, g.lda, 1};
     for (int64_t t = 0; t < tiles; ++t) {
