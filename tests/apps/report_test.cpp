@@ -7,8 +7,9 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <sys/wait.h>
-#include <unistd.h>
 #include <vector>
+
+#include "tests/support.h"
 
 namespace {
 
@@ -29,13 +30,9 @@ std::string read(const fs::path& path) {
 class Folder {
  public:
   Folder() {
-    std::string name = (fs::temp_directory_path() / "qinco-report-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    path_ = name;
     write("m.eval.json", evaluation().dump());
     write("m.train.json", training().dump());
   }
-  ~Folder() { fs::remove_all(path_); }
 
   static Json evaluation() {
     return {{"mse", 26149.25},
@@ -65,7 +62,8 @@ class Folder {
   }
 
  private:
-  fs::path path_;
+  qinco::tests::TemporaryDirectory directory_;
+  const fs::path& path_ = directory_.path();
 };
 
 // The elements of the page that are opened and not closed, or closed and not open; the text inside <style> is skipped.

@@ -2,15 +2,13 @@
 #pragma once
 
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <string>
-#include <unistd.h>
 
 #include "qinco/model/qinco.h"
 #include "tensor/create.h"
 #include "tensor/ops.h"
+#include "tests/support.h"
 
 namespace qinco::testing {
 
@@ -53,25 +51,6 @@ inline bool same_bits(const Tensor& a, const Tensor& b) {
           std::memcmp(x.bytes(), y.bytes(), static_cast<size_t>(x.numel()) * size_of(x.dtype())) == 0);
 }
 
-/// A directory of its own, removed with all in it at the end of the scope.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string path = (std::filesystem::temp_directory_path() / "qinco_test_XXXXXX").string();
-    check(mkdtemp(path.data()) != nullptr, "{}: cannot make a directory", path);
-    path_ = path;
-  }
-  ~TemporaryDirectory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-
-  std::string file(const std::string& name) const { return fmt::format("{}/{}", path_, name); }
-
- private:
-  std::string path_;
-};
+using tests::TemporaryDirectory;
 
 }  // namespace qinco::testing
