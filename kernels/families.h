@@ -5,11 +5,14 @@
 #include "kernels/kernels.h"
 
 #define QINCO_KERNEL_FAMILIES(X) \
-  X(gemm) X(elementwise) X(copy) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk)
+  X(gemm) X(linear) X(elementwise) X(copy) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk)
 
 // The families that have a SIMD version in cpu/ (the others move data; the reference is already at memory speed).
 #define QINCO_CPU_FAMILIES(X) \
-  X(gemm) X(elementwise) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk)
+  X(gemm) X(linear) X(elementwise) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk)
+
+// The families that have a version for the matrix unit in cpu/amx/.
+#define QINCO_AMX_FAMILIES(X) X(linear) X(candidate)
 
 namespace qinco::kernels {
 
@@ -27,6 +30,9 @@ QINCO_CPU_FAMILIES(QINCO_DECLARE)
 }
 namespace avx512 {
 QINCO_CPU_FAMILIES(QINCO_DECLARE)
+}
+namespace amx {
+QINCO_AMX_FAMILIES(QINCO_DECLARE)
 }
 #undef QINCO_DECLARE
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "apps/qinco/command.h"
+#include "apps/qinco/precision.h"
 #include "apps/qinco/progress.h"
 #include "apps/qinco/stream.h"
 #include "kernels/kernels.h"
@@ -20,10 +21,11 @@ constexpr int64_t kBlock = 1024;
 struct EncodeOptions {
   std::string model, input, output;
   bool raw = false;
+  kernels::Precision precision = kernels::Precision::exact;
 };
 
 void encode(const EncodeOptions& options, const Common& common) {
-  const Codec codec(load_model(options.model));
+  const Codec codec(load_model(options.model), options.precision);
   const QincoConfig& config = codec.config();
   const VectorFile vectors = VectorFile::open(options.input);
   check(vectors.dim() == config.d, "{}: vectors have dimension {}, expected {} as in {}", options.input, vectors.dim(),
@@ -65,6 +67,7 @@ void add_encode(Program& program) {
   command.add_option("--i", options->input, "vectors")->required()->type_name("FILE");
   command.add_option("--o", options->output, "codes: .npy int32 [n,M]")->required()->type_name("FILE");
   command.add_flag("--raw", options->raw, "write packed bits without a header instead of .npy");
+  add_precision_option(command, options->precision);
 }
 
 }  // namespace qinco::app

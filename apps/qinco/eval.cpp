@@ -4,6 +4,7 @@
 
 #include "apps/qinco/command.h"
 #include "apps/qinco/evaluate.h"
+#include "apps/qinco/precision.h"
 #include "apps/qinco/stream.h"
 #include "qinco/codec/codec.h"
 #include "qinco/io/model_file.h"
@@ -16,10 +17,11 @@ struct EvalOptions {
   EvaluationFiles files;
   std::optional<int64_t> M_used;
   bool multirate = false;
+  kernels::Precision precision = kernels::Precision::exact;
 };
 
 void eval(const EvalOptions& options, const Common& common) {
-  const Codec codec(load_model(options.model));
+  const Codec codec(load_model(options.model), options.precision);
   const QincoConfig& config = codec.config();
   const int64_t M_used = checked_M_used(options.M_used, config.M, options.model);
   check_evaluation_files(options.files, config.d, options.model);
@@ -41,6 +43,7 @@ void add_eval(Program& program) {
   add_evaluation_options(command, options->files);
   command.add_option("--M_used", options->M_used, "decode this many of each vector's codes (default: all)");
   command.add_flag("--multirate", options->multirate, "measure the MSE of every prefix of the codes too");
+  add_precision_option(command, options->precision);
 }
 
 }  // namespace qinco::app
