@@ -13,7 +13,7 @@ out=build/demo
 page=report.html
 sizes=(--M 8 --K 256)
 baseline=(--rq_beam_size 5)
-training=(--nt 48000 --nval 2000 --L 1 --h 64 --batch_size 256 --lr 1e-3 --lr_schedule cosine --max_epochs 16)
+training=(--nt 48000 --nval 2000 --L 1 --h 64 --batch_size 128 --lr 1e-3 --lr_schedule cosine --max_epochs 16)
 while (($# > 0)); do
   case $1 in
     --quick)
@@ -52,8 +52,8 @@ train() {
     --json "$out/$method.eval.json"
 }
 
-train qinco
-train qinco-lr --lowrank
+train qinco --save_rq_codebooks "$out/rq.safetensors"
+train qinco-lr --lowrank --rq_codebooks "$out/rq.safetensors"
 
 say "$page"
 "$bin/qinco_report" --out "$page" --command "./run demo" \

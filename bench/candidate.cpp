@@ -1,4 +1,5 @@
-// The fused candidate search: vectors/s, GFLOP/s and the share of this machine's FMA peak, on every ISA.
+// The fused candidate search: vectors/s, GFLOP/s and the share of this machine's peak, on every ISA: of multiply-adds
+// in float, or of bfloat16 products where the ISA has a matrix unit (there exact and fast codes: kernels.h, Precision).
 //
 //   bench_candidate [--json FILE] [--threads N] [--repeats R]
 //
@@ -25,6 +26,7 @@ namespace {
 
 using qinco::kernels::Context;
 using qinco::kernels::Isa;
+using qinco::kernels::Precision;
 
 struct Shape {
   int64_t K, d, h, L;
@@ -57,7 +59,7 @@ std::vector<float> normal(std::mt19937& random, int64_t size, double deviation) 
 class Problem {
  public:
   Problem(const Shape& s, int64_t n, const Context& context, Isa isa, double scale)
-      : shape_(s), n_(n), context_(context), kernels_(qinco::kernels::table<float>(isa)), codes_(n), distances_(n) {
+      : shape_(s), n_(n), context_(context), kernels_(qinco::kernels::table<float>(isa)), codes_(n) {
     std::mt19937 random(1);
     z_table_ = normal(random, s.K * s.d, scale);
     a_table_ = normal(random, s.K * s.h, scale);
@@ -81,9 +83,9 @@ class Problem {
         packed_.get());
   }
 
-  void search() {
+  void search(Precision precision) {
     kernels_.candidate_search(context_, shape_.K, shape_.d, shape_.h, shape_.L, packed_.get(),
-                              {n_, target_.data(), row_.data(), up_row_.data(), codes_.data(), distances_.data()});
+                              {n_, target_.data(), row_.data(), up_row_.data(), codes_.data(), nullptr, precision});
   }
 
  private:
@@ -98,7 +100,6 @@ class Problem {
   std::vector<std::vector<float>> up_, down_;
   std::unique_ptr<float, Free> packed_;
   std::vector<int32_t> codes_;
-  std::vector<float> distances_;
 };
 
 struct Measured {
@@ -115,21 +116,22 @@ double seconds_per_thread(const Context& context, const Work& work) {
 // The peak of all threads at this moment: the median of short runs, since one of them may be interrupted.
 double peak_now(Isa isa, int threads) {
   std::vector<double> runs;
-  for (int r = 0; r < 9; ++r) runs.push_back(qinco::bench::measure_peak_gflops(isa, 1, 1));
+  for (int r = 0; r < 9; ++r) runs.push_back(qinco::bench::measure_product_peak_gflops(isa, 1, 1));
   return threads * median(runs);
 }
 
-Measured measure(const Shape& s, const Context& context, Isa isa, int repeats, double scale) {
+Measured measure(const Shape& s, const Context& context, Isa isa, Precision precision, int repeats, double scale) {
   const double flop = 2.0 * s.K * s.d * s.h * (2 * s.L - 1);
-  const int64_t n = std::max<int64_t>(64, static_cast<int64_t>(2e9 * context.threads / flop));
+  const int64_t n =
+      std::max<int64_t>(64, static_cast<int64_t>((isa == Isa::amx ? 2e10 : 2e9) * context.threads / flop));
   Problem problem(s, n, context, isa, scale);
   problem.pack();
-  problem.search();
+  problem.search(precision);
   std::vector<double> rates, gflops, shares, packs;
   for (int r = 0; r < repeats; ++r) {
     packs.push_back(1e3 * seconds_per_thread(context, [&] { problem.pack(); }));
     const double before = peak_now(isa, context.threads);
-    const double seconds = seconds_per_thread(context, [&] { problem.search(); });
+    const double seconds = seconds_per_thread(context, [&] { problem.search(precision); });
     const double peak = (before + peak_now(isa, context.threads)) / 2;
     rates.push_back(n / seconds);
     gflops.push_back(flop * n / seconds * 1e-9);
@@ -171,9 +173,14 @@ int main(int argc, char** argv) {
                "GFLOP/s", "of peak", "pack ms");
     for (const Isa isa : qinco::kernels::available_isas()) {
       if (isa == Isa::reference) continue;
-      for (const Shape& s : kShapes) rows.push_back(report(s, isa, measure(s, context, isa, repeats, 1), ""));
+      const auto add = [&](const Shape& s, Precision precision, double scale, const char* note) {
+        rows.push_back(report(s, isa, measure(s, context, isa, precision, repeats, scale), note));
+      };
+      for (const Shape& s : kShapes) add(s, Precision::exact, 1, "");
+      for (const Shape& s : kShapes)
+        if (isa == Isa::amx) add(s, Precision::fast, 1, "fast");
       // The products of such inputs are denormal; they must not be slow.
-      rows.push_back(report(kShapes[0], isa, measure(kShapes[0], context, isa, repeats, 1e-38), "denormals"));
+      add(kShapes[0], Precision::exact, 1e-38, "denormals");
     }
     if (!json.empty()) {
       std::ofstream file(json);

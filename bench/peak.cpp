@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <map>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -21,6 +22,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kChains = 12;  // more than FMA latency x ports, fewer than the registers
 constexpr int64_t kSteps = 200000;
+constexpr double kChainFlop = 2.0 * kChains * kSteps;  // per lane
 constexpr int kRuns = 15;
 
 double seconds_since(Clock::time_point start) {
@@ -71,18 +73,56 @@ __attribute__((target("avx512f"))) float run_avx512() {
 }
 #endif
 
+#if defined(__x86_64__)
+constexpr int64_t kProducts = 40000;
+constexpr double kProductFlop = 2.0 * 16 * 16 * 32;
+
+// Four independent accumulators on random bfloat16 operands that stay in their registers.
+float run_tiles() {
+  struct alignas(64) {
+    uint8_t palette = 1, first_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } const config;
+  alignas(64) uint16_t operands[512];
+  std::minstd_rand random(1);
+  for (uint16_t& x : operands) x = static_cast<uint16_t>(random() % 2 << 15 | (0x3c00 + random() % 0x0300));
+  const int64_t stride = 64;
+  __asm__ volatile(
+      "ldtilecfg %0\n\ttilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3\n\t"
+      "tileloadd (%1,%2,1), %%tmm4\n\ttileloadd (%1,%2,1), %%tmm5"
+      :
+      : "m"(config), "r"(operands), "r"(stride)
+      : "memory");
+  for (int64_t i = 0; i < kProducts; i += 4) {
+    __asm__ volatile(
+        "tdpbf16ps %tmm5, %tmm4, %tmm0\n\ttdpbf16ps %tmm5, %tmm4, %tmm1\n\t"
+        "tdpbf16ps %tmm5, %tmm4, %tmm2\n\ttdpbf16ps %tmm5, %tmm4, %tmm3");
+  }
+  __asm__ volatile("tilerelease");
+  return 0;
+}
+#endif
+
 struct Peak {
   float (*run)();
-  int lanes;
+  double flop;  // of one run
 };
 
 Peak peak_of(kernels::Isa isa) {
 #if defined(__x86_64__)
-  if (isa >= kernels::Isa::avx512) return {run_avx512, 16};
-  if (isa == kernels::Isa::avx2) return {run_avx2, 8};
+  if (isa >= kernels::Isa::avx512) return {run_avx512, kChainFlop * 16};
+  if (isa == kernels::Isa::avx2) return {run_avx2, kChainFlop * 8};
 #endif
   (void)isa;
-  return {run_scalar, 1};
+  return {run_scalar, kChainFlop};
+}
+
+Peak product_peak_of(kernels::Isa isa) {
+#if defined(__x86_64__)
+  if (isa == kernels::Isa::amx && kernels::best_isa() == isa) return {run_tiles, kProductFlop * kProducts};
+#endif
+  return peak_of(isa);
 }
 
 kernels::Context with_threads(int threads) {
@@ -91,10 +131,7 @@ kernels::Context with_threads(int threads) {
   return context;
 }
 
-}  // namespace
-
-double measure_peak_gflops(kernels::Isa isa, int threads, int runs) {
-  const Peak peak = peak_of(isa);
+double measure(const Peak& peak, int threads, int runs) {
   const kernels::Context context = with_threads(threads);
   std::vector<float> sink(static_cast<size_t>(threads));
   double best = 0;
@@ -102,15 +139,32 @@ double measure_peak_gflops(kernels::Isa isa, int threads, int runs) {
     const auto start = Clock::now();
     kernels::parallel_for(context, threads, 1,
                           [&](int64_t i, int64_t, int) { sink[static_cast<size_t>(i)] = peak.run(); });
-    best = std::max(best, 2.0 * kChains * kSteps * peak.lanes * threads / seconds_since(start) * 1e-9);
+    best = std::max(best, peak.flop * threads / seconds_since(start) * 1e-9);
   }
   return best;
+}
+
+}  // namespace
+
+double measure_peak_gflops(kernels::Isa isa, int threads, int runs) {
+  return measure(peak_of(isa), threads, runs);
+}
+
+double measure_product_peak_gflops(kernels::Isa isa, int threads, int runs) {
+  return measure(product_peak_of(isa), threads, runs);
 }
 
 double peak_gflops(kernels::Isa isa, int threads) {
   static std::map<std::pair<kernels::Isa, int>, double> known;
   double& best = known[{isa, threads}];
   if (!(best > 0)) best = measure_peak_gflops(isa, threads, kRuns);
+  return best;
+}
+
+double product_peak_gflops(kernels::Isa isa, int threads) {
+  static std::map<std::pair<kernels::Isa, int>, double> known;
+  double& best = known[{isa, threads}];
+  if (!(best > 0)) best = measure_product_peak_gflops(isa, threads, kRuns);
   return best;
 }
 

@@ -35,7 +35,8 @@ void run(benchmark::State& state, Isa isa, const Work& work, const Make& make) {
   if (work.flops > 0) {
     const double rate = work.flops * 1e-9 / *middle;
     state.counters["GFLOP/s"] = rate;
-    state.counters["%peak"] = 100 * rate / peak_gflops(isa, context.threads);
+    const double peak = work.products ? product_peak_gflops(isa, context.threads) : peak_gflops(isa, context.threads);
+    state.counters["%peak"] = 100 * rate / peak;
   } else if (work.bytes > 0) {
     const double rate = work.bytes * 1e-9 / *middle;
     state.counters["GB/s"] = rate;
@@ -104,6 +105,9 @@ int main(int argc, char** argv) {
   for (const kernels::Isa isa : kernels::available_isas())
     benchmark::AddCustomContext(fmt::format("peak GFLOP/s, {}", kernels::isa_name(isa)),
                                 fmt::format("{:.1f}", bench::peak_gflops(isa, threads)));
+  if (kernels::best_isa() == kernels::Isa::amx)
+    benchmark::AddCustomContext("peak GFLOP/s, bfloat16 tile products",
+                                fmt::format("{:.1f}", bench::product_peak_gflops(kernels::Isa::amx, threads)));
   benchmark::AddCustomContext("copy GB/s", fmt::format("{:.1f}", bench::copy_gbytes(threads)));
   benchmark::RunSpecifiedBenchmarks();
 }

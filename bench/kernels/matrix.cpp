@@ -1,4 +1,4 @@
-// gemm, nearest and the candidate search: limited by multiply-adds.
+// gemm, linear, nearest and the candidate search: limited by multiply-adds.
 #include <fmt/format.h>
 #include <memory>
 #include <new>
@@ -47,6 +47,33 @@ void add_nearest(int64_t n, int64_t d, int64_t K) {
       });
 }
 
+void add_linear(int64_t m, int64_t n, int64_t k) {
+  const std::string shape = fmt::format("{}x{}x{}", m, n, k);
+  const auto pack = [n, k](const Context& context, const Table<float>& table) {
+    AlignedFloats packed = aligned(table.linear_packed_size(n, k));
+    table.linear_pack(context, n, k, normal(n * k).data(), k, packed.get());
+    return packed;
+  };
+  add("linear", shape, {.flops = 2.0 * static_cast<double>(m * n * k), .products = true},
+      [=](const Context& context, const auto& table) {
+        return [=, &context, &table, packed = pack(context, table), x = normal(m * k), y = normal(m * n)]() mutable {
+          kernels::Linear<float> l;
+          l.m = m, l.n = n, l.k = k;
+          l.x = x.data(), l.ldx = k, l.packed = packed.get(), l.y = y.data(), l.ldy = n;
+          table.linear(context, l);
+        };
+      });
+  add("linear_pack", shape, {.bytes = 8.0 * static_cast<double>(n * k)},
+      [=](const Context& context, const auto& table) {
+        return [=, &context, &table, w = normal(n * k), packed = aligned(table.linear_packed_size(n, k))] {
+          table.linear_pack(context, n, k, w.data(), k, packed.get());
+        };
+      });
+  add("linear_packed_size", shape, {}, [=](const Context&, const auto& table) {
+    return [=, &table] { benchmark::DoNotOptimize(table.linear_packed_size(n, k)); };
+  });
+}
+
 /// One step's weights and the vectors to search for.
 struct CandidateProblem {
   int64_t n, K, d, h, L;
@@ -80,7 +107,7 @@ struct CandidateProblem {
 void add_candidate(int64_t n, int64_t K, int64_t d, int64_t h, int64_t L) {
   const std::string shape = fmt::format("n{}_K{}_d{}_h{}_L{}", n, K, d, h, L);
   const double flops = 2.0 * static_cast<double>(n * K * d * h * (2 * L - 1));
-  add("candidate_search", shape, {.flops = flops}, [=](const Context& context, const auto& table) {
+  add("candidate_search", shape, {.flops = flops, .products = true}, [=](const Context& context, const auto& table) {
     auto p = std::make_shared<CandidateProblem>(n, K, d, h, L, table);
     table.candidate_pack(context, p->step(), p->packed.get());
     return [&context, &table, p] {
@@ -110,6 +137,8 @@ void add_matrix_kernels() {
   add_gemm(512, 512, 512, false, false);
   add_gemm(1, 1024, 1024, false, true);
   add_gemm(8, 8, 8, false, false);
+  add_linear(504, 256, 128);
+  add_linear(504, 128, 256);
   add_nearest(1024, 128, 256);
   add_nearest(1024, 128, 4096);
   add_nearest(128, 128, 65536);

@@ -19,7 +19,8 @@ using kernels::Table;
 /// What one call of a kernel does: whichever of the two is not 0 is reported, beside the matching peak.
 struct Work {
   double flops = 0;
-  double bytes = 0;  // read + written, each counted once
+  double bytes = 0;       // read + written, each counted once
+  bool products = false;  // the peak is that of the matrix unit where the ISA has one
 };
 
 /// A call to time, made once per benchmark: it owns its operands.

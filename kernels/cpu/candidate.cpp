@@ -4,6 +4,7 @@
 // out as the operand of the next, weights are broadcast scalars, and relu, residual and distance act on registers.
 // Nothing per candidate leaves the tile: a tile's features stay in L1/L2 from the tables to the distance.
 #include "kernels/cpu/candidate_panel.h"
+#include "kernels/cpu/denormals.h"
 #include "kernels/families.h"
 #include "kernels/parallel.h"
 
@@ -170,18 +171,6 @@ int64_t group_size(const Layout& layout) {
   const int64_t fitting = kGroupFloats / ((layout.d + layout.h) * kTileWidth);
   return at_least(1, at_most(fitting, kMaxGroup));
 }
-
-// Denormals may cost a microcode assist each and mean nothing next to a distance: they are zero inside the search.
-class FlushDenormals {
- public:
-  FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(saved_); }
-  FlushDenormals(const FlushDenormals&) = delete;
-  FlushDenormals& operator=(const FlushDenormals&) = delete;
-
- private:
-  unsigned saved_;
-};
 
 // Searches for the vectors [begin, end). Units run over the vectors first, then over the blocks of candidates, so that
 // a block of the tables is read once for all of them and each vector meets its candidates in ascending order.

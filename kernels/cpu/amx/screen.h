@@ -140,8 +140,6 @@ struct ScreenWeights {
   int64_t stride;  // values from one matrix to the next
 };
 
-constexpr int kMostUnits = 16;  // in a group
-
 // Scratch of one group of `units`.
 struct Screen {
   const ScreenWeights& w;
