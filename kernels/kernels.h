@@ -96,7 +96,8 @@ struct CandidateStep {
 };
 
 /// What a candidate search may round. `exact`: a coarse screen may come first, but every candidate that its rounding
-/// could have put wrong is compared again at the precision of `linear`. `fast`: the screen decides.
+/// may have put wrong, by a margin measured on the step and watched on the data, is computed again at the precision of
+/// `linear`. `fast`: the screen decides.
 enum class Precision : uint8_t { exact, fast };
 
 /// The per-vector inputs and outputs of the candidate search over one packed step.

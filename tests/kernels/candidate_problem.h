@@ -9,6 +9,7 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <ostream>
 #include <random>
 #include <vector>
@@ -142,6 +143,11 @@ inline Result<float> search(Isa isa, const Problem<float>& p, int64_t begin, int
                             codes.data() + kGuards, distances.get(), precision});
   CHECK(packed.intact());
   CHECK(distances.intact());
+  std::vector<int32_t> alone(static_cast<size_t>(n));
+  kernels.candidate_search(context, K, d, h, L, packed.get(),
+                           {n, p.target.data() + begin * d, p.row.data() + begin * d, p.up_row.data() + begin * h,
+                            alone.data(), nullptr, precision});
+  CHECK(std::equal(alone.begin(), alone.end(), codes.begin() + kGuards));  // the same without distances
   for (int i = 0; i < kGuards; ++i) {
     CHECK(codes[i] == -7);
     CHECK(codes[n + kGuards + i] == -7);
@@ -176,6 +182,52 @@ inline Problem<float> random_problem(const Sizes& s, int64_t n, unsigned seed) {
     p.up.push_back(normal(random, s.h * s.d, 1 / std::sqrt(s.d)));
     p.down.push_back(normal(random, s.d * s.h, 0.5 / std::sqrt(s.h)));
   }
+  return p;
+}
+
+// For every vector i, the output of candidate i * 7 % K plus 0.02 * noise [n,d].
+inline std::vector<float> output_of(const Problem<float>& p, const float* noise) {
+  const auto [K, d, h, L] = p.sizes;
+  std::vector<float> out;
+  for (int64_t i = 0; i < p.n; ++i) {
+    std::vector<double> z(d), hidden(h);
+    for (int64_t j = 0; j < d; ++j) z[j] = static_cast<double>(p.z_table[i * 7 % K * d + j]) + p.row[i * d + j];
+    for (int64_t l = 0; l < L; ++l) {
+      for (int64_t j = 0; j < h; ++j)
+        hidden[j] = std::max(0.0, std::inner_product(z.begin(), z.end(), p.up[l].begin() + j * d, 0.0));
+      for (int64_t j = 0; j < d; ++j)
+        z[j] += std::inner_product(hidden.begin(), hidden.end(), p.down[l].begin() + j * h, 0.0);
+    }
+    for (int64_t j = 0; j < d; ++j) out.push_back(static_cast<float>(z[j] + 0.02 * noise[i * d + j]));
+  }
+  return out;
+}
+
+// A step whose rounding its codewords alone do not show: hidden unit 0, which weighs a lot, reads coordinate 0, of
+// which the candidates have less than nothing and the vectors' rows plenty. Targets lie close to a candidate's output.
+inline Problem<float> hiding_problem(const Sizes& s, int64_t n, unsigned seed) {
+  std::mt19937 random(seed);
+  Problem<float> p{s, n, normal(random, s.K * s.d, 0.005), {}, {}, normal(random, n * s.d, 0.5), {}, {}, {}};
+  for (int64_t l = 0; l < s.L; ++l) {
+    p.up.push_back(normal(random, s.h * s.d, 1 / std::sqrt(s.d)));
+    p.down.push_back(normal(random, s.d * s.h, 1 / std::sqrt(s.h)));
+  }
+  const std::vector<float> noise = normal(random, s.K + n + n * s.d, 1);
+  for (int64_t k = 0; k < s.K; ++k) p.z_table[k * s.d] = -3 + 0.5f * noise[k];
+  for (int64_t i = 0; i < n; ++i) p.row[i * s.d] = 3 + 2 * std::abs(noise[s.K + i]);
+  for (int64_t j = 0; j < s.d; ++j) p.up[0][j] = j == 0 ? 1.0f : 0.0f;
+  for (int64_t j = 0; j < s.d; ++j) p.down[0][j * s.h] *= 300;
+  const auto through_up = [&](const std::vector<float>& x, int64_t count) {
+    std::vector<float> out(count * s.h);
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t j = 0; j < s.h; ++j)
+        out[i * s.h + j] = static_cast<float>(
+            std::inner_product(x.begin() + i * s.d, x.begin() + (i + 1) * s.d, p.up[0].begin() + j * s.d, 0.0));
+    return out;
+  };
+  p.a_table = through_up(p.z_table, s.K);
+  p.up_row = through_up(p.row, n);
+  p.target = output_of(p, noise.data() + s.K + n);
   return p;
 }
 

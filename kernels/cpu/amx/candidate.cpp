@@ -6,6 +6,10 @@
 // its target is positively homogeneous in its inputs (a_k + u, z_k + r), and rounding is relative, so e grows in
 // proportion to them: e = bound * (||(a_k, z_k)|| + ||(u, r)||), with the bound measured when the step is packed, as
 // the largest of some probes, times two (candidate_pack.cpp).
+//
+// The probes are not the data, so the data is watched: every vector's screened best is computed again too, and where
+// that differs by more than an error of length e would make likely (its direction is random, so that a share of about
+// 1/sqrt(d) of e shows), all K candidates of the vector are computed again.
 #include "kernels/cpu/amx/step.h"
 #include "kernels/cpu/denormals.h"
 #include "kernels/families.h"
@@ -15,6 +19,7 @@ QINCO_CPU_NAMESPACE_BEGIN
 constexpr float kSumError = 1e-6f;                // of sqrt(D') itself, from float sums
 constexpr int64_t kMostVectors = 64;              // per chunk
 constexpr int64_t kDistances = int64_t{1} << 16;  // kept per chunk, at most (one vector's K may be more)
+constexpr float kLikely = 4;                      // standard deviations
 constexpr float kInfinity = __builtin_inff();
 
 int64_t candidate_packed_size(int64_t K, int64_t d, int64_t h, int64_t L) {
@@ -28,17 +33,20 @@ struct Chunk {
   const CandidateSearch<float>& s;
   int64_t most;
   Vector vectors[kMostVectors];
-  float best[kMostVectors];  // of those compared again
+  float best[kMostVectors];  // of those computed again
+  bool doubted[kMostVectors];
   Pair pairs[kPairs];
   int64_t waiting = 0;
-  Unit* units;       // [most * K/32]
-  float* distances;  // [most][32 groups]
+  const float shown =
+      p.d <= kLikely * kLikely ? 1 : kLikely / __builtin_sqrtf(static_cast<float>(p.d));  // of an error of length e
+  Unit* units;                                                                            // [most * K/32]
+  float* distances;                                                                       // [most][32 groups]
   float* screen;
   PairScratch pair_scratch;
 
   static int64_t floats(const Layout& p, int64_t most) {
-    return most * (Vector::floats(p) + p.groups() * kBlock) +
-           Screen::floats(ScreenWeights{p.D(), p.H(), p.L, nullptr, 0}, p.group_units()) + PairScratch::floats(p);
+    return most * (Vector::floats(p) + p.groups() * kBlock) + Screen::floats(p.screen(nullptr), p.group_units()) +
+           PairScratch::floats(p);
   }
 
   Chunk(const Layout& layout, const float* pack, const CandidateSearch<float>& search, int64_t size, Unit* list,
@@ -50,7 +58,7 @@ struct Chunk {
         units(list),
         distances(memory + most * Vector::floats(p)),
         screen(distances + most * p.groups() * kBlock),
-        pair_scratch(p, screen + Screen::floats(ScreenWeights{p.D(), p.H(), p.L, nullptr, 0}, p.group_units())) {
+        pair_scratch(p, screen + Screen::floats(p.screen(nullptr), p.group_units())) {
     for (int64_t i = 0; i < most; ++i) vectors[i] = Vector(p, memory + i * Vector::floats(p));
   }
 
@@ -79,36 +87,29 @@ struct Chunk {
     if (s.distances) s.distances[begin + i] = least;
   }
 
-  // What the screen leaves of vector i's candidates: one is the answer; more are compared again.
+  // How far the screen's sqrt(D') may be off for candidates k, k + 1, ...
+  Vec error(int64_t i, int64_t k, Vec root) const {
+    const Vec size = load(packed + p.norms() + k) + Vec(vectors[i].norm);
+    return fma(Vec(packed[0]), size, Vec(kSumError) * root);
+  }
+
+  // Has all candidates computed again that the screen does not rule out; its best is among them.
   void decide(int64_t i, int64_t begin) {
     const float* const mine = distances_of(i);
-    const float* const norms = packed + p.norms();
-    const Vec bound(packed[0]), norm(vectors[i].norm), sum_error(kSumError);
-    const auto error = [&](int64_t k, Vec root) { return fma(bound, load(norms + k) + norm, sum_error * root); };
     Vec upper(kInfinity);
     for (int64_t k = 0; k < p.K; k += kLanes) {
       const Vec root = sqrt(load(mine + k));
       const __mmask16 there = first_lanes(smaller(p.K - k, kLanes)).v;
-      const Vec high = root + error(k, root);
+      const Vec high = root + error(i, k, root);
       upper = _mm512_mask_min_ps(upper.v, there, high.v, upper.v);  // NaN leaves the second
     }
-    const float ceiling = _mm512_reduce_min_ps(upper.v);
-    int64_t left = 0, last = 0;
+    const Vec ceiling(_mm512_reduce_min_ps(upper.v));
     for (int64_t k = 0; k < p.K; k += kLanes) {
       const Vec root = sqrt(load(mine + k));
-      const Vec low = root - error(k, root);
-      uint32_t kept = _mm512_mask_cmp_ps_mask(first_lanes(smaller(p.K - k, kLanes)).v, low.v, Vec(ceiling).v,
-                                              _CMP_NGT_UQ);  // NaN is kept
-      for (; kept; kept &= kept - 1) {
-        const int64_t candidate = k + __builtin_ctz(kept);
-        if (left++ > 0) add_pair(i, begin, last);
-        last = candidate;
-      }
-    }
-    if (left > 1 || s.distances || !(mine[last] < kInfinity)) {
-      add_pair(i, begin, last);
-    } else {
-      s.codes[begin + i] = static_cast<int32_t>(last);
+      const Vec low = root - error(i, k, root);
+      const __mmask16 there = first_lanes(smaller(p.K - k, kLanes)).v;
+      uint32_t kept = _mm512_mask_cmp_ps_mask(there, low.v, ceiling.v, _CMP_NGT_UQ);  // NaN is kept
+      for (; kept; kept &= kept - 1) add_pair(i, begin, k + __builtin_ctz(kept));
     }
   }
 
@@ -121,37 +122,54 @@ struct Chunk {
   void compare(int64_t begin) {
     forward(p, packed, pairs, waiting, pair_scratch);
     for (int64_t j = 0; j < waiting; ++j) {
-      const int64_t i = pairs[j].vector - vectors;
+      const int64_t i = pairs[j].vector - vectors, k = pairs[j].candidate;
       const float* const target = s.target + (begin + i) * p.d;
       const float* const z = pair_scratch.z + j * p.D() * kBlock;
       Vec sum(0.0f);
       for_lanes(0, p.d, [&](int64_t c, auto lanes) {
-        const Vec error = lanes.get(target + c) - lanes.get(z + c);
-        sum = fma(error, error, sum);
+        const Vec difference = lanes.get(target + c) - lanes.get(z + c);
+        sum = fma(difference, difference, sum);
       });
-      const float distance = horizontal_sum(sum);
+      const float distance = horizontal_sum(sum), root = __builtin_sqrtf(distances_of(i)[k]);
+      const float likely = shown * packed[0] * (packed[p.norms() + k] + vectors[i].norm);
+      if (!(__builtin_fabsf(root - __builtin_sqrtf(distance)) <= likely + kSumError * root)) doubted[i] = true;
       if (distance < best[i]) {
         best[i] = distance;
-        s.codes[begin + i] = static_cast<int32_t>(pairs[j].candidate);
+        s.codes[begin + i] = static_cast<int32_t>(k);
       }
     }
     waiting = 0;
   }
 
-  void search(int64_t begin, int64_t end) {
-    measure(begin, end);
-    for (int64_t i = 0; i < end - begin; ++i) {
-      if (s.precision == Precision::fast) {
-        take_screened(i, begin);
-        continue;
-      }
+  void finish(int64_t begin) {
+    if (waiting > 0) compare(begin);
+  }
+
+  void search_exact(int64_t begin, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
       best[i] = kInfinity;
+      doubted[i] = false;
       s.codes[begin + i] = 0;
       decide(i, begin);
     }
-    if (waiting > 0) compare(begin);
-    for (int64_t i = 0; s.distances && s.precision == Precision::exact && i < end - begin; ++i)
-      s.distances[begin + i] = best[i];
+    finish(begin);
+    for (int64_t i = 0; i < count; ++i) {
+      if (!doubted[i]) continue;
+      best[i] = kInfinity;
+      s.codes[begin + i] = 0;
+      for (int64_t k = 0; k < p.K; ++k) add_pair(i, begin, k);
+    }
+    finish(begin);
+    for (int64_t i = 0; s.distances && i < count; ++i) s.distances[begin + i] = best[i];
+  }
+
+  void search(int64_t begin, int64_t end) {
+    measure(begin, end);
+    if (s.precision == Precision::exact) {
+      search_exact(begin, end - begin);
+    } else {
+      for (int64_t i = 0; i < end - begin; ++i) take_screened(i, begin);
+    }
   }
 };
 

@@ -6,6 +6,8 @@
 QINCO_CPU_NAMESPACE_BEGIN
 
 constexpr int64_t kProbes = 64;
+constexpr int64_t kTogether = 32;
+static_assert(kTogether <= kPairs);
 constexpr float kSafety = 2.0f;
 constexpr float kInfinity = __builtin_inff();
 
@@ -51,43 +53,68 @@ void make_probe(const Layout& p, const CandidateStep<float>& s, int64_t i, Vecto
   fill_vector(p, up_row, row, row, v);
 }
 
-// The largest ||z' - z|| / (||(a_k, z_k)|| + ||(u, r)||) of the probes: with its own z as target, a candidate's
-// screened distance is its squared error.
-float measure_bound(const Context& context, const Layout& p, const CandidateStep<float>& s, const float* packed) {
-  ScratchFrame frame(context);
-  float* const inputs = frame.get<float>(kProbes * Vector::floats(p));
-  Vector* const vectors = frame.get<Vector>(kProbes);
-  Pair* const pairs = frame.get<Pair>(kProbes);
-  Unit* const units = frame.get<Unit>(kProbes);
-  float* const distances = frame.get<float>(kProbes * kBlock);
-  float* const plain = frame.get<float>((p.d + p.h) * 1);
-  const PairScratch scratch(p, frame.get<float>(PairScratch::floats(p)));
-  const ScreenWeights weights = p.screen(packed);
-  float* const screen_scratch = frame.get<float>(Screen::floats(weights, p.group_units()));
-  const FlushDenormals flush;
-  const TileScope tiles;
-  for (int64_t i = 0; i < kProbes; ++i) {
-    vectors[i] = Vector(p, inputs + i * Vector::floats(p));
-    make_probe(p, s, i, vectors[i], plain, plain + p.d);
-    pairs[i] = {vectors + i, i * 5 % p.K};
+// What a thread needs for `kTogether` probes.
+struct ProbeScratch {
+  Vector vectors[kTogether];
+  Pair pairs[kTogether];
+  Unit units[kTogether];
+  float *plain, *distances, *inputs, *screen;  // [d + h], [kTogether][32], kTogether vectors, a Screen's
+  PairScratch pair_scratch;
+
+  static int64_t floats(const Layout& p) {
+    return blocks(p.d + p.h) * kBlock + kTogether * (kBlock + Vector::floats(p)) + PairScratch::floats(p) +
+           Screen::floats(p.screen(nullptr), p.group_units());
   }
-  static_assert(kProbes <= kPairs);
-  forward(p, packed, pairs, kProbes, scratch);
-  for (int64_t i = 0; i < kProbes; ++i) {
-    const Vector& v = vectors[i];
+  ProbeScratch(const Layout& p, float* memory)
+      : plain(memory),
+        distances(plain + blocks(p.d + p.h) * kBlock),
+        inputs(distances + kTogether * kBlock),
+        screen(inputs + kTogether * Vector::floats(p)),
+        pair_scratch(p, screen + Screen::floats(p.screen(nullptr), p.group_units())) {
+    for (int64_t i = 0; i < kTogether; ++i) vectors[i] = Vector(p, inputs + i * Vector::floats(p));
+  }
+};
+
+// The largest ||z' - z|| / (||(a_k, z_k)|| + ||(u, r)||) of the probes [first, first + kTogether): with its own z as
+// target, a candidate's screened distance is its squared error.
+float measure_probes(const Layout& p, const CandidateStep<float>& s, const float* packed, int64_t first,
+                     ProbeScratch& scratch) {
+  for (int64_t i = 0; i < kTogether; ++i) {
+    make_probe(p, s, first + i, scratch.vectors[i], scratch.plain, scratch.plain + p.d);
+    scratch.pairs[i] = {scratch.vectors + i, (first + i) * 5 % p.K};
+  }
+  forward(p, packed, scratch.pairs, kTogether, scratch.pair_scratch);
+  for (int64_t i = 0; i < kTogether; ++i) {
+    const Vector& v = scratch.vectors[i];
     for (int64_t j = 0; j < p.D() * kBlock; j += kLanes)
-      store(v.target + j, load(scratch.z + i * p.D() * kBlock + j) - load(v.row + j));
-    units[i] = make_unit(p, packed, pairs[i].candidate / kBlock, v, distances + i * kBlock);
+      store(v.target + j, load(scratch.pair_scratch.z + i * p.D() * kBlock + j) - load(v.row + j));
+    scratch.units[i] = make_unit(p, packed, scratch.pairs[i].candidate / kBlock, v, scratch.distances + i * kBlock);
   }
-  Screen(weights, p.group_units(), screen_scratch).run(units, kProbes);
-  float bound = 0;
-  for (int64_t i = 0; i < kProbes; ++i) {
-    const int64_t k = pairs[i].candidate;
-    const float size = packed[p.norms() + k] + vectors[i].norm;
+  Screen(p.screen(packed), p.group_units(), scratch.screen).run(scratch.units, kTogether);
+  float largest = 0;
+  for (int64_t i = 0; i < kTogether; ++i) {
+    const int64_t k = scratch.pairs[i].candidate;
+    const float size = packed[p.norms() + k] + scratch.vectors[i].norm;
     if (size == 0) continue;
-    const float ratio = __builtin_sqrtf(distances[i * kBlock + k % kBlock]) / size;
-    if (!(ratio <= bound)) bound = ratio < kInfinity ? ratio : kInfinity;
+    const float ratio = __builtin_sqrtf(scratch.distances[i * kBlock + k % kBlock]) / size;
+    if (!(ratio <= largest)) largest = ratio < kInfinity ? ratio : kInfinity;
   }
+  return largest;
+}
+
+float measure_bound(const Context& context, const Layout& p, const CandidateStep<float>& s, const float* packed) {
+  float largest[kProbes / kTogether];
+  ScratchFrame frame(context);
+  const int64_t size = ProbeScratch::floats(p);
+  float* const memory = frame.get<float>(context.threads * size);
+  parallel_for(context, kProbes, kTogether, [&](int64_t begin, int64_t, int worker) {
+    const FlushDenormals flush;
+    const TileScope tiles;
+    ProbeScratch scratch(p, memory + worker * size);
+    largest[begin / kTogether] = measure_probes(p, s, packed, begin, scratch);
+  });
+  float bound = 0;
+  for (const float x : largest) bound = x > bound ? x : bound;
   return kSafety * bound;
 }
 

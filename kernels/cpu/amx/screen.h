@@ -5,7 +5,7 @@
 // bfloat16: tables, the residual stream z and all sums stay in float.
 //
 // The matrix unit and the vector unit work at the same time: what a block's sums need afterwards (add, relu, rounding,
-// distance) is queued as a job and done in slices between the products of the blocks that follow.
+// distance) is a job, done in slices between the products of the next block; so is the beginning of the next group.
 #pragma once
 
 #include "kernels/cpu/amx/tile.h"
@@ -14,13 +14,15 @@
 QINCO_CPU_NAMESPACE_BEGIN
 
 // Work on 32 rows of 32 floats.
+enum class JobKind : uint8_t {
+  none,
+  begin,     // out = relu(source rows + add)
+  hidden,    // out = relu(source block)
+  stream,    // out = source block + add
+  distance,  // sums += (add - source block)^2
+};
+
 struct Job {
-  enum Kind : uint8_t {
-    begin,     // out = relu(source rows + add)
-    hidden,    // out = relu(source block)
-    stream,    // out = source block + add
-    distance,  // sums += (add - source block)^2
-  } kind;
   const float* source;  // begin: [32][32]; else a C block
   const float* add;     // [32]
   Bf16* out;            // a pair of A tiles
@@ -31,79 +33,66 @@ constexpr int kSlice = 4;  // rows done at a time
 constexpr int kSlices = static_cast<int>(kBlock) / kSlice;
 
 // Rows [row, row + kSlice) of a job.
-template <Job::Kind kind>
-QINCO_INLINE void do_rows(const Job& job, int row) {
-  constexpr bool rows_together = kind == Job::begin;
+template <JobKind kind>
+QINCO_INLINE void do_slice(const Job& job, int row) {
+  constexpr bool rows_together = kind == JobKind::begin;
   const float* p = job.source + (rows_together ? row * kBlock : row / 16 * 2 * kTileFloats + row % 16 * kLanes);
   constexpr int64_t step = rows_together ? kBlock : kLanes, other = rows_together ? kLanes : kTileFloats;
   Vec add[2];
-  if constexpr (kind != Job::hidden) add[0] = load(job.add), add[1] = load(job.add + kLanes);
+  if constexpr (kind != JobKind::hidden) add[0] = load(job.add), add[1] = load(job.add + kLanes);
 #pragma GCC unroll 4
   for (int i = 0; i < kSlice; ++i, p += step) {
     Vec low = load(p), high = load(p + other);
-    if constexpr (kind == Job::distance) {
+    if constexpr (kind == JobKind::distance) {
       low = add[0] - low;
       high = add[1] - high;
       float* const sum = job.sums + (row + i) * kLanes;
       store(sum, fma(high, high, fma(low, low, load(sum))));
     } else {
-      if constexpr (kind != Job::hidden) low = low + add[0], high = high + add[1];
+      if constexpr (kind != JobKind::hidden) low = low + add[0], high = high + add[1];
       __m512i rounded = to_bf16(low, high);
-      if constexpr (kind != Job::stream) rounded = relu_bf16(rounded);
+      if constexpr (kind != JobKind::stream) rounded = relu_bf16(rounded);
       _mm512_store_si512(job.out + (row + i) * kBlock, rounded);
     }
   }
 }
 
-// Jobs wait here in order until the slices between products have done them.
-class Jobs {
+template <JobKind kind>
+QINCO_INLINE void do_job(const Job& job) {
+  for (int row = 0; row < kBlock; row += kSlice) do_slice<kind>(job, row);
+}
+
+// The begin jobs of a group's units, one slice after the other.
+class Begins {
  public:
-  QINCO_INLINE void add(const Job& job) { waiting_[(first_ + count_++) % kMost] = job; }
-  QINCO_INLINE int slices() const { return count_ * kSlices - row_ / kSlice; }
-  QINCO_INLINE void do_slices(int count) {
-    for (; count > 0 && count_ > 0; --count) {
-      const Job& job = waiting_[first_];
-      switch (job.kind) {
-        case Job::begin:
-          do_rows<Job::begin>(job, row_);
-          break;
-        case Job::hidden:
-          do_rows<Job::hidden>(job, row_);
-          break;
-        case Job::stream:
-          do_rows<Job::stream>(job, row_);
-          break;
-        case Job::distance:
-          do_rows<Job::distance>(job, row_);
-          break;
-      }
-      row_ += kSlice;
-      if (row_ == kBlock) {
-        row_ = 0;
-        first_ = (first_ + 1) % kMost;
-        --count_;
-      }
-    }
-  }
-  void finish() { do_slices(slices()); }
+  Begins() = default;
+  Begins(const struct Unit* group, int count, int64_t H, Bf16* out);
+  QINCO_INLINE int64_t slices() const { return left_; }
+  QINCO_INLINE void do_slices(int64_t count);
 
  private:
-  static constexpr int kMost = 64;
-  Job waiting_[kMost];
-  int first_ = 0, count_ = 0, row_ = 0;
+  const struct Unit* unit_ = nullptr;
+  int64_t H_ = 0, block_ = 0, left_ = 0;
+  int row_ = 0;
+  Bf16* out_ = nullptr;
 };
 
-// out [blocks of C] = (start, or 0) + A B over `steps` inner steps, with the waiting jobs done meanwhile.
+// out [a C block] = (start, or 0) + A B over `steps` inner steps; meanwhile the job is done, and `share` slices of
+// `begins` in each step.
+template <JobKind kind>
 QINCO_INLINE void multiply_block(const Bf16* a, const Bf16* b, int64_t steps, const float* start, float* out,
-                                 Jobs& jobs) {
+                                 const Job& job, Begins& begins, int64_t share) {
   if (start)
     load_accumulators(start);
   else
     zero_accumulators();
-  const int share = static_cast<int>((jobs.slices() + steps - 1) / steps);
+  int row = 0;
+  const int rows = static_cast<int>((kSlices + steps - 1) / steps) * kSlice;
   for (int64_t k = 0; k < steps; ++k) {
     multiply_step(a + k * kPairValues, b + k * kPairValues);
-    jobs.do_slices(share);
+    if constexpr (kind != JobKind::none)
+      for (const int end = row + rows; row < end && row < kBlock; row += kSlice) do_slice<kind>(job, row);
+    begins.do_slices(share);
   }
   store_accumulators(out);
 }
@@ -131,6 +120,21 @@ struct Unit {
   float* distances;      // [32]
 };
 
+inline Begins::Begins(const Unit* group, int count, int64_t H, Bf16* out)
+    : unit_(group), H_(H), left_(count * H * kSlices), out_(out) {}
+
+QINCO_INLINE void Begins::do_slices(int64_t count) {
+  for (; count > 0 && left_ > 0; --count, --left_) {
+    do_slice<JobKind::begin>({unit_->a_table + block_ * kBlockFloats, unit_->up_row + block_ * kBlock, out_, nullptr},
+                             row_);
+    row_ += kSlice;
+    if (row_ < kBlock) continue;
+    row_ = 0;
+    out_ += kPairValues;
+    if (++block_ == H_) block_ = 0, ++unit_;
+  }
+}
+
 // The weights of a step as B blocks, first parts only (pack.h): matrices down 1, up 2, down 2, .., down L.
 struct ScreenWeights {
   int64_t D, H, L;  // blocks of d and of h
@@ -140,22 +144,15 @@ struct ScreenWeights {
   int64_t stride;  // values from one matrix to the next
 };
 
-// Scratch of one group of `units`.
-struct Screen {
-  const ScreenWeights& w;
-  int units;
-  Bf16* hidden[2];  // [units][H] A blocks: of this group and of the next
-  Bf16* z_rounded;  // [units][D]
-  float* z;         // [units][D] C blocks
-  float* block;     // a C block between its product and its job
-  float* sums;      // [units][32][16]
-  Jobs jobs;
-
+// The search of a group of units at a time, and its scratch.
+class Screen {
+ public:
   static int64_t floats(const ScreenWeights& w, int units) {
-    return units * (w.H * kPairValues + w.D * kPairValues / 2 + w.D * kBlockFloats + kBlock * kLanes) + kBlockFloats;
+    return units * (w.H * kPairValues + w.D * kPairValues / 2 + w.D * kBlockFloats + kBlock * kLanes) +
+           2 * kBlockFloats;
   }
 
-  Screen(const ScreenWeights& weights, int count, float* scratch) : w(weights), units(count) {
+  Screen(const ScreenWeights& weights, int group_units, float* scratch) : w(weights), units(group_units) {
     const auto take = [&scratch](int64_t n) {
       float* const p = scratch;
       scratch += n;
@@ -166,74 +163,94 @@ struct Screen {
     z_rounded = reinterpret_cast<Bf16*>(take(units * w.D * kPairValues / 2));
     z = take(units * w.D * kBlockFloats);
     sums = take(units * kBlock * kLanes);
-    block = take(kBlockFloats);
+    block[0] = take(kBlockFloats);
+    block[1] = take(kBlockFloats);
   }
 
-  // Queues job number i, of count * H, that begins the units of a group.
-  QINCO_INLINE void add_begin(const Unit* group, int64_t i, int side) {
-    const int64_t u = i / w.H, j = i % w.H;
-    jobs.add({Job::begin, group[u].a_table + j * kBlockFloats, group[u].up_row + j * kBlock,
-              hidden[side] + i * kPairValues, nullptr});
-  }
-
-  void up(int64_t l, int count, int side) {
-    for (int64_t j = 0; j < w.H; ++j) {
-      for (int u = 0; u < count; ++u) {
-        multiply_block(z_rounded + u * w.D * kPairValues, w.w_up(l) + j * w.D * kPairValues, w.D, nullptr, block, jobs);
-        jobs.add({Job::hidden, block, nullptr, hidden[side] + (u * w.H + j) * kPairValues, nullptr});
-      }
-    }
-  }
-
-  void down(int64_t l, const Unit* group, int count, int side, const Unit* next, int next_count) {
-    const bool last = l == w.L - 1;
-    const int64_t blocks = w.D * count, begins = next_count * w.H;
-    for (int64_t j = 0; j < w.D; ++j) {
-      for (int u = 0; u < count; ++u) {
-        float* const mine = z + (u * w.D + j) * kBlockFloats;
-        float* const out = last ? block : mine;
-        multiply_block(hidden[side] + u * w.H * kPairValues, w.w_down(l) + j * w.H * kPairValues, w.H,
-                       l == 0 ? group[u].z_table + j * kBlockFloats : mine, out, jobs);
-        if (last)
-          jobs.add({Job::distance, out, group[u].target + j * kBlock, nullptr, sums + u * kBlock * kLanes});
-        else
-          jobs.add({Job::stream, out, group[u].row + j * kBlock, z_rounded + (u * w.D + j) * kPairValues, nullptr});
-        const int64_t done = l * blocks + j * count + u, all = w.L * blocks;
-        for (int64_t i = begins * done / all; i < begins * (done + 1) / all; ++i) add_begin(next, i, 1 - side);
-      }
-    }
-  }
-
-  // With one unit a block reads what the job before it makes.
-  void between(int count) {
-    if (count == 1) jobs.finish();
-  }
-
+  // The distances of all units.
   void run(const Unit* all, int64_t n) {
     const auto size = [&](int64_t first) { return static_cast<int>(n - first < units ? n - first : units); };
-    for (int64_t i = 0; i < size(0) * w.H; ++i) {
-      add_begin(all, i, 0);
-      jobs.finish();
-    }
-    int side = 0;
-    for (int64_t first = 0; first < n; first += units, side = 1 - side) {
-      const Unit* const group = all + first;
-      const int count = size(first);
+    begins = Begins(all, size(0), w.H, hidden[0]);
+    for (int64_t first = 0, side = 0; first < n; first += units, side = 1 - side) {
+      begins.do_slices(begins.slices());  // what the group before had no time for
+      group = all + first;
+      count = size(first);
+      current = hidden[side];
       const int next = first + units < n ? size(first + units) : 0;
+      begins = Begins(all + first + units, next, w.H, hidden[1 - side]);
+      const int64_t down_steps = w.L * w.D * count * w.H;
+      share = (begins.slices() + down_steps - 1) / down_steps;
       for (int64_t i = 0; i < count * kBlock * kLanes; i += kLanes) store(sums + i, Vec(0.0f));
       for (int64_t l = 0; l < w.L; ++l) {
-        if (l > 0) up(l, count, side);
-        between(count);
-        down(l, group, count, side, group + units, next);
-        between(count);
+        if (l > 0) up(l);
+        if (l < w.L - 1)
+          down<JobKind::stream>(l);
+        else
+          down<JobKind::distance>(l);
       }
-      jobs.finish();
-      for (int u = 0; u < count; ++u) {
+      for (int u = 0; u < count; ++u)
         for (int64_t i = 0; i < kBlock; i += 16)
           store(group[u].distances + i, row_sums(sums + (u * kBlock + i) * kLanes));
-      }
     }
   }
+
+ private:
+  // current = relu(W_up,l z_rounded)
+  void up(int64_t l) {
+    Job job{};
+    for (int64_t j = 0; j < w.H; ++j) {
+      for (int u = 0; u < count; ++u) {
+        const bool first = j == 0 && u == 0;
+        float* const out = block[(j * count + u) % 2];
+        const Bf16* const a = z_rounded + u * w.D * kPairValues;
+        const Bf16* const b = w.w_up(l) + j * w.D * kPairValues;
+        if (first)
+          multiply_block<JobKind::none>(a, b, w.D, nullptr, out, job, begins, 0);
+        else
+          multiply_block<JobKind::hidden>(a, b, w.D, nullptr, out, job, begins, 0);
+        job = {out, nullptr, current + (u * w.H + j) * kPairValues, nullptr};
+      }
+    }
+    do_job<JobKind::hidden>(job);
+  }
+
+  // z += W_down,l current, and then what `kind` makes of z.
+  template <JobKind kind>
+  void down(int64_t l) {
+    Job job{};
+    for (int64_t j = 0; j < w.D; ++j) {
+      for (int u = 0; u < count; ++u) {
+        const bool first = j == 0 && u == 0;
+        float* const mine = z + (u * w.D + j) * kBlockFloats;
+        float* const out = kind == JobKind::distance ? block[(j * count + u) % 2] : mine;
+        const float* const start = l == 0 ? group[u].z_table + j * kBlockFloats : mine;
+        const Bf16* const a = current + u * w.H * kPairValues;
+        const Bf16* const b = w.w_down(l) + j * w.H * kPairValues;
+        if (first)
+          multiply_block<JobKind::none>(a, b, w.H, start, out, job, begins, share);
+        else
+          multiply_block<kind>(a, b, w.H, start, out, job, begins, share);
+        job = {out, (kind == JobKind::distance ? group[u].target : group[u].row) + j * kBlock,
+               z_rounded + (u * w.D + j) * kPairValues, sums + u * kBlock * kLanes};
+      }
+    }
+    do_job<kind>(job);
+  }
+
+  const ScreenWeights& w;
+  int units;
+  Bf16* hidden[2];  // [units][H] A blocks: of this group and of the next
+  Bf16* z_rounded;  // [units][D]
+  float* z;         // [units][D] C blocks
+  float* block[2];  // C blocks between their product and their job
+  float* sums;      // [units][32][16]
+
+  // of the group at hand
+  const Unit* group = nullptr;
+  int count = 0;
+  Bf16* current = nullptr;
+  Begins begins;      // of the next group,
+  int64_t share = 0;  // so many slices in each step of a down product
 };
 
 QINCO_CPU_NAMESPACE_END

@@ -6,8 +6,9 @@
 
 QINCO_CPU_NAMESPACE_BEGIN
 
-constexpr int64_t kPairs = 64;                  // (vector, candidate) pairs computed together
-constexpr int64_t kInCache = int64_t{1} << 20;  // bytes of weights that stay in L2 whatever the order
+constexpr int64_t kPairs = 64;                      // (vector, candidate) pairs computed together
+constexpr int64_t kInCache = int64_t{1} << 20;      // bytes of weights that stay in L2 whatever the order
+constexpr int64_t kGroupFloats = int64_t{1} << 19;  // of scratch for a group, unless one unit takes more
 
 // Where things stand in a pack, in floats: the bound, ||(a_k, z_k)|| per candidate, a_table as [K/32][H][32 candidates]
 // [32], z_table as [K/32][D] C blocks, and the weights (down 1, up 2, down 2, .., down L) as linear packs.
@@ -33,9 +34,15 @@ struct Layout {
     return packed + z_table() + k / kBlock * D() * kBlockFloats + k % kBlock / 16 * 2 * kTileFloats + k % 16 * kLanes;
   }
   ScreenWeights screen(const float* packed) const {
-    return {D(), H(), L, reinterpret_cast<const Bf16*>(packed + weights()), 2 * part_values(d, h)};
+    const float* const first = packed ? packed + weights() : nullptr;
+    return {D(), H(), L, reinterpret_cast<const Bf16*>(first), 2 * part_values(d, h)};
   }
-  int group_units() const { return (2 * L - 1) * part_values(d, h) * 2 <= kInCache ? 4 : 8; }
+  // Units that go through the step together: more where its weights do not stay in L2, fewer where they are wide.
+  int group_units() const {
+    int units = (2 * L - 1) * part_values(d, h) * 2 <= kInCache ? 4 : 8;
+    while (units > 1 && Screen::floats(screen(nullptr), units) > kGroupFloats) units /= 2;
+    return units;
+  }
 };
 
 // One vector's inputs, padded with zeros to whole blocks.
