@@ -149,6 +149,15 @@ void AtomicFile::commit() {
   sync_directory(directory_of(path_));
 }
 
+std::string quote(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text.substr(0, 80)) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += c >= ' ' && c <= '~' ? std::string(1, c) : fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+  }
+  return out + '"';
+}
+
 void write_file(const std::string& path, const std::string& text) {
   AtomicFile file(path);
   file.write(text.data(), text.size());

@@ -1,10 +1,10 @@
 // qinco info: what a model, a quantizer, or a file of vectors or codes is.
-#include <filesystem>
 #include <memory>
 
 #include "apps/qinco/command.h"
 #include "qinco/io/codes.h"
 #include "qinco/io/model_file.h"
+#include "qinco/io/torch_file.h"
 #include "qinco/io/vectors.h"
 #include "qinco/quantizers/rq.h"
 #include "tensor/npy.h"
@@ -13,19 +13,30 @@
 namespace qinco::app {
 namespace {
 
-Json describe_model(const std::string& path) {
-  const QincoConfig config = load_model(path).config();
-  Json about;
-  about["format"] = "qinco";
-  about["variant"] = config.variant();
-  about["d"] = config.d;
-  about["K"] = config.K;
-  about["L"] = config.L;
-  about["M"] = config.M;
-  about["h"] = config.h;
-  about["db_scale"] = config.db_scale;
-  about["parameters"] = config.parameter_count();
-  about["bytes_per_vector"] = packed_code_bytes(config.M, config.K);
+/// A metadata value as the number it is, or as text.
+Json as_json(const std::string& text) {
+  const Json value = Json::parse(text, nullptr, false);
+  return value.is_number() || value.is_boolean() ? value : Json(text);
+}
+
+Json describe_model(const std::string& path, ModelContents contents) {
+  std::map<std::string, std::string>& metadata = contents.metadata;
+  const bool one_scale = metadata["variant"] != "pq-qinco" && metadata["variant"] != "qinco2";
+  const bool unknown = one_scale && contents.source != "safetensors" && metadata.count("db_scale") == 0;
+  if (unknown) metadata["db_scale"] = "1";  // a state dict does not say it: all else is to be checked
+  check_model(path, contents);
+  Json about = {{"format", "qinco"}, {"variant", metadata["variant"]}};
+  for (const char* key : {"d", "K", "L", "M", "h", "db_scale"})
+    if (metadata.count(key) > 0) about[key] = as_json(metadata[key]);
+  if (unknown) about["db_scale"] = nullptr;
+  for (const auto& [key, value] : metadata)
+    if (!about.contains(key)) about[key] = as_json(value);
+  int64_t parameters = 0;
+  for (const auto& [name, tensor] : contents.tensors) parameters += tensor.numel();
+  if (!about.contains("parameters")) about["parameters"] = parameters;
+  if (metadata["variant"] == "qinco" || metadata["variant"] == "qinco-lr")
+    about["bytes_per_vector"] = packed_code_bytes(metadata_int(path, metadata, "M"), metadata_int(path, metadata, "K"));
+  about["source"] = contents.source;
   return about;
 }
 
@@ -43,7 +54,7 @@ Json describe_safetensors(const std::string& path) {
   const SafetensorsFile file = read_safetensors(path);
   const auto format = file.metadata.find("format");
   check(format != file.metadata.end(), "{}: no `format` in the metadata, expected a file written by qinco", path);
-  if (format->second == "qinco") return describe_model(path);
+  if (format->second == "qinco") return describe_model(path, {"safetensors", file.metadata, file.tensors});
   if (format->second == "rq") return describe_rq(path);
   Json about;  // a checkpoint, say: what it says of itself
   for (const auto& [key, value] : file.metadata) about[key] = value;
@@ -67,9 +78,9 @@ Json describe_npy(const std::string& path) {
 }
 
 Json describe(const std::string& path) {
-  const std::string kind = std::filesystem::path(path).extension().string();
-  if (kind == ".npy") return describe_npy(path);
-  if (kind != ".fvecs" && kind != ".bvecs" && kind != ".ivecs") return describe_safetensors(path);
+  if (row_extension(path) == ".npy") return describe_npy(path);
+  if (!is_row_file(path))
+    return is_torch_file(path) ? describe_model(path, read_torch_file(path)) : describe_safetensors(path);
   const VectorFile file = VectorFile::open(path);
   return describe_rows("vectors", file.size(), file.dim(), file.dtype());
 }
@@ -77,8 +88,10 @@ Json describe(const std::string& path) {
 void info(const std::string& path, const Common& common) {
   Json about = describe(path);
   about["bytes"] = MappedFile::open(path)->size();
-  for (const auto& [key, value] : about.items())
-    common.print("{:<17}{}", key, value.is_string() ? value.get<std::string>() : value.dump());
+  for (const auto& [key, value] : about.items()) {
+    const std::string text = value.is_null() ? "unknown" : value.is_string() ? value.get<std::string>() : value.dump();
+    common.print("{:<16} {}", key, text);
+  }
   common.report(about);
 }
 
@@ -88,7 +101,9 @@ void add_info(Program& program) {
   auto path = std::make_shared<std::string>();
   CLI::App& command = program.add("info", "Describe a model or a file of vectors or codes",
                                   [path](const Common& common) { info(*path, common); });
-  command.add_option("file", *path, "a model (safetensors), .fvecs .bvecs .ivecs or .npy")->required()->type_name("");
+  command.add_option("file", *path, "a model (safetensors or .pt), .fvecs .bvecs .ivecs .npy .fbin or .u8bin")
+      ->required()
+      ->type_name("");
 }
 
 }  // namespace qinco::app

@@ -1,0 +1,27 @@
+// What a QINCo model is, from the names and shapes of its parameters.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "tensor/safetensors.h"
+
+namespace qinco {
+
+struct ModelSizes {
+  std::string variant;  // qinco, qinco-lr, ivf-qinco or pq-qinco
+  int64_t d = 0, M = 0, K = 0, L = 0, h = 0;
+  int64_t K_IVF = 0;  // ivf-qinco: coarse centroids
+  int64_t nsub = 0;   // pq-qinco: sub-quantizers; d and M are theirs together, K, L and h each one's
+  bool opq = false;   // pq-qinco: with a rotation
+};
+
+/// Reads them off. With M = 1 nothing shows L and h: they stay 0. Throws Error (without a file's name) when the tensors
+/// are no QINCo model's, or two parts of it disagree.
+ModelSizes infer_sizes(const TensorMap& tensors);
+
+/// The metadata that says so: format, variant, d, M, K, L, h, and K_IVF, or nsub and opq.
+std::map<std::string, std::string> size_metadata(const ModelSizes& sizes);
+
+}  // namespace qinco
