@@ -19,18 +19,37 @@ Json as_json(const std::string& text) {
   return value.is_number() || value.is_boolean() ? value : Json(text);
 }
 
+/// What is told apart from single models: sizes of the parts, and every part's db_scale.
+Json describe_parts(const std::string& path, const ModelContents& contents) {
+  const std::map<std::string, std::string>& metadata = contents.metadata;
+  const int64_t nsub = metadata_int(path, metadata, "nsub");
+  Json about = {{"nsub", nsub},
+                {"opq", contents.tensors.count("opq_matrix") > 0},
+                {"L", metadata_int(path, metadata, "sub_quantizer_0.L")},
+                {"h", metadata_int(path, metadata, "sub_quantizer_0.h")},
+                {"db_scale", Json::array()},
+                {"bytes_per_vector",
+                 packed_code_bytes(nsub * metadata_int(path, metadata, "M"), metadata_int(path, metadata, "K"))}};
+  for (int64_t j = 0; j < nsub; ++j) {
+    const auto scale = metadata.find(fmt::format("sub_quantizer_{}.db_scale", j));
+    about["db_scale"].push_back(scale == metadata.end() ? Json(nullptr) : as_json(scale->second));
+  }
+  return about;
+}
+
 Json describe_model(const std::string& path, ModelContents contents) {
   std::map<std::string, std::string>& metadata = contents.metadata;
-  const bool one_scale = metadata["variant"] != "pq-qinco" && metadata["variant"] != "qinco2";
+  const bool parts = metadata["variant"] == "pq-qinco", one_scale = !parts && metadata["variant"] != "qinco2";
   const bool unknown = one_scale && contents.source != "safetensors" && metadata.count("db_scale") == 0;
   if (unknown) metadata["db_scale"] = "1";  // a state dict does not say it: all else is to be checked
   check_model(path, contents);
   Json about = {{"format", "qinco"}, {"variant", metadata["variant"]}};
+  if (parts) about.update(describe_parts(path, contents));
   for (const char* key : {"d", "K", "L", "M", "h", "db_scale"})
     if (metadata.count(key) > 0) about[key] = as_json(metadata[key]);
   if (unknown) about["db_scale"] = nullptr;
   for (const auto& [key, value] : metadata)
-    if (!about.contains(key)) about[key] = as_json(value);
+    if (!about.contains(key) && key.rfind("sub_quantizer_", 0) != 0) about[key] = as_json(value);
   int64_t parameters = 0;
   for (const auto& [name, tensor] : contents.tensors) parameters += tensor.numel();
   if (!about.contains("parameters")) about["parameters"] = parameters;

@@ -29,6 +29,10 @@ int64_t count(const TensorMap& tensors, const std::string& prefix, int64_t first
   return n;
 }
 
+std::string part_prefix(int64_t j) {
+  return fmt::format("sub_quantizer_{}.", j);
+}
+
 ModelSizes single_sizes(const TensorMap& tensors) {
   ModelSizes sizes;
   const Shape& codebook0 = matrix(tensors, "codebook0.weight");
@@ -66,19 +70,23 @@ TensorMap below(const TensorMap& tensors, const std::string& prefix) {
 ModelSizes infer_sizes(const TensorMap& tensors) {
   const int64_t nsub = count(tensors, "sub_quantizer_", 0);
   if (nsub == 0) return single_sizes(tensors);
-  ModelSizes sizes = single_sizes(below(tensors, "sub_quantizer_0."));
-  for (int64_t j = 1; j < nsub; ++j) {
-    const ModelSizes other = single_sizes(below(tensors, fmt::format("sub_quantizer_{}.", j)));
-    const bool same = other.variant == sizes.variant && other.d == sizes.d && other.M == sizes.M &&
-                      other.K == sizes.K && other.L == sizes.L && other.h == sizes.h;
-    check(same, "sub_quantizer_{} has other sizes than sub_quantizer_0", j);
+  ModelSizes whole;
+  whole.variant = "pq-qinco";
+  for (int64_t j = 0; j < nsub; ++j) {
+    whole.parts.push_back(single_sizes(below(tensors, part_prefix(j))));
+    const ModelSizes &first = whole.parts.front(), &part = whole.parts.back();
+    check(part.M == first.M && part.K == first.K, "sub_quantizer_{} has M={} K={}, sub_quantizer_0 has M={} K={}", j,
+          part.M, part.K, first.M, first.K);
+    whole.d = checked_add(whole.d, part.d, "d");
   }
-  sizes.variant = "pq-qinco";
-  sizes.nsub = nsub;
-  sizes.d = checked_mul(sizes.d, nsub, "d");
-  sizes.M = checked_mul(sizes.M, nsub, "M");
-  sizes.opq = has(tensors, "opq_matrix");
-  return sizes;
+  whole.M = whole.parts.front().M;
+  whole.K = whole.parts.front().K;
+  if (has(tensors, "opq_matrix")) {
+    const Shape& rotation = matrix(tensors, "opq_matrix");
+    check(rotation[0] == whole.d, "opq_matrix has {} rows, expected {}", rotation[0], whole.d);
+    whole.d = rotation[1];
+  }
+  return whole;
 }
 
 std::map<std::string, std::string> size_metadata(const ModelSizes& sizes) {
@@ -86,11 +94,17 @@ std::map<std::string, std::string> size_metadata(const ModelSizes& sizes) {
                                                  {"variant", sizes.variant},
                                                  {"d", fmt::to_string(sizes.d)},
                                                  {"M", fmt::to_string(sizes.M)},
-                                                 {"K", fmt::to_string(sizes.K)},
-                                                 {"L", fmt::to_string(sizes.L)},
-                                                 {"h", fmt::to_string(sizes.h)}};
-  if (sizes.K_IVF > 0) metadata["K_IVF"] = fmt::to_string(sizes.K_IVF);
-  if (sizes.nsub > 0) metadata["nsub"] = fmt::to_string(sizes.nsub), metadata["opq"] = sizes.opq ? "true" : "false";
+                                                 {"K", fmt::to_string(sizes.K)}};
+  if (sizes.parts.empty()) {
+    metadata["L"] = fmt::to_string(sizes.L);
+    metadata["h"] = fmt::to_string(sizes.h);
+    if (sizes.K_IVF > 0) metadata["K_IVF"] = fmt::to_string(sizes.K_IVF);
+    return metadata;
+  }
+  metadata["nsub"] = fmt::to_string(sizes.parts.size());
+  for (size_t j = 0; j < sizes.parts.size(); ++j)
+    for (const auto& [key, value] : size_metadata(sizes.parts[j]))
+      if (key != "format") metadata[part_prefix(static_cast<int64_t>(j)) + key] = value;
   return metadata;
 }
 

@@ -12,7 +12,7 @@ bool is_torch_file(const std::string& path);
 
 /// Reads a QINCo, QINCoLR, IVFQINCo or PQ_QINCo saved whole, its state dict, a training checkpoint {epoch, scheduler,
 /// state_dict}, or the description of a QINCo2 checkpoint (variant "qinco2", no tensors). The metadata is that of
-/// model_file.h, with K_IVF (ivf-qinco) or nsub and opq (pq-qinco); state dicts made elsewhere have no db_scale.
+/// model_file.h and model_sizes.h; state dicts made elsewhere have no db_scale.
 /// Tensors lie on the mapped file. Throws a one-line Error naming the file for anything else, and within 100 MB of
 /// memory more than what is read from the file.
 ModelContents read_torch_file(const std::string& path);

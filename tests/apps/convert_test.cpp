@@ -19,7 +19,7 @@ void succeed(const Arguments& arguments) {
   REQUIRE(outcome.code == 0);
 }
 
-TEST_CASE("convert: a model there and back encodes and decodes the same; eval, encode and decode take either") {
+TEST_CASE("convert: a model there and back gives the same codes and vectors, and every subcommand takes either") {
   const Workspace space;
   const std::string torch = space.file("model.pt"), back = space.file("back.safetensors");
   succeed({"convert", space.model(), torch});
@@ -98,6 +98,11 @@ TEST_CASE("info: a checkpoint's variant, sizes, db_scale, parameters, bytes and 
   const Json ivf = results_of({"info", golden("ivf_qinco.pt")}), qinco2 = results_of({"info", golden("qinco2.pt")});
   CHECK(ivf["variant"] == "ivf-qinco");
   CHECK(ivf["K_IVF"] == 32);
+  const Json opq = results_of({"info", golden("pq_qinco_opq.pt")});
+  CHECK(opq["nsub"] == 2);
+  CHECK(opq["opq"] == true);
+  CHECK(opq["db_scale"] == Json{203.5, 203.5});
+  CHECK(opq["L"] == 2);
   CHECK(qinco2["variant"] == "qinco2");
   CHECK(qinco2["parameters.de"] == 12);
   CHECK(qinco2["parameters"] == 16 * 8);
