@@ -4,10 +4,9 @@
 #include "apps/qinco/command.h"
 #include "qinco/io/codes.h"
 #include "qinco/io/model_file.h"
+#include "qinco/io/rows.h"
 #include "qinco/io/torch_file.h"
-#include "qinco/io/vectors.h"
 #include "qinco/quantizers/rq.h"
-#include "tensor/npy.h"
 #include "tensor/safetensors.h"
 
 namespace qinco::app {
@@ -80,33 +79,24 @@ Json describe_safetensors(const std::string& path) {
   return about;
 }
 
-Json describe_rows(const std::string& what, int64_t n, int64_t d, DType dtype) {
-  return {{"format", what}, {"n", n}, {"d", d}, {"type", std::string(name(dtype))}};
-}
-
-Json describe_npy(const std::string& path) {
-  const NpyHeader header = parse_npy_header(*MappedFile::open(path));
-  if (header.dtype != DType::i32 && header.dtype != DType::i64) {
-    const VectorFile file = VectorFile::open(path);
-    return describe_rows("vectors", file.size(), file.dim(), file.dtype());
-  }
-  check(header.shape.size() == 2, "{}: shape {}, expected codes or ids [n,M]", path, header.shape.str());
-  Json about = {{"format", "codes"}, {"n", header.shape[0]}, {"M", header.shape[1]}};
-  about["type"] = std::string(name(header.dtype));
-  return about;
-}
-
-Json describe(const std::string& path) {
-  if (row_extension(path) == ".npy") return describe_npy(path);
-  if (!is_row_file(path))
-    return is_torch_file(path) ? describe_model(path, read_torch_file(path)) : describe_safetensors(path);
-  const VectorFile file = VectorFile::open(path);
-  return describe_rows("vectors", file.size(), file.dim(), file.dtype());
+/// Vectors, or what .npy and HDF5 hold of integers: codes or ids.
+Json describe_rows(const std::string& path) {
+  const RowLayout rows = open_rows(path);
+  const bool integers = !row_dtype(path) && (rows.dtype == DType::i32 || rows.dtype == DType::i64);
+  return {{"format", integers ? "codes" : "vectors"},
+          {"n", rows.n},
+          {integers ? "M" : "d", rows.d},
+          {"type", std::string(name(rows.dtype))},
+          {"bytes", rows.file->size()}};
 }
 
 void info(const std::string& path, const Common& common) {
-  Json about = describe(path);
-  about["bytes"] = MappedFile::open(path)->size();
+  Json about;
+  if (is_row_file(path))
+    about = describe_rows(path);
+  else
+    about = is_torch_file(path) ? describe_model(path, read_torch_file(path)) : describe_safetensors(path);
+  if (!about.contains("bytes")) about["bytes"] = MappedFile::open(path)->size();
   for (const auto& [key, value] : about.items()) {
     const std::string text = value.is_null() ? "unknown" : value.is_string() ? value.get<std::string>() : value.dump();
     common.print("{:<16} {}", key, text);
