@@ -62,6 +62,8 @@ class AtomicFile {
   size_t used_ = 0;
 };
 
+/// Whether all of a text is printable ASCII.
+bool is_printable(std::string_view text);
 /// Text from a file, fit for a one-line message: quoted, cut after 80 bytes, what is not printable ASCII escaped.
 std::string quote(std::string_view text);
 

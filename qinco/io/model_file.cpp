@@ -6,6 +6,7 @@
 #include "kernels/check.h"
 #include "qinco/io/model_sizes.h"
 #include "qinco/io/torch_file.h"
+#include "tensor/file.h"
 #include "tensor/ops.h"
 
 namespace qinco {
@@ -17,6 +18,7 @@ using Metadata = std::map<std::string, std::string>;
 const std::string& metadata_text(const std::string& path, const Metadata& metadata, const std::string& key) {
   const auto found = metadata.find(key);
   check(found != metadata.end(), "{}: no '{}' in the metadata", path, key);
+  check(is_printable(found->second), "{}: metadata '{}': unprintable: {}", path, key, quote(found->second));
   return found->second;
 }
 
@@ -66,6 +68,7 @@ TensorMap parameters_from(const std::string& path, const QincoConfig& config, co
         config.variant(), config.d, config.M, config.K, config.L, config.h, found);
   TensorMap parameters;
   for (const auto& [name, tensor] : tensors) {
+    check(is_printable(name), "{}: a tensor's name is unprintable: {}", path, quote(name));
     const DType dtype = tensor.dtype();
     check(dtype == DType::f32 || dtype == DType::f64 || dtype == DType::f16 || dtype == DType::bf16,
           "{}: tensor '{}': expected a floating dtype, found {}", path, name, qinco::name(dtype));

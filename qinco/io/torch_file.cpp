@@ -59,8 +59,11 @@ class TorchFile {
   ModelContents read() {
     const Value& root = pickle_.root;
     if (root.is(Kind::instance)) {
-      ModelContents contents = described(torch::ModuleReader(path_, tensors_).read_module(root));
-      contents.source = fmt::format("PyTorch module {}", root.object->name);
+      ModuleContents module = torch::ModuleReader(path_, tensors_).read_module(root);
+      const auto model = module.models.find("");  // inside of what wraps it, if anything does
+      const std::string_view name = model == module.models.end() ? root.object->name : model->second->name;
+      ModelContents contents = described(std::move(module));
+      contents.source = fmt::format("PyTorch module {}", name);
       return contents;
     }
     check(root.is(Kind::dict), "{}: expected a module or a dict, found neither", path_);
@@ -154,14 +157,14 @@ ModelContents TorchFile::qinco2(const Value& root) {
   const auto add = [&](const Value& dict, const std::string& prefix, const auto& self) -> void {
     for (size_t i = 0; i < dict.object->items.size(); i += 2) {
       const Value &key = dict.object->items[i], &value = dict.object->items[i + 1];
-      if (!key.is(Kind::text) || key.text().size() > 80) continue;
+      if (!key.is(Kind::text) || key.text().size() > 80 || !is_printable(key.text())) continue;
       const std::string name = prefix + std::string(key.text());
       if (torch::TensorReader::is_tensor(value)) {
         parameters = checked_add(parameters, tensors_.read(value, name).numel(), "parameters");
       } else if (value.is(Kind::dict) && prefix.empty()) {
         self(value, name + ".", self);
       } else if (metadata.size() < kMaxShown) {
-        if (value.is(Kind::text)) metadata[name] = std::string(value.text().substr(0, 200));
+        if (value.is(Kind::text) && is_printable(value.text())) metadata[name] = value.text().substr(0, 200);
         if (const std::optional<double> shown = number(value)) metadata[name] = fmt::to_string(*shown);
       }
     }

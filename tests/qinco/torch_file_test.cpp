@@ -62,7 +62,7 @@ TEST_CASE("torch files: models saved whole, by old and new PyTorch and NumPy, wr
   for (const char* name : {"qinco.pt", "qinco_old.pt", "qinco_wrapped.pt", "qinco_gpu.pt", "qinco_protocol4.pt"}) {
     CAPTURE(name);
     const ModelContents contents = read_model_file(golden(name));
-    CHECK(contents.source.rfind("PyTorch module ", 0) == 0);
+    CHECK(contents.source == "PyTorch module model_qinco.QINCo");
     CHECK(contents.metadata == std::map<std::string, std::string>{{"format", "qinco"},
                                                                   {"variant", "qinco"},
                                                                   {"d", "8"},

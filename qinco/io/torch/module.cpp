@@ -38,12 +38,13 @@ ModuleContents ModuleReader::read_state_dict(const Value& dict) {
 }
 
 ModuleContents ModuleReader::finish() {
-  const auto unwrap_all = [&] {
-    for (const std::string_view wrapper : kWrappers)
-      if (unwrap(contents_.tensors, wrapper)) return unwrap(contents_.models, wrapper) || true;
-    return false;
-  };
-  while (!contents_.tensors.empty() && unwrap_all()) {
+  for (bool unwrapped = !contents_.tensors.empty(); unwrapped;) {
+    unwrapped = false;
+    for (const std::string_view wrapper : kWrappers) {
+      if (!unwrap(contents_.tensors, wrapper)) continue;
+      unwrap(contents_.models, wrapper);
+      unwrapped = true;
+    }
   }
   return std::move(contents_);
 }
