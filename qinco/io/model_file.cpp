@@ -148,9 +148,9 @@ ModelContents read_model_file(const std::string& path) {
 
 Qinco load_model(const std::string& path) {
   const ModelContents contents = read_model_file(path);
-  const bool scaled = contents.source == "safetensors" || contents.metadata.count("db_scale") > 0;
   const auto variant = contents.metadata.find("variant");
-  check(scaled || variant->second == "pq-qinco" || variant->second == "qinco2",
+  const bool torch = contents.source != "safetensors" && (variant->second == "qinco" || variant->second == "qinco-lr");
+  check(!torch || contents.metadata.count("db_scale") > 0,
         "{}: a state dict without db_scale: `qinco convert {} MODEL.safetensors --db_scale S` adds it", path, path);
   return model_from(path, contents.metadata, contents.tensors);
 }

@@ -28,11 +28,12 @@ TensorMap expected_parameters(const SafetensorsFile& expected) {
 
 void check_same(const TensorMap& found, const TensorMap& expected, DType stored = DType::f32) {
   REQUIRE(found.size() == expected.size());
-  for (const auto& [name, tensor] : expected) {
+  for (const auto& entry : expected) {
+    const std::string& name = entry.first;
     CAPTURE(name);
     REQUIRE(found.count(name) == 1);
     CHECK(found.at(name).dtype() == stored);
-    CHECK(testing::same_bits(found.at(name), tensor.to(stored)));
+    CHECK(testing::same_bits(found.at(name), entry.second.to(stored)));
   }
 }
 
