@@ -44,7 +44,7 @@ ModelSizes single_sizes(const TensorMap& tensors) {
   sizes.variant = ivf ? "ivf-qinco" : "qinco";
   if (steps == 0) return sizes;
   const std::string step = ivf ? "step0." : "step1.";
-  if (ivf) sizes.K_IVF = sizes.K;
+  if (ivf) sizes.K_ivf = sizes.K;
   sizes.K = matrix(tensors, step + "codebook.weight")[0];
   sizes.L = count(tensors, step + "residual_block", 0);
   const bool lowrank = has(tensors, step + "MLPconcat.0.weight");
@@ -98,7 +98,7 @@ std::map<std::string, std::string> size_metadata(const ModelSizes& sizes) {
   if (sizes.parts.empty()) {
     metadata["L"] = fmt::to_string(sizes.L);
     metadata["h"] = fmt::to_string(sizes.h);
-    if (sizes.K_IVF > 0) metadata["K_IVF"] = fmt::to_string(sizes.K_IVF);
+    if (sizes.K_ivf > 0) metadata["K_ivf"] = fmt::to_string(sizes.K_ivf);
     return metadata;
   }
   metadata["nsub"] = fmt::to_string(sizes.parts.size());

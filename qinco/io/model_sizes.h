@@ -13,7 +13,7 @@ namespace qinco {
 struct ModelSizes {
   std::string variant;                        // qinco, qinco-lr, ivf-qinco or pq-qinco
   int64_t d = 0, M = 0, K = 0, L = 0, h = 0;  // pq-qinco: d of the vectors, M of one part; L and h are the parts'
-  int64_t K_IVF = 0;                          // ivf-qinco: coarse centroids
+  int64_t K_ivf = 0;                          // ivf-qinco: coarse centroids
   std::vector<ModelSizes> parts;              // pq-qinco: its sub-quantizers
 };
 
@@ -21,7 +21,7 @@ struct ModelSizes {
 /// are no QINCo model's, or two parts of it disagree.
 ModelSizes infer_sizes(const TensorMap& tensors);
 
-/// The metadata that says so: format, variant, d, M, K, L, h, and K_IVF; of pq-qinco format, variant, nsub, d, M, K,
+/// The metadata that says so: format, variant, d, M, K, L, h, and K_ivf; of pq-qinco format, variant, nsub, d, M, K,
 /// and variant, d, M, K, L, h of part j under "sub_quantizer_{j}.".
 std::map<std::string, std::string> size_metadata(const ModelSizes& sizes);
 

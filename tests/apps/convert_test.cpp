@@ -97,7 +97,7 @@ TEST_CASE("info: a checkpoint's variant, sizes, db_scale, parameters, bytes and 
   CHECK(results_of({"info", golden("qinco_gpu.pt")})["db_scale"] == 203.5);
   const Json ivf = results_of({"info", golden("ivf_qinco.pt")}), qinco2 = results_of({"info", golden("qinco2.pt")});
   CHECK(ivf["variant"] == "ivf-qinco");
-  CHECK(ivf["K_IVF"] == 32);
+  CHECK(ivf["K_ivf"] == 32);
   const Json opq = results_of({"info", golden("pq_qinco_opq.pt")});
   CHECK(opq["nsub"] == 2);
   CHECK(opq["opq"] == true);

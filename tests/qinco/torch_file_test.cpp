@@ -108,7 +108,7 @@ TEST_CASE("torch files: IVF, PQ and QINCo2 models are described, and refused by 
   const auto metadata = [](const char* name) { return read_model_file(golden(name)).metadata; };
   const auto ivf = metadata("ivf_qinco.pt"), pq = metadata("pq_qinco.pt"), opq = metadata("pq_qinco_opq.pt");
   CHECK(ivf.at("variant") == "ivf-qinco");
-  CHECK(ivf.at("K_IVF") == "32");
+  CHECK(ivf.at("K_ivf") == "32");
   CHECK(ivf.at("K") == "16");
   CHECK(ivf.at("M") == "3");
   CHECK(pq.at("variant") == "pq-qinco");
