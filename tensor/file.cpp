@@ -1,5 +1,6 @@
 #include "tensor/file.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
@@ -147,6 +148,19 @@ void AtomicFile::commit() {
     fail("{}: cannot write: {}", path_, why);
   }
   sync_directory(directory_of(path_));
+}
+
+bool is_printable(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return c >= ' ' && c <= '~'; });
+}
+
+std::string quote(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text.substr(0, 80)) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += is_printable({&c, 1}) ? std::string(1, c) : fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+  }
+  return out + '"';
 }
 
 void write_file(const std::string& path, const std::string& text) {

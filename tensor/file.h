@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 namespace qinco {
 
@@ -60,6 +61,11 @@ class AtomicFile {
   std::unique_ptr<std::byte[]> buffer_;
   size_t used_ = 0;
 };
+
+/// Whether all of a text is printable ASCII.
+bool is_printable(std::string_view text);
+/// Text from a file, fit for a one-line message: quoted, cut after 80 bytes, what is not printable ASCII escaped.
+std::string quote(std::string_view text);
 
 /// Writes `text` through an AtomicFile.
 void write_file(const std::string& path, const std::string& text);

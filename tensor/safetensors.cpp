@@ -27,11 +27,6 @@ struct TypeName {
 constexpr TypeName kTypeNames[] = {{DType::f32, "F32"}, {DType::f64, "F64"}, {DType::bf16, "BF16"}, {DType::f16, "F16"},
                                    {DType::u8, "U8"},   {DType::i32, "I32"}, {DType::i64, "I64"}};
 
-// A name from a file, fit for a one-line message.
-std::string printable(const std::string& text) {
-  return ordered_json(text.substr(0, 80)).dump(-1, ' ', true, ordered_json::error_handler_t::replace);
-}
-
 /// One tensor's line of the header. Offsets are relative to the start of the data.
 struct Entry {
   std::string name;
@@ -57,8 +52,8 @@ class HeaderReader {
   bool number_unsigned(uint64_t value) {
     if (depth_ != 3) unexpected("a number");
     std::vector<uint64_t>& list = field_ == "shape" ? entries.back().shape : entries.back().offsets;
-    check(list.size() < static_cast<size_t>(kMaxDims), "{}: tensor {}: more than {} values in {}", path_,
-          printable(name_), kMaxDims, field_);
+    check(list.size() < static_cast<size_t>(kMaxDims), "{}: tensor {}: more than {} values in {}", path_, quote(name_),
+          kMaxDims, field_);
     list.push_back(value);
     return true;
   }
@@ -77,19 +72,19 @@ class HeaderReader {
   }
   bool key(std::string& text) {
     if (depth_ == 1) {
-      check(names_.insert(text).second, "{}: duplicate name {}", path_, printable(text));
+      check(names_.insert(text).second, "{}: duplicate name {}", path_, quote(text));
       name_ = text;
       return true;
     }
     const bool known = in_metadata() || text == "dtype" || text == "shape" || text == "data_offsets";
-    check(known, "{}: tensor {}: unknown field {}", path_, printable(name_), printable(text));
-    check(fields_.insert(text).second, "{}: {}: duplicate field {}", path_, printable(name_), printable(text));
+    check(known, "{}: tensor {}: unknown field {}", path_, quote(name_), quote(text));
+    check(fields_.insert(text).second, "{}: {}: duplicate field {}", path_, quote(name_), quote(text));
     field_ = text;
     return true;
   }
   bool end_object() {
     if (depth_-- == 2 && !in_metadata())
-      check(fields_.size() == 3, "{}: tensor {}: expected dtype, shape and data_offsets", path_, printable(name_));
+      check(fields_.size() == 3, "{}: tensor {}: expected dtype, shape and data_offsets", path_, quote(name_));
     return true;
   }
   bool start_array(size_t) {
@@ -108,8 +103,7 @@ class HeaderReader {
  private:
   bool in_metadata() const { return name_ == kMetadata; }
   [[noreturn]] void unexpected(const char* found) const {
-    fail("{}: malformed header: unexpected {} in {}", path_, found,
-         depth_ == 0 ? "place of an object" : printable(name_));
+    fail("{}: malformed header: unexpected {} in {}", path_, found, depth_ == 0 ? "place of an object" : quote(name_));
   }
 
   const std::string& path_;
@@ -123,7 +117,7 @@ Tensor make_tensor(const Entry& entry, std::byte* data, uint64_t size, const std
   const auto* const type = std::find_if(std::begin(kTypeNames), std::end(kTypeNames),
                                         [&](const TypeName& t) { return t.text == entry.dtype; });
   check(type != std::end(kTypeNames), "expected dtype F32, F64, BF16, F16, U8, I32 or I64, found {}",
-        printable(entry.dtype));
+        quote(entry.dtype));
   Shape shape;
   for (const uint64_t dim : entry.shape) {
     check(dim <= static_cast<uint64_t>(INT64_MAX), "size {} overflows", dim);
@@ -147,8 +141,8 @@ void check_coverage(const std::string& path, std::vector<Entry>& entries, uint64
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.offsets < b.offsets; });
   uint64_t at = 0;
   for (const Entry& entry : entries) {
-    check(entry.offsets[0] >= at, "{}: tensor {}: its data overlaps another's", path, printable(entry.name));
-    check(entry.offsets[0] == at, "{}: tensor {}: a hole of {} bytes before its data", path, printable(entry.name),
+    check(entry.offsets[0] >= at, "{}: tensor {}: its data overlaps another's", path, quote(entry.name));
+    check(entry.offsets[0] == at, "{}: tensor {}: a hole of {} bytes before its data", path, quote(entry.name),
           entry.offsets[0] - at);
     at = entry.offsets[1];
   }
@@ -178,7 +172,7 @@ SafetensorsFile read_safetensors(const std::string& path) {
     try {
       result.tensors[entry.name] = make_tensor(entry, data, size, owner);
     } catch (const Error& error) {
-      fail("{}: tensor {}: {}", path, printable(entry.name), error.what());
+      fail("{}: tensor {}: {}", path, quote(entry.name), error.what());
     }
   }
   check_coverage(path, reader.entries, size);
@@ -194,7 +188,7 @@ void write_safetensors(const std::string& path, const SafetensorsFile& file) {
   int64_t at = 0;
   for (auto& [name, tensor] : order) {
     check(name != kMetadata, "{}: a tensor cannot be named {}", path, kMetadata);
-    check(tensor.defined(), "{}: tensor {} is undefined", path, printable(name));
+    check(tensor.defined(), "{}: tensor {} is undefined", path, quote(name));
     tensor = tensor.contiguous();
     const int64_t end = at + tensor.numel() * static_cast<int64_t>(size_of(tensor.dtype()));
     header[name] = {{"dtype", kTypeNames[static_cast<size_t>(tensor.dtype())].text},

@@ -17,7 +17,8 @@ constexpr int kUsageError = 2;
 
 constexpr const char* kDescription =
     "Neural residual quantization (QINCo): train codecs, encode, decode and evaluate vectors.\n"
-    "Vectors: .fvecs .bvecs .ivecs .npy (f32 f16 u8). Models: safetensors. Codes: .npy or bit-packed (--raw).";
+    "Vectors: .fvecs .bvecs .ivecs .npy .fbin .u8bin. Models: safetensors, PyTorch's .pt. Codes: .npy or bit-packed "
+    "(--raw).";
 
 constexpr const char* kExamples =
     "Examples:\n"
@@ -26,6 +27,7 @@ constexpr const char* kExamples =
     "  qinco decode --model model.safetensors --i codes.npy --o decoded.fvecs --M_used 4\n"
     "  qinco eval --model model.safetensors --base base.bvecs --queries query.bvecs --groundtruth gt.ivecs\n"
     "  qinco info model.safetensors\n"
+    "  qinco convert model.pt model.safetensors\n"
     "Hyphens work wherever underscores do. `qinco SUBCOMMAND --help` lists the options.";
 
 /// "--nt-val=3" -> "--nt_val=3": names only, never values, nothing after a bare "--".

@@ -83,5 +83,6 @@ void add_decode(Program& program);
 void add_eval(Program& program);
 void add_baseline(Program& program);
 void add_info(Program& program);
+void add_convert(Program& program);
 
 }  // namespace qinco::app

@@ -62,7 +62,7 @@ void add_decode(Program& program) {
                                   [options](const Common& common) { decode(*options, common); });
   command.add_option("--model", options->model, "the model")->required()->type_name("FILE");
   command.add_option("--i", options->input, "codes")->required()->type_name("FILE");
-  command.add_option("--o", options->output, "vectors: .fvecs or .npy")->required()->type_name("FILE");
+  command.add_option("--o", options->output, "vectors: .fvecs, .fbin or .npy")->required()->type_name("FILE");
   command.add_flag("--raw", options->raw, "the codes are packed bits without a header");
   command.add_option("--M_used", options->M_used, "decode this many of each vector's codes (default: all)");
 }

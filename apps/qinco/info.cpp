@@ -1,31 +1,60 @@
 // qinco info: what a model, a quantizer, or a file of vectors or codes is.
-#include <filesystem>
 #include <memory>
 
 #include "apps/qinco/command.h"
 #include "qinco/io/codes.h"
 #include "qinco/io/model_file.h"
-#include "qinco/io/vectors.h"
+#include "qinco/io/rows.h"
+#include "qinco/io/torch_file.h"
 #include "qinco/quantizers/rq.h"
-#include "tensor/npy.h"
 #include "tensor/safetensors.h"
 
 namespace qinco::app {
 namespace {
 
-Json describe_model(const std::string& path) {
-  const QincoConfig config = load_model(path).config();
-  Json about;
-  about["format"] = "qinco";
-  about["variant"] = config.variant();
-  about["d"] = config.d;
-  about["K"] = config.K;
-  about["L"] = config.L;
-  about["M"] = config.M;
-  about["h"] = config.h;
-  about["db_scale"] = config.db_scale;
-  about["parameters"] = config.parameter_count();
-  about["bytes_per_vector"] = packed_code_bytes(config.M, config.K);
+/// A metadata value as the number it is, or as text.
+Json as_json(const std::string& text) {
+  const Json value = Json::parse(text, nullptr, false);
+  return value.is_number() || value.is_boolean() ? value : Json(text);
+}
+
+/// What is told apart from single models: sizes of the parts, and every part's db_scale.
+Json describe_parts(const std::string& path, const ModelContents& contents) {
+  const std::map<std::string, std::string>& metadata = contents.metadata;
+  const int64_t nsub = metadata_int(path, metadata, "nsub");
+  Json about = {{"nsub", nsub},
+                {"opq", contents.tensors.count("opq_matrix") > 0},
+                {"L", metadata_int(path, metadata, "sub_quantizer_0.L")},
+                {"h", metadata_int(path, metadata, "sub_quantizer_0.h")},
+                {"db_scale", Json::array()},
+                {"bytes_per_vector",
+                 packed_code_bytes(nsub * metadata_int(path, metadata, "M"), metadata_int(path, metadata, "K"))}};
+  for (int64_t j = 0; j < nsub; ++j) {
+    const auto scale = metadata.find(fmt::format("sub_quantizer_{}.db_scale", j));
+    about["db_scale"].push_back(scale == metadata.end() ? Json(nullptr) : as_json(scale->second));
+  }
+  return about;
+}
+
+Json describe_model(const std::string& path, ModelContents contents) {
+  std::map<std::string, std::string>& metadata = contents.metadata;
+  const bool parts = metadata["variant"] == "pq-qinco", one_scale = !parts && metadata["variant"] != "qinco2";
+  const bool unknown = one_scale && contents.source != "safetensors" && metadata.count("db_scale") == 0;
+  if (unknown) metadata["db_scale"] = "1";  // a state dict does not say it: all else is to be checked
+  check_model(path, contents);
+  Json about = {{"format", "qinco"}, {"variant", metadata["variant"]}};
+  if (parts) about.update(describe_parts(path, contents));
+  for (const char* key : {"d", "K", "L", "M", "h", "db_scale"})
+    if (metadata.count(key) > 0) about[key] = as_json(metadata[key]);
+  if (unknown) about["db_scale"] = nullptr;
+  for (const auto& [key, value] : metadata)
+    if (!about.contains(key) && key.rfind("sub_quantizer_", 0) != 0) about[key] = as_json(value);
+  int64_t parameters = 0;
+  for (const auto& [name, tensor] : contents.tensors) parameters += tensor.numel();
+  if (!about.contains("parameters")) about["parameters"] = parameters;
+  if (metadata["variant"] == "qinco" || metadata["variant"] == "qinco-lr")
+    about["bytes_per_vector"] = packed_code_bytes(metadata_int(path, metadata, "M"), metadata_int(path, metadata, "K"));
+  about["source"] = contents.source;
   return about;
 }
 
@@ -43,42 +72,35 @@ Json describe_safetensors(const std::string& path) {
   const SafetensorsFile file = read_safetensors(path);
   const auto format = file.metadata.find("format");
   check(format != file.metadata.end(), "{}: no `format` in the metadata, expected a file written by qinco", path);
-  if (format->second == "qinco") return describe_model(path);
+  if (format->second == "qinco") return describe_model(path, {"safetensors", file.metadata, file.tensors});
   if (format->second == "rq") return describe_rq(path);
   Json about;  // a checkpoint, say: what it says of itself
   for (const auto& [key, value] : file.metadata) about[key] = value;
   return about;
 }
 
-Json describe_rows(const std::string& what, int64_t n, int64_t d, DType dtype) {
-  return {{"format", what}, {"n", n}, {"d", d}, {"type", std::string(name(dtype))}};
-}
-
-Json describe_npy(const std::string& path) {
-  const NpyHeader header = parse_npy_header(*MappedFile::open(path));
-  if (header.dtype != DType::i32 && header.dtype != DType::i64) {
-    const VectorFile file = VectorFile::open(path);
-    return describe_rows("vectors", file.size(), file.dim(), file.dtype());
-  }
-  check(header.shape.size() == 2, "{}: shape {}, expected codes or ids [n,M]", path, header.shape.str());
-  Json about = {{"format", "codes"}, {"n", header.shape[0]}, {"M", header.shape[1]}};
-  about["type"] = std::string(name(header.dtype));
-  return about;
-}
-
-Json describe(const std::string& path) {
-  const std::string kind = std::filesystem::path(path).extension().string();
-  if (kind == ".npy") return describe_npy(path);
-  if (kind != ".fvecs" && kind != ".bvecs" && kind != ".ivecs") return describe_safetensors(path);
-  const VectorFile file = VectorFile::open(path);
-  return describe_rows("vectors", file.size(), file.dim(), file.dtype());
+/// Vectors, or what .npy and HDF5 hold of integers: codes or ids.
+Json describe_rows(const std::string& path) {
+  const RowLayout rows = open_rows(path);
+  const bool integers = !row_dtype(path) && (rows.dtype == DType::i32 || rows.dtype == DType::i64);
+  return {{"format", integers ? "codes" : "vectors"},
+          {"n", rows.n},
+          {integers ? "M" : "d", rows.d},
+          {"type", std::string(name(rows.dtype))},
+          {"bytes", rows.file->size()}};
 }
 
 void info(const std::string& path, const Common& common) {
-  Json about = describe(path);
-  about["bytes"] = MappedFile::open(path)->size();
-  for (const auto& [key, value] : about.items())
-    common.print("{:<17}{}", key, value.is_string() ? value.get<std::string>() : value.dump());
+  Json about;
+  if (is_row_file(path))
+    about = describe_rows(path);
+  else
+    about = is_torch_file(path) ? describe_model(path, read_torch_file(path)) : describe_safetensors(path);
+  if (!about.contains("bytes")) about["bytes"] = MappedFile::open(path)->size();
+  for (const auto& [key, value] : about.items()) {
+    const std::string text = value.is_null() ? "unknown" : value.is_string() ? value.get<std::string>() : value.dump();
+    common.print("{:<16} {}", key, text);
+  }
   common.report(about);
 }
 
@@ -88,7 +110,9 @@ void add_info(Program& program) {
   auto path = std::make_shared<std::string>();
   CLI::App& command = program.add("info", "Describe a model or a file of vectors or codes",
                                   [path](const Common& common) { info(*path, common); });
-  command.add_option("file", *path, "a model (safetensors), .fvecs .bvecs .ivecs or .npy")->required()->type_name("");
+  command.add_option("file", *path, "a model (safetensors or .pt), .fvecs .bvecs .ivecs .npy .fbin or .u8bin")
+      ->required()
+      ->type_name("");
 }
 
 }  // namespace qinco::app

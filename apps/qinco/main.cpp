@@ -8,5 +8,6 @@ int main(int argc, char** argv) {
   qinco::app::add_eval(program);
   qinco::app::add_baseline(program);
   qinco::app::add_info(program);
+  qinco::app::add_convert(program);
   return program.main(argc, argv);
 }

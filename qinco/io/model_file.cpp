@@ -4,6 +4,9 @@
 #include <cmath>
 
 #include "kernels/check.h"
+#include "qinco/io/model_sizes.h"
+#include "qinco/io/torch_file.h"
+#include "tensor/file.h"
 #include "tensor/ops.h"
 
 namespace qinco {
@@ -15,6 +18,7 @@ using Metadata = std::map<std::string, std::string>;
 const std::string& metadata_text(const std::string& path, const Metadata& metadata, const std::string& key) {
   const auto found = metadata.find(key);
   check(found != metadata.end(), "{}: no '{}' in the metadata", path, key);
+  check(is_printable(found->second), "{}: metadata '{}': unprintable: {}", path, key, quote(found->second));
   return found->second;
 }
 
@@ -32,6 +36,8 @@ QincoConfig config_from(const std::string& path, const Metadata& metadata) {
   const std::string& format = metadata_text(path, metadata, "format");
   check(format == "qinco", "{}: expected a file of format 'qinco', found '{}'", path, format);
   const std::string& variant = metadata_text(path, metadata, "variant");
+  const bool other = variant == "ivf-qinco" || variant == "pq-qinco" || variant == "qinco2";
+  check(!other, "{}: a model of variant '{}': info and convert know it, nothing else yet", path, variant);
   check(variant == "qinco" || variant == "qinco-lr", "{}: expected variant 'qinco' or 'qinco-lr', found '{}'", path,
         variant);
   QincoConfig config;
@@ -62,10 +68,11 @@ TensorMap parameters_from(const std::string& path, const QincoConfig& config, co
         config.variant(), config.d, config.M, config.K, config.L, config.h, found);
   TensorMap parameters;
   for (const auto& [name, tensor] : tensors) {
+    check(is_printable(name), "{}: a tensor's name is unprintable: {}", path, quote(name));
     const DType dtype = tensor.dtype();
     check(dtype == DType::f32 || dtype == DType::f64 || dtype == DType::f16 || dtype == DType::bf16,
           "{}: tensor '{}': expected a floating dtype, found {}", path, name, qinco::name(dtype));
-    const Tensor values = tensor.to(DType::f32);
+    const Tensor values = tensor.to(DType::f32).contiguous();
     check(all_finite(values), "{}: tensor '{}' holds NaN or infinity", path, name);
     parameters.emplace(name, values);
   }
@@ -110,13 +117,42 @@ Qinco model_from(const std::string& path, const Metadata& metadata, const Tensor
   }
 }
 
+void check_model(const std::string& path, const ModelContents& contents) {
+  const std::string& variant = metadata_text(path, contents.metadata, "variant");
+  if (variant == "qinco2") return;
+  if (variant != "ivf-qinco" && variant != "pq-qinco") {
+    model_from(path, contents.metadata, contents.tensors);
+    return;
+  }
+  ModelSizes sizes;
+  try {
+    sizes = infer_sizes(contents.tensors);
+  } catch (const Error& error) {
+    fail("{}: {}", path, error.what());
+  }
+  for (const auto& [key, value] : size_metadata(sizes)) {
+    const std::string& stated = metadata_text(path, contents.metadata, key);
+    check(stated == value, "{}: metadata '{}' is {}, the tensors have {}", path, key, stated, value);
+  }
+}
+
 void save_model(const std::string& path, const Qinco& model) {
   write_safetensors(path, {model.state(), model_metadata(model.config())});
 }
 
+ModelContents read_model_file(const std::string& path) {
+  if (is_torch_file(path)) return read_torch_file(path);
+  SafetensorsFile file = read_safetensors(path);
+  return {"safetensors", std::move(file.metadata), std::move(file.tensors)};
+}
+
 Qinco load_model(const std::string& path) {
-  const SafetensorsFile file = read_safetensors(path);
-  return model_from(path, file.metadata, file.tensors);
+  const ModelContents contents = read_model_file(path);
+  const auto variant = contents.metadata.find("variant");
+  const bool torch = contents.source != "safetensors" && (variant->second == "qinco" || variant->second == "qinco-lr");
+  check(!torch || contents.metadata.count("db_scale") > 0,
+        "{}: a state dict without db_scale: `qinco convert {} MODEL.safetensors --db_scale S` adds it", path, path);
+  return model_from(path, contents.metadata, contents.tensors);
 }
 
 }  // namespace qinco

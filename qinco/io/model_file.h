@@ -1,5 +1,5 @@
-// Models as safetensors: the parameters under the reference's names, and metadata format=qinco, variant (qinco or
-// qinco-lr), d, K, L, M, h, db_scale.
+// Models in files. Ours are safetensors: the parameters under the reference's names, and metadata format=qinco, variant
+// (qinco or qinco-lr), d, K, L, M, h, db_scale.
 #pragma once
 
 #include <map>
@@ -10,13 +10,28 @@
 
 namespace qinco {
 
+/// What a model file of any format holds.
+struct ModelContents {
+  std::string source;                           // "safetensors", "PyTorch module model_qinco.QINCo", ...
+  std::map<std::string, std::string> metadata;  // as in safetensors files; db_scale is missing where the file has none
+  TensorMap tensors;                            // lie on the mapped file
+};
+
+/// Opens safetensors and PyTorch's files (torch_file.h), told apart by their first bytes. What the metadata says of the
+/// tensors is not checked yet. Throws a one-line Error naming the file.
+ModelContents read_model_file(const std::string& path);
+
+/// Throws a one-line Error starting with `path` unless the metadata describes the tensors, for every variant but
+/// qinco2, which has none. QINCo and QINCo-LR are checked as load_model does.
+void check_model(const std::string& path, const ModelContents& contents);
+
 /// Writes the model (f32), atomically.
 void save_model(const std::string& path, const Qinco& model);
 
-/// Reads it back. Tensors may be stored as f32, f64, f16 or bf16. Throws a one-line Error naming the file for anything
-/// that is not a whole and valid model: wrong format, metadata out of range, tensors missing, unexpected, of other
-/// shapes than the metadata says, or holding NaN or infinities. Memory stays within a small multiple of the file's
-/// size.
+/// Reads a model of any format that read_model_file opens. Tensors may be stored as f32, f64, f16 or bf16. Throws a
+/// one-line Error naming the file for anything that is not a whole and valid model: wrong format, metadata out of
+/// range, tensors missing, unexpected, of other shapes than the metadata says, or holding NaN or infinities. Memory
+/// stays within a small multiple of the file's size.
 Qinco load_model(const std::string& path);
 
 // The parts, for files that hold a model and more (checkpoints).

@@ -1,30 +1,15 @@
-// Files of vectors: .fvecs .bvecs .ivecs (per row: int32 d, then d values) and .npy (f32 f16 u8), memory-mapped and
-// converted to float by blocks, so a file larger than memory can be streamed.
+// Files of vectors: .fvecs .bvecs .ivecs .fbin .u8bin .npy (f32 f16 u8) and HDF5 (rows.h), memory-mapped and converted
+// to float by blocks, so a file larger than memory can be streamed.
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <utility>
 
-#include "tensor/dtype.h"
-#include "tensor/file.h"
+#include "qinco/io/rows.h"
 #include "tensor/tensor.h"
 
 namespace qinco {
-
-/// Where the rows of a mapped file lie.
-struct RowLayout {
-  std::shared_ptr<const MappedFile> file;
-  DType dtype = DType::f32;
-  int64_t n = 0, d = 0;
-  int64_t offset = 0;      // bytes before the first row
-  int64_t row_header = 0;  // bytes before the values of each row: 4 in .?vecs files, 0 in .npy
-
-  int64_t row_bytes() const { return row_header + d * static_cast<int64_t>(size_of(dtype)); }
-  /// The values of row i, at any alignment.
-  const std::byte* row(int64_t i) const { return file->data() + offset + i * row_bytes() + row_header; }
-};
 
 /// A read-only file of n vectors of d values. The format comes from the extension. Opening checks the size of the whole
 /// file; what the rows hold is checked as they are read. A value: copies share the mapping.
@@ -56,24 +41,17 @@ Tensor read_all(const std::string& path);
 /// Throws Error naming file and row when an id is outside [0,limit).
 Tensor read_ids(const std::string& path, int64_t limit);
 
-/// Writes n vectors of d floats, block by block, as .fvecs or .npy (f32) by the extension. The file appears under its
-/// name only on commit(); without it, nothing is left behind.
+/// Writes n vectors of d floats, block by block, as .fvecs, .fbin or .npy (f32) by the extension; see RowWriter.
 class VectorWriter {
  public:
-  /// Throws Error on an unknown extension or an unwritable place.
-  VectorWriter(const std::string& path, int64_t n, int64_t d);
+  VectorWriter(const std::string& path, int64_t n, int64_t d) : rows_(path, n, d, DType::f32) {}
 
   /// Appends `count` rows x [count,d].
-  void write(int64_t count, const float* x);
-  /// Call after exactly n rows; throws Error when the file cannot be completed (disk full, say).
-  void commit();
+  void write(int64_t count, const float* x) { rows_.write(count, x); }
+  void commit() { rows_.commit(); }
 
  private:
-  std::unique_ptr<AtomicFile> file_;
-  int64_t n_;
-  int64_t d_;
-  int64_t written_ = 0;
-  bool row_header_;
+  RowWriter rows_;
 };
 
 }  // namespace qinco

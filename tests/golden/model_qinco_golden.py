@@ -161,7 +161,7 @@ def choose_run(config, steps):
 
 
 def write_safetensors(path, tensors, metadata):
-    names = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64", np.dtype(np.int32): "I32"}
+    names = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64", np.dtype(np.int32): "I32", np.dtype(np.uint8): "U8"}
     header, blobs, offset = {"__metadata__": {k: str(v) for k, v in metadata.items()}}, [], 0
     for name, value in tensors.items():
         value = np.ascontiguousarray(value.detach().numpy() if isinstance(value, torch.Tensor) else value)

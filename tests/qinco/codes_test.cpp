@@ -6,6 +6,7 @@
 
 #include "tensor/npy.h"
 #include "tensor/random.h"
+#include "tensor/safetensors.h"
 #include "tests/support.h"
 
 namespace qinco {
@@ -76,6 +77,22 @@ TEST_CASE("codes: packing is the bit-by-bit definition, and unpacking its invers
       unpacked.pop_back();
       CHECK(unpacked == codes);
     }
+  }
+}
+
+TEST_CASE("codes: packed as Faiss packs them, bit for bit, for 1 to 16 bits") {
+  const auto golden = read_safetensors(std::string(QINCO_SOURCE_DIR) + "/tests/golden/faiss_codes.safetensors");
+  for (int bits = 1; bits <= 16; ++bits) {
+    CAPTURE(bits);
+    const Tensor& codes = golden.tensors.at(fmt::format("codes_{}", bits));
+    const Tensor& packed = golden.tensors.at(fmt::format("packed_{}", bits));
+    const int64_t n = codes.size(0), M = codes.size(1);
+    REQUIRE(packed.size(1) == (M * bits + 7) / 8);
+    const Tensor ours = Tensor::empty(packed.shape(), DType::u8), back = Tensor::empty(codes.shape(), DType::i32);
+    pack_codes(n, M, bits, codes.data<int32_t>(), ours.data<uint8_t>());
+    CHECK(tests::same_bits(ours, packed));
+    unpack_codes(n, M, bits, packed.data<uint8_t>(), back.data<int32_t>());
+    CHECK(tests::same_bits(back, codes));
   }
 }
 

@@ -1,0 +1,100 @@
+// qinco convert: models, vectors and codes between their formats.
+#include "qinco/io/convert.h"
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "apps/qinco/command.h"
+#include "apps/qinco/progress.h"
+#include "apps/qinco/stream.h"
+#include "qinco/io/model_file.h"
+#include "qinco/io/rows.h"
+#include "qinco/io/torch_file.h"
+
+namespace qinco::app {
+namespace {
+
+struct ConvertOptions {
+  std::string input, output;
+  bool raw = false;
+  std::optional<int64_t> M, K;
+  std::optional<float> db_scale;
+};
+
+std::string extension(const std::string& path) {
+  return std::filesystem::path(path).extension().string();
+}
+
+Json convert_model(const ConvertOptions& options) {
+  const std::string kind = extension(options.output);
+  const bool torch = kind == ".pt" || kind == ".pth";
+  check(torch || kind == ".safetensors", "{}: unknown kind of model file, expected .safetensors, .pt or .pth",
+        options.output);
+  ModelContents contents = read_model_file(options.input);
+  std::map<std::string, std::string>& metadata = contents.metadata;
+  const std::string variant = metadata["variant"];
+  check(metadata["format"] == "qinco" && variant != "qinco2", "{}: expected a QINCo model, found {} {}", options.input,
+        metadata["format"], variant);
+  if (options.db_scale) metadata["db_scale"] = fmt::to_string(*options.db_scale);
+  const bool one_scale = variant == "qinco" || variant == "qinco-lr";
+  if (one_scale && metadata.count("db_scale") == 0)
+    throw UsageError(fmt::format("{}: a state dict without db_scale: give --db_scale", options.input));
+  check_model(options.input, contents);  // only whole and valid models go on
+  if (torch)
+    write_torch_file(options.output, contents);
+  else
+    write_safetensors(options.output, {contents.tensors, metadata});
+  return {{"kind", "model"}, {"variant", variant}, {"source", contents.source}, {"tensors", contents.tensors.size()}};
+}
+
+Json convert_rows(const ConvertOptions& options, const ConvertProgress& progress) {
+  if (!options.raw) return {{"kind", "vectors"}, {"n", qinco::convert_rows(options.input, options.output, progress)}};
+  const bool packs = is_row_file(options.input);
+  if (packs == is_row_file(options.output))
+    throw UsageError("--raw: expected one of IN and OUT to be .npy or .ivecs, and the other raw codes");
+  if (!options.K || (!packs && !options.M)) throw UsageError(packs ? "--raw needs --K" : "--raw needs --M and --K");
+  const int64_t n = packs ? pack_code_file(options.input, options.output, *options.K, progress)
+                          : unpack_code_file(options.input, options.output, *options.M, *options.K, progress);
+  return {{"kind", "codes"}, {"n", n}};
+}
+
+void convert(const ConvertOptions& options, const Common& common) {
+  const Stopwatch watch;
+  Json results;
+  if (options.raw || is_row_file(options.input)) {
+    const StopSignals signals;
+    std::optional<Progress> shown;
+    results = convert_rows(options, [&](int64_t done, int64_t n) {
+      if (!shown) shown.emplace(common.text(), "converting", n, "rows");
+      shown->update(done);
+      stop_if_asked(signals);
+    });
+  } else {
+    results = convert_model(options);
+  }
+  results["seconds"] = watch.seconds();
+  common.print("{}: {} from {}", options.output, results["kind"].get<std::string>(), options.input);
+  common.report(results);
+}
+
+}  // namespace
+
+void add_convert(Program& program) {
+  auto options = std::make_shared<ConvertOptions>();
+  CLI::App& command = program.add("convert", "Convert a model, vectors or codes to another format",
+                                  [options](const Common& common) { convert(*options, common); });
+  command.add_option("input", options->input, "a model, or a file of vectors, ids or codes")->required()->type_name("");
+  command
+      .add_option("output", options->output,
+                  "a model: .safetensors or .pt (a state dict); else .fvecs .bvecs .ivecs .npy .fbin .u8bin")
+      ->required()
+      ->type_name("");
+  command.add_flag("--raw", options->raw, "codes: the one that is not .npy or .ivecs is packed bits without a header");
+  command.add_option("--M", options->M, "raw codes: indices per vector")->check(CLI::Range(1, 1 << 20));
+  command.add_option("--K", options->K, "raw codes: codewords per step")->check(CLI::Range(2, 65536));
+  command.add_option("--db_scale", options->db_scale, "of a model whose file does not say it")
+      ->check(CLI::PositiveNumber);
+}
+
+}  // namespace qinco::app

@@ -1,0 +1,190 @@
+#include "qinco/io/torch_file.h"
+
+#include <cmath>
+#include <cstring>
+#include <optional>
+
+#include "kernels/check.h"
+#include "qinco/io/model_sizes.h"
+#include "qinco/io/torch/classes.h"
+#include "qinco/io/torch/module.h"
+#include "qinco/io/torch/numbers.h"
+
+namespace qinco {
+namespace {
+
+using torch::ModuleContents;
+using torch::Value;
+using Kind = Value::Kind;
+
+// A pickled protocol-2 integer: what files of torch.save begin with when they are no ZIP archive.
+constexpr std::string_view kLegacyMagic("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", 14);
+constexpr std::string_view kPickle = "/data.pkl";
+
+bool begins_with(const MappedFile& file, std::string_view magic) {
+  return file.size() >= static_cast<int64_t>(magic.size()) && std::memcmp(file.data(), magic.data(), magic.size()) == 0;
+}
+
+/// "NAME/", the folder of the archive that holds data.pkl.
+std::string archive_folder(const torch::ZipArchive& archive) {
+  const std::string& path = archive.file()->path();
+  const torch::ZipEntry* found = nullptr;
+  for (const torch::ZipEntry& entry : archive.entries()) {
+    const bool pickle = entry.name.ends_with(kPickle) && entry.name.find('/') + kPickle.size() == entry.name.size();
+    if (!pickle) continue;
+    check(found == nullptr, "{}: more than one data.pkl", path);
+    found = &entry;
+  }
+  check(found != nullptr, "{}: a ZIP archive without data.pkl: not written by torch.save", path);
+  const std::string folder(found->name.substr(0, found->name.size() - kPickle.size() + 1));
+  check(archive.find(folder + "constants.pkl") == nullptr, "{}: a TorchScript program, expected a model by torch.save",
+        path);
+  if (const torch::ZipEntry* order = archive.find(folder + "byteorder")) {
+    const std::string_view text(reinterpret_cast<const char*>(order->data.data()), order->data.size());
+    check(text == "little", "{}: byte order {}, expected \"little\"", path, quote(text));
+  }
+  return folder;
+}
+
+/// One PyTorch file: its archive, its pickle, its tensors.
+class TorchFile {
+ public:
+  explicit TorchFile(const std::string& path)
+      : path_(path), archive_(MappedFile::open(path)), folder_(archive_folder(archive_)), tensors_(archive_, folder_) {
+    const torch::ZipEntry& entry = *archive_.find(folder_ + "data.pkl");
+    archive_.check_crc(entry);
+    pickle_ = torch::read_pickle(path, entry.data, torch::accepts_class);
+  }
+
+  ModelContents read() {
+    const Value& root = pickle_.root;
+    if (root.is(Kind::instance)) {
+      ModuleContents module = torch::ModuleReader(path_, tensors_).read_module(root);
+      const auto model = module.models.find("");  // inside of what wraps it, if anything does
+      const std::string_view name = model == module.models.end() ? root.object->name : model->second->name;
+      ModelContents contents = described(std::move(module));
+      contents.source = fmt::format("PyTorch module {}", name);
+      return contents;
+    }
+    check(root.is(Kind::dict), "{}: expected a module or a dict, found neither", path_);
+    if (lookup(root, "parameters") && lookup(root, "data_dim") && lookup(root, "model")) return qinco2(root);
+    const Value* const inner = lookup(root, "state_dict");
+    ModelContents contents = described(torch::ModuleReader(path_, tensors_).read_state_dict(inner ? *inner : root));
+    add_db_scale(root, contents.metadata);
+    if (inner) add_db_scale(*inner, contents.metadata);
+    contents.source = inner ? "PyTorch training checkpoint" : "PyTorch state dict";
+    const Value* const epoch = lookup(root, "epoch");
+    if (inner && epoch && epoch->is(Kind::integer)) contents.source += fmt::format(", epoch {}", epoch->integer);
+    return contents;
+  }
+
+ private:
+  using Metadata = std::map<std::string, std::string>;
+
+  /// A number as Python, NumPy or PyTorch keeps it; none if it is no number.
+  std::optional<double> number(const Value& value) {
+    if (!torch::TensorReader::is_tensor(value)) return torch::as_number(value);
+    const Tensor tensor = tensors_.read(value, "a number");
+    return tensor.numel() == 1 ? std::optional(tensor.item<double>()) : std::nullopt;
+  }
+  void add_db_scale(const Value& dict, Metadata& metadata) {
+    const Value* value = lookup(dict, "db_scale");
+    if (const Value* const more = lookup(dict.object->state, "_metadata"); more && !value)  // what we write
+      if (const Value* const whole = lookup(*more, "")) value = lookup(*whole, "db_scale");
+    if (value) set_db_scale(*value, metadata, "db_scale");
+  }
+  void set_db_scale(const Value& value, Metadata& metadata, const std::string& key) {
+    const std::optional<double> scale = number(value);
+    check(scale && std::isfinite(*scale) && *scale > 0, "{}: {}: expected a finite number above 0", path_, key);
+    metadata[key] = fmt::to_string(static_cast<float>(*scale));
+  }
+
+  ModelContents described(ModuleContents contents);
+  void check_attributes(const torch::Object& model, const ModelSizes& sizes) const;
+  ModelContents qinco2(const Value& root);
+
+  const std::string& path_;
+  torch::ZipArchive archive_;
+  std::string folder_;
+  torch::TensorReader tensors_;
+  torch::Pickle pickle_;
+};
+
+/// The model's own attributes must say what its tensors show.
+void TorchFile::check_attributes(const torch::Object& model, const ModelSizes& sizes) const {
+  const std::pair<const char*, int64_t> expected[] = {
+      {"d", sizes.d}, {"M", sizes.M}, {"K", sizes.K}, {"L", sizes.L}, {"h", sizes.h}};
+  for (const auto& [name, size] : expected) {
+    const Value* const stated = lookup(model.state, name);
+    if (stated == nullptr || !stated->is(Kind::integer) || size == 0) continue;
+    check(stated->integer == size, "{}: attribute {} is {}, the tensors have {}", path_, name, stated->integer, size);
+  }
+}
+
+ModelContents TorchFile::described(ModuleContents module) {
+  ModelSizes sizes;
+  try {
+    sizes = infer_sizes(module.tensors);
+  } catch (const Error& error) {
+    fail("{}: {}", path_, error.what());
+  }
+  ModelContents contents;
+  Metadata& metadata = contents.metadata;
+  const auto whole = module.models.find("");
+  if (whole != module.models.end()) {
+    if (sizes.variant == "qinco" || sizes.variant == "qinco-lr") check_attributes(*whole->second, sizes);
+    for (const auto& [name, size] : {std::pair<const char*, int64_t*>{"L", &sizes.L}, {"h", &sizes.h}}) {
+      const Value* const stated = lookup(whole->second->state, name);  // with M = 1 no tensor shows them
+      if (*size == 0 && stated && stated->is(Kind::integer)) *size = stated->integer;
+    }
+  }
+  metadata = size_metadata(sizes);
+  for (const auto& [prefix, model] : module.models)
+    if (const Value* const scale = lookup(model->state, "db_scale"); scale && !scale->is(Kind::none))
+      set_db_scale(*scale, metadata, prefix + "db_scale");
+  contents.tensors = std::move(module.tensors);
+  return contents;
+}
+
+/// The numbers and texts of a QINCo2 checkpoint, one level of nesting deep, and how many parameters it has.
+ModelContents TorchFile::qinco2(const Value& root) {
+  constexpr size_t kMaxShown = 100;
+  ModelContents contents;
+  contents.source = "PyTorch QINCo2 checkpoint";
+  Metadata& metadata = contents.metadata;
+  metadata = {{"format", "qinco"}, {"variant", "qinco2"}};
+  int64_t parameters = 0;
+  const auto add = [&](const Value& dict, const std::string& prefix, const auto& self) -> void {
+    for (size_t i = 0; i < dict.object->items.size(); i += 2) {
+      const Value &key = dict.object->items[i], &value = dict.object->items[i + 1];
+      if (!key.is(Kind::text) || key.text().size() > 80 || !is_printable(key.text())) continue;
+      const std::string name = prefix + std::string(key.text());
+      if (torch::TensorReader::is_tensor(value)) {
+        parameters = checked_add(parameters, tensors_.read(value, name).numel(), "parameters");
+      } else if (value.is(Kind::dict) && prefix.empty()) {
+        self(value, name + ".", self);
+      } else if (metadata.size() < kMaxShown) {
+        if (value.is(Kind::text) && is_printable(value.text())) metadata[name] = value.text().substr(0, 200);
+        if (const std::optional<double> shown = number(value)) metadata[name] = fmt::to_string(*shown);
+      }
+    }
+  };
+  add(root, "", add);
+  metadata["parameters"] = fmt::to_string(parameters);
+  return contents;
+}
+
+}  // namespace
+
+bool is_torch_file(const std::string& path) {
+  const auto file = MappedFile::open(path);
+  return torch::is_zip(*file) || begins_with(*file, kLegacyMagic);
+}
+
+ModelContents read_torch_file(const std::string& path) {
+  check(!begins_with(*MappedFile::open(path), kLegacyMagic),
+        "{}: PyTorch's format before 1.6, expected its ZIP format: torch.save(torch.load(F), F) rewrites it", path);
+  return TorchFile(path).read();
+}
+
+}  // namespace qinco

@@ -1,0 +1,211 @@
+// qinco convert and info through the real program: every model format in every subcommand; vectors and codes there and
+// back.
+#include <cmath>
+
+#include "qinco/io/rows.h"
+#include "tensor/create.h"
+#include "tests/apps/workspace.h"
+
+namespace qinco::tests {
+namespace {
+
+std::string golden(const std::string& name) {
+  return std::string(QINCO_SOURCE_DIR) + "/tests/golden/torch/" + name;
+}
+
+void succeed(const Arguments& arguments) {
+  const Outcome outcome = run(arguments);
+  CHECK_MESSAGE(outcome.err.empty(), outcome.err);
+  REQUIRE(outcome.code == 0);
+}
+
+TEST_CASE("convert: a model there and back gives the same codes and vectors, and every subcommand takes either") {
+  const Workspace space;
+  const std::string torch = space.file("model.pt"), back = space.file("back.safetensors");
+  succeed({"convert", space.model(), torch});
+  succeed({"convert", torch, back});
+  CHECK(read_bytes(back) == read_bytes(space.model()));
+  succeed(space.encode());
+  const std::string codes = read_bytes(space.file("out.npy"));
+  succeed(with(space.encode(), "--model", torch));
+  CHECK(read_bytes(space.file("out.npy")) == codes);
+  succeed(space.decode());
+  const std::string decoded = read_bytes(space.file("out.fvecs"));
+  succeed(with(space.decode(), "--model", torch));
+  CHECK(read_bytes(space.file("out.fvecs")) == decoded);
+  CHECK(results_of(with(space.eval(), "--model", torch))["mse"] == results_of(space.eval())["mse"]);
+  Arguments train = space.train(1);
+  train.insert(train.end(), {"--init_model", torch});
+  for (const char* option : {"--M", "--K", "--L", "--h"}) {
+    const auto at = std::find(train.begin(), train.end(), option);
+    train.erase(at, at + 2);
+  }
+  succeed(train);
+}
+
+TEST_CASE("convert: PyTorch's models of every variant keep all their parameters") {
+  const Workspace space;
+  for (const char* name :
+       {"qinco.pt", "qinco_old.pt", "qinco_lr.pt", "ivf_qinco.pt", "pq_qinco.pt", "pq_qinco_opq.pt"}) {
+    CAPTURE(name);
+    const std::string out = space.file("out.safetensors");
+    succeed({"convert", golden(name), out});
+    const ModelContents from = read_model_file(golden(name)), to = read_model_file(out);
+    CHECK(to.metadata == from.metadata);
+    REQUIRE(to.tensors.size() == from.tensors.size());
+    for (const auto& [tensor_name, tensor] : from.tensors) CHECK(same_bits(to.tensors.at(tensor_name), tensor));
+    const Json before = results_of({"info", golden(name)}), after = results_of({"info", out});
+    CHECK(before["parameters"] == after["parameters"]);
+    CHECK(before["variant"] == after["variant"]);
+  }
+}
+
+TEST_CASE("convert: a state dict needs its db_scale") {
+  const Workspace space;
+  const std::string out = space.file("out.safetensors");
+  expect_error(space.path(), {"convert", golden("state_dict.pt"), out}, 2, {"state_dict.pt", "--db_scale"});
+  expect_error(space.path(), with(space.encode(), "--model", golden("state_dict.pt")), 1, {"--db_scale"});
+  expect_error(space.path(), {"convert", golden("state_dict.pt"), out, "--db_scale", "0"}, 2, {"--db_scale"});
+  succeed({"convert", golden("state_dict.pt"), out, "--db_scale", "203.5"});
+  succeed({"convert", golden("qinco.pt"), space.file("whole.safetensors")});
+  CHECK(read_bytes(out) == read_bytes(space.file("whole.safetensors")));
+}
+
+TEST_CASE("convert and info: models that nothing else uses, other formats and bad places are named") {
+  const Workspace space;
+  const std::string out = space.file("out.safetensors");
+  expect_error(space.path(), {"convert", golden("qinco2.pt"), out}, 1, {"qinco2.pt", "qinco2"});
+  expect_error(space.path(), {"convert", golden("legacy.pt"), out}, 1, {"legacy.pt", "before 1.6"});
+  expect_error(space.path(), {"convert", space.model(), space.file("model.onnx")}, 1, {"model.onnx", ".pt"});
+  expect_error(space.path(), {"convert", space.model(), space.file("none/model.pt")}, 1, {"none/model.pt"});
+  for (const char* name : {"ivf_qinco.pt", "pq_qinco.pt", "qinco2.pt"})
+    expect_error(space.path(), with(space.encode(), "--model", golden(name)), 1, {name, "variant"});
+}
+
+TEST_CASE("info: a checkpoint's variant, sizes, db_scale, parameters, bytes and source") {
+  const Json about = results_of({"info", golden("checkpoint.pt")});
+  CHECK(about["variant"] == "qinco");
+  CHECK(about["d"] == 8);
+  CHECK(about["K"] == 16);
+  CHECK(about["L"] == 2);
+  CHECK(about["M"] == 3);
+  CHECK(about["h"] == 12);
+  CHECK(about["db_scale"].is_null());
+  CHECK(about["parameters"] == 16 * 8 + 2 * (16 * 8 + 8 * 16 + 8 + 2 * 2 * 12 * 8));
+  CHECK(about["bytes"] == std::filesystem::file_size(golden("checkpoint.pt")));
+  CHECK(about["source"] == "PyTorch training checkpoint, epoch 7");
+  CHECK(results_of({"info", golden("qinco_gpu.pt")})["db_scale"] == 203.5);
+  const Json ivf = results_of({"info", golden("ivf_qinco.pt")}), qinco2 = results_of({"info", golden("qinco2.pt")});
+  CHECK(ivf["variant"] == "ivf-qinco");
+  CHECK(ivf["K_ivf"] == 32);
+  const Json opq = results_of({"info", golden("pq_qinco_opq.pt")});
+  CHECK(opq["nsub"] == 2);
+  CHECK(opq["opq"] == true);
+  CHECK(opq["db_scale"] == Json{203.5, 203.5});
+  CHECK(opq["L"] == 2);
+  CHECK(qinco2["variant"] == "qinco2");
+  CHECK(qinco2["parameters.de"] == 12);
+  CHECK(qinco2["parameters"] == 16 * 8);
+}
+
+TEST_CASE("convert: vectors through every format come back, bit for bit") {
+  const Workspace space;
+  const Tensor bytes = from_vector<float>({1, 2, 3, 0, 255, 6}, {2, 3});
+  write_vectors(space.file("a.fvecs"), bytes);
+  std::string last = space.file("a.fvecs");
+  for (const char* name : {"b.fbin", "c.npy", "d.bvecs", "e.u8bin", "f.ivecs", "g.fvecs"}) {
+    CAPTURE(name);
+    succeed({"convert", last, space.file(name)});
+    last = space.file(name);
+    CHECK(same_bits(read_all(last), bytes));
+  }
+  CHECK(read_bytes(last) == read_bytes(space.file("a.fvecs")));
+  CHECK(read_bytes(space.file("e.u8bin")) == std::string("\2\0\0\0\3\0\0\0\1\2\3\0\xff\6", 14));
+  succeed({"convert", space.base(), space.file("base.fbin")});
+  CHECK(same_bits(read_all(space.file("base.fbin")), space.base_vectors()));
+  succeed({"convert", space.groundtruth(), space.file("gt.ivecs")});  // ids stay integers
+  succeed({"convert", space.file("gt.ivecs"), space.file("gt.npy")});
+  CHECK(read_bytes(space.file("gt.npy")) == read_bytes(space.groundtruth()));
+  CHECK(results_of({"info", space.file("base.fbin")})["n"] == Workspace::kN);
+}
+
+TEST_CASE("convert: values that the other format does not hold are refused with their row") {
+  const Workspace space;
+  const auto refused = [&](const Tensor& x, const char* out, std::initializer_list<std::string> parts) {
+    write_npy(space.file("in.npy"), x);
+    expect_error(space.path(), {"convert", space.file("in.npy"), space.file(out)}, 1, parts);
+  };
+  refused(from_vector<float>({1, 2, 256, 3}, {2, 2}), "out.bvecs", {"in.npy: row 1 holds 256", "u8"});
+  refused(from_vector<float>({1, 2, -1, 3}, {2, 2}), "out.u8bin", {"row 1 holds -1"});
+  refused(from_vector<float>({1, 2.5F, 1, 3}, {2, 2}), "out.ivecs", {"row 0 holds 2.5"});
+  refused(from_vector<float>({1, 2, 3e9F, 3}, {2, 2}), "out.ivecs", {"row 1 holds"});
+  refused(from_vector<float>({1, 2, NAN, 3}, {2, 2}), "out.fvecs", {"row 1 holds nan"});
+  refused(from_vector<int32_t>({1, 2, 16777217, 3}, {2, 2}), "out.fvecs", {"row 1 holds 16777217"});
+  refused(from_vector<double>({1, 2, 1e60, 3}, {2, 2}), "out.fbin", {"row 1 holds 1e+60"});
+  refused(from_vector<float>({1, 2, 3, 4}, {4}), "out.fbin", {"in.npy", "[n,d]"});
+  expect_error(space.path(), {"convert", space.base(), space.file("out.txt")}, 1, {"out.txt", ".fvecs"});
+  write_bytes(space.file("lies.fbin"), std::string("\2\0\0\0\3\0\0\0\1\2\3\0", 12));
+  expect_error(space.path(), {"convert", space.file("lies.fbin"), space.file("out.npy")}, 1,
+               {"lies.fbin", "expected 32 bytes", "found 12"});
+  write_bytes(space.file("lies.u8bin"), std::string(8, '\xff'));
+  expect_error(space.path(), {"convert", space.file("lies.u8bin"), space.file("out.npy")}, 1, {"lies.u8bin"});
+}
+
+TEST_CASE("convert: codes to packed bits and back") {
+  const Workspace space;
+  const std::string raw = space.file("codes.bin"), back = space.file("back.npy");
+  succeed({"convert", "--raw", "--K", "16", space.codes(), raw});
+  CHECK(std::filesystem::file_size(raw) == Workspace::kN * 2);
+  succeed({"convert", "--raw", "--K", "16", "--M", "3", raw, back});
+  CHECK(read_bytes(back) == read_bytes(space.codes()));
+  succeed({"convert", "--raw", "--K", "16", "--M", "3", raw, space.file("back.ivecs")});
+  CHECK(same_bits(read_ids(space.file("back.ivecs"), 16), read_ids(back, 16)));
+  expect_error(space.path(), {"convert", "--raw", "--K", "8", space.codes(), space.file("x")}, 1, {"codes.npy: row"});
+  expect_error(space.path(), {"convert", "--raw", space.codes(), space.file("x")}, 2, {"--K"});
+  expect_error(space.path(), {"convert", "--raw", "--K", "16", raw, space.file("x.npy")}, 2, {"--M"});
+  expect_error(space.path(), {"convert", "--raw", "--K", "16", raw, space.file("x")}, 2, {"--raw"});
+  expect_error(space.path(), {"convert", "--raw", "--K", "16", "--M", "13", raw, space.file("x.npy")}, 1,
+               {"codes.bin"});
+}
+
+TEST_CASE("convert: larger files than memory are streamed") {
+  const Workspace space;
+  const std::string big = space.file("big.bvecs"), out = space.file("big.fbin");
+  constexpr int64_t kRows = 400'000, kDim = 128;
+  std::string rows;
+  for (int64_t i = 0; i < kRows; ++i) {
+    rows += std::string("\x80\0\0\0", 4);
+    rows.append(kDim, static_cast<char>(i));
+  }
+  write_bytes(big, rows);
+  const Outcome outcome = run({"convert", "--quiet", big, out});
+  CHECK_MESSAGE(outcome.code == 0, outcome.err);
+  CHECK(std::filesystem::file_size(out) == 8 + kRows * kDim * 4);  // 205 MB
+  CHECK(outcome.peak_bytes < 100 << 20);
+}
+
+TEST_CASE("info: hostile PyTorch files end within 100 MB") {
+  const Workspace space;
+  const std::string path = space.file("bad.pt"), good = read_bytes(golden("qinco.pt"));
+  write_bytes(path, good.substr(0, good.size() - 1));
+  expect_error(space.path(), {"info", path}, 1, {"bad.pt"});
+  std::string pickle("\x80\x02", 2);  // eight million nested lists
+  pickle.append(8'000'000, ']');
+  std::string zip("PK\3\4\x14\0\0\0\0\0\0\0\0\0\0\0\0\0", 18);
+  const auto put = [&zip](auto value) { zip.append(reinterpret_cast<const char*>(&value), sizeof value); };
+  const auto size = static_cast<uint32_t>(pickle.size());
+  put(size), put(size), put(uint32_t{10});
+  zip += "m/data.pkl" + pickle;
+  const auto directory = static_cast<uint32_t>(zip.size());
+  zip += std::string("PK\1\2\x14\0\x14\0\0\0\0\0\0\0\0\0\0\0\0\0", 20);
+  put(size), put(size), put(uint16_t{10});
+  zip += std::string(16, '\0') + "m/data.pkl" + std::string("PK\5\6\0\0\0\0\1\0\1\0", 12);
+  put(static_cast<uint32_t>(zip.size() - 12 - directory)), put(directory), put(uint16_t{0});
+  write_bytes(path, zip);
+  const Outcome outcome = run({"info", path});
+  check_error(outcome, 1, {"bad.pt", "memory"});
+  CHECK(outcome.peak_bytes < 100 << 20);
+}
+
+}  // namespace
+}  // namespace qinco::tests

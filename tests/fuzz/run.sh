@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Runs every fuzz target for $1 seconds (default 60) on what the tests ship as first inputs; stops at the first finding.
+# New inputs gather in build/fuzz/corpus/. After: cmake --preset fuzz && cmake --build --preset fuzz
+set -euo pipefail
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
+export OMP_NUM_THREADS=1 # small inputs: threads would only wait for each other
+readonly seconds=${1:-60} corpus=build/fuzz/corpus golden=tests/golden
+
+mkdir -p "$corpus"/{torch_file,safetensors,vectors}
+cp "$golden"/torch/*.pt "$corpus/torch_file"
+cp "$golden"/faiss_codes.safetensors "$golden"/torch/*.safetensors "$golden"/qinco_step.safetensors "$corpus/safetensors"
+# One short file of two rows per format; the first byte is the format's number in vectors.cpp.
+row='\x02\x00\x00\x00'
+printf '%b' '\x00'"$row"'\x00\x00\x80?\x00\x00\x00@'"$row"'\x00\x00\x80?\x00\x00\x00@' >"$corpus/vectors/fvecs"
+printf '%b' '\x01'"$row"'ab'"$row"'cd' >"$corpus/vectors/bvecs"
+printf '%b' '\x02'"$row"'\x01\x00\x00\x00\x02\x00\x00\x00' >"$corpus/vectors/ivecs"
+{
+  printf "\x03\x93NUMPY\x01\x00\x46\x00{'descr': '|u1', 'fortran_order': False, 'shape': (2, 2), }"
+  printf '%11s\nabcd' ''
+} >"$corpus/vectors/npy"
+printf '%b' '\x04'"$row$row"'\x00\x00\x80?\x00\x00\x00@\x00\x00\x80?\x00\x00\x00@' >"$corpus/vectors/fbin"
+printf '%b' '\x05'"$row$row"'abcd' >"$corpus/vectors/u8bin"
+
+for target in torch_file safetensors vectors; do
+  log=build/fuzz/$target.log
+  if ! "build/fuzz/bin/fuzz_$target" "$corpus/$target" -max_total_time="$seconds" -max_len=20000 -timeout=10 \
+    -malloc_limit_mb=256 -rss_limit_mb=1024 -artifact_prefix="build/fuzz/$target-" >"$log" 2>&1; then
+    tail -n 60 "$log"
+    exit 1
+  fi
+  printf '%-12s %s\n' "$target" "$(grep '^Done ' "$log")"
+done
+echo "$seconds s each, no finding"

@@ -1,0 +1,13 @@
+// safetensors files, and models in them.
+#include "qinco/io/model_file.h"
+#include "tests/fuzz/input.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const qinco::fuzz::InputFile file(data, size, ".safetensors");
+  qinco::fuzz::expect_result_or_error(file, [](const std::string& path) {
+    const qinco::SafetensorsFile contents = qinco::read_safetensors(path);
+    qinco::fuzz::touch(contents.tensors);
+    qinco::check_model(path, {"safetensors", contents.metadata, contents.tensors});
+  });
+  return 0;
+}
