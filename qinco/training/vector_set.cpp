@@ -70,6 +70,10 @@ void VectorSet::copy(int64_t begin, int64_t end, float* out) const {
   });
 }
 
+VectorSet VectorSet::columns(int64_t begin, int64_t end) const {
+  return VectorSet(rows_.slice(1, begin, end).clone());
+}
+
 float VectorSet::max_entry() const {
   return with_values(
       rows_, [&](const auto* values) { return static_cast<float>(*std::max_element(values, values + rows_.numel())); });
