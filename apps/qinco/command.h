@@ -82,6 +82,8 @@ void add_encode(Program& program);
 void add_decode(Program& program);
 void add_eval(Program& program);
 void add_baseline(Program& program);
+void add_search(Program& program);
+void add_pq(Program& program);
 void add_info(Program& program);
 
 }  // namespace qinco::app

@@ -4,8 +4,9 @@
 
 #include "apps/qinco/command.h"
 #include "qinco/io/codes.h"
-#include "qinco/io/model_file.h"
+#include "qinco/io/product_file.h"
 #include "qinco/io/vectors.h"
+#include "qinco/quantizers/pq.h"
 #include "qinco/quantizers/rq.h"
 #include "tensor/npy.h"
 #include "tensor/safetensors.h"
@@ -14,18 +15,25 @@ namespace qinco::app {
 namespace {
 
 Json describe_model(const std::string& path) {
-  const QincoConfig config = load_model(path).config();
+  const ProductQinco model = load_product(path);
+  const QincoConfig& config = model.parts.front().config();
+  const bool plain = std::string(model.variant()) != "pq-qinco";
   Json about;
   about["format"] = "qinco";
-  about["variant"] = config.variant();
-  about["d"] = config.d;
+  about["variant"] = model.variant();
+  if (!plain) about["nsub"] = model.nsub();
+  if (!plain) about["opq"] = model.rotation.defined();
+  about["d"] = model.d();
   about["K"] = config.K;
   about["L"] = config.L;
   about["M"] = config.M;
   about["h"] = config.h;
   about["db_scale"] = config.db_scale;
-  about["parameters"] = config.parameter_count();
-  about["bytes_per_vector"] = packed_code_bytes(config.M, config.K);
+  if (!plain) about["db_scale"] = Json::array();
+  for (const Qinco& part : model.parts)
+    if (!plain) about["db_scale"].push_back(part.config().db_scale);
+  about["parameters"] = model.parameter_count();
+  about["bytes_per_vector"] = packed_code_bytes(model.nsub() * config.M, config.K);
   return about;
 }
 
@@ -39,12 +47,25 @@ Json describe_rq(const std::string& path) {
           {"bytes_per_vector", packed_code_bytes(rq.M(), rq.K())}};
 }
 
+Json describe_pq(const std::string& path) {
+  const ProductQuantizer pq = load_pq(path);
+  const bool rotated = pq.rotation.defined();
+  return {{"format", "pq"},
+          {"variant", rotated ? "opq" : "pq"},
+          {"d", pq.d()},
+          {"K", pq.K()},
+          {"M", pq.M()},
+          {"parameters", pq.codebooks.numel() + (rotated ? pq.rotation.numel() : 0)},
+          {"bytes_per_vector", packed_code_bytes(pq.M(), pq.K())}};
+}
+
 Json describe_safetensors(const std::string& path) {
   const SafetensorsFile file = read_safetensors(path);
   const auto format = file.metadata.find("format");
   check(format != file.metadata.end(), "{}: no `format` in the metadata, expected a file written by qinco", path);
   if (format->second == "qinco") return describe_model(path);
   if (format->second == "rq") return describe_rq(path);
+  if (format->second == "pq") return describe_pq(path);
   Json about;  // a checkpoint, say: what it says of itself
   for (const auto& [key, value] : file.metadata) about[key] = value;
   return about;
