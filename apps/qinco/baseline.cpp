@@ -37,7 +37,7 @@ Trained train_residual(const BaselineOptions& options, const Common& common, con
   training.on_step = [&](int64_t step, int64_t) { progress.update(step); };
   auto rq = std::make_shared<const ResidualQuantizer>(
       train_rq(context, x.size(0), x.size(1), x.data<float>(), options.M, options.K, training));
-  Trained trained{{options.M, options.K, 1, {}, {}}, [rq](const std::string& path) { save_rq(path, *rq); }};
+  Trained trained{{options.M, options.K, 1, 0, {}, {}}, [rq](const std::string& path) { save_rq(path, *rq); }};
   trained.coder.encode = [rq, &context, beam = options.beam_size](int64_t n, const float* rows, int32_t* codes) {
     rq->encode(context, n, rows, beam, codes);
   };
@@ -57,7 +57,7 @@ Trained train_product(const BaselineOptions& options, const Common& common, cons
   training.on_step = [&](int64_t step, int64_t) { progress.update(step); };
   auto pq = std::make_shared<const ProductQuantizer>(
       (rotated ? train_opq : train_pq)(context, x.size(0), x.size(1), x.data<float>(), options.M, options.K, training));
-  Trained trained{{options.M, options.K, 1, {}, {}}, [pq](const std::string& path) { save_pq(path, *pq); }};
+  Trained trained{{options.M, options.K, 1, 0, {}, {}}, [pq](const std::string& path) { save_pq(path, *pq); }};
   trained.coder.encode = [pq, &context](int64_t n, const float* rows, int32_t* codes) {
     pq->encode(context, n, rows, codes);
   };

@@ -31,7 +31,9 @@ void encode(const EncodeOptions& options, const Common& common) {
   check(vectors.dim() == codec.d(), "{}: vectors have dimension {}, expected {} as in {}", options.input, vectors.dim(),
         codec.d(), options.model);
   const int64_t n = vectors.size(), d = codec.d(), block = block_rows(d, kBlock), M = codec.codes_per_vector(M_used);
-  CodeWriter writer(options.output, options.raw ? CodeFormat::raw : CodeFormat::npy, n, M, codec.K());
+  check(!options.raw || codec.coarse() == 0, "--raw: {} is of variant ivf-qinco, whose codes are written as .npy only",
+        options.model);
+  CodeWriter writer(options.output, options.raw ? CodeFormat::raw : CodeFormat::npy, n, M, codec.code_limit());
 
   const StopSignals signals;
   Progress progress(common.text(), "encoding", n);
@@ -53,7 +55,7 @@ void encode(const EncodeOptions& options, const Common& common) {
   const double seconds = watch.seconds(), mse = error / static_cast<double>(n);
   progress.clear();
   common.print("{}: {} codes of {} bytes, MSE {:.6g}, {:.1f} s ({:.0f} vectors/s)", options.output, n,
-               packed_code_bytes(M, codec.K()), mse, seconds, per_second(n, seconds));
+               packed_code_bytes(M - codec.coarse(), codec.K()), mse, seconds, per_second(n, seconds));
   common.report({{"n", n},
                  {"M_used", M_used},
                  {"mse", mse},

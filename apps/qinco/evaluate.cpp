@@ -108,7 +108,7 @@ Json evaluate(const Common& common, const Coder& coder, const EvaluationFiles& f
   Json results;
   results["n"] = n;
   results["M_used"] = M_used;
-  results["bytes_per_vector"] = packed_code_bytes(coder.nsub * M_used, coder.K);
+  results["bytes_per_vector"] = packed_code_bytes(coder.nsub * M_used - coder.coarse, coder.K);
   results["mse"] = errors[M_used - 1] / static_cast<double>(n);
   for (const int64_t rank : kRanks) results["recall"][std::to_string(rank)] = recall_at(ids, truth, rank);
   results["seconds"] = {{"encode", seconds.encode}, {"decode", seconds.decode}, {"search", seconds.search}};

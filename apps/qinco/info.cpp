@@ -25,6 +25,7 @@ Json describe_model(const std::string& path) {
   if (!plain) about["opq"] = model.rotation.defined();
   about["d"] = model.d();
   about["K"] = config.K;
+  if (config.K_ivf > 0) about["K_ivf"] = config.K_ivf;
   about["L"] = config.L;
   about["M"] = config.M;
   about["h"] = config.h;

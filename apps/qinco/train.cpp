@@ -69,14 +69,21 @@ void add_model_options(CLI::App& command, TrainArguments& a) {
   command.add_option("--K", a.K, "codewords a step, a power of two (default 256)");
   command.add_option("--L", a.L, "residual blocks a step (default 2)");
   command.add_option("--h", a.h, "hidden width of a block (default 256)");
-  command.add_flag("--lowrank", a.lowrank, "train QINCo-LR: the concat block through h instead of d x d");
+  CLI::Option* const lowrank =
+      command.add_flag("--lowrank", a.lowrank, "train QINCo-LR: the concat block through h instead of d x d");
   CLI::Option* const nsub =
       command.add_option("--nsub", a.nsub, "train PQ-QINCo: that many models of d/nsub dimensions each")
           ->check(CLI::Range(1, 4096))
           ->capture_default_str();
   command.add_flag("--opq", a.opq, "rotate first, by a matrix trained for the nsub blocks")->needs(nsub);
-  CLI::Option* const init =
-      command.add_option("--init_model", a.init_model, "go on from this model, not from an RQ")->excludes(nsub);
+  CLI::Option* const ivf = command.add_flag("--ivf", a.ivf, "train IVF-QINCo on top of --IVF_centroids");
+  ivf->excludes(nsub)->excludes(lowrank);
+  CLI::Option* const centroids =
+      command.add_option("--IVF_centroids", a.ivf_centroids, "centroids of the coarse quantizer (from kmeans)");
+  centroids->type_name("FILE")->needs(ivf);
+  ivf->needs(centroids);
+  CLI::Option* const init = command.add_option("--init_model", a.init_model, "go on from this model, not from an RQ");
+  init->excludes(nsub)->excludes(ivf);
   command.add_option("--rq_codebooks", a.rq_codebooks, "load the RQ that training starts from")
       ->excludes(init)
       ->excludes(nsub);

@@ -4,6 +4,7 @@
 
 #include "apps/qinco/progress.h"
 #include "qinco/io/model_file.h"
+#include "qinco/io/vectors.h"
 #include "qinco/quantizers/rq.h"
 #include "qinco/training/initialise.h"
 #include "qinco/training/trainer.h"
@@ -24,7 +25,14 @@ float choose_db_scale(const TrainArguments& arguments, const VectorSet& train) {
   return largest;
 }
 
-QincoConfig new_config(const TrainArguments& arguments, const VectorSet& train) {
+Tensor read_centroids(const TrainArguments& arguments, int64_t d) {
+  const Tensor centroids = read_all(arguments.ivf_centroids);
+  check(centroids.size(1) == d, "{}: centroids have dimension {}, expected {} as in {}", arguments.ivf_centroids,
+        centroids.size(1), d, arguments.training_data);
+  return centroids;
+}
+
+QincoConfig new_config(const TrainArguments& arguments, const VectorSet& train, const Tensor& centroids) {
   const QincoConfig base;
   QincoConfig config;
   config.d = train.dim();
@@ -33,6 +41,7 @@ QincoConfig new_config(const TrainArguments& arguments, const VectorSet& train) 
   config.L = arguments.L.value_or(base.L);
   config.h = arguments.h.value_or(base.h);
   config.lowrank = arguments.lowrank;
+  if (centroids.defined()) config.K_ivf = centroids.size(0);
   config.db_scale = choose_db_scale(arguments, train);
   config.validate();
   return config;
@@ -72,10 +81,13 @@ struct Start {
 };
 
 Start start_new(const Common& common, const TrainArguments& arguments, const Split& data) {
-  const QincoConfig config = new_config(arguments, data.train);
-  const ResidualQuantizer rq = make_rq(common, arguments, config, data.train);
-  Start start{initial_model(config, rq, common.seed)};
-  start.mse = rq_mse(rq, data.val, arguments.rq_beam_size);
+  const Tensor centroids = arguments.ivf ? read_centroids(arguments, data.train.dim()) : Tensor();
+  const QincoConfig config = new_config(arguments, data.train, centroids);
+  // With a coarse quantizer, the RQ is that of its residuals.
+  const auto quantized = [&](const VectorSet& x) { return arguments.ivf ? coarse_residuals(x, centroids) : x; };
+  const ResidualQuantizer rq = make_rq(common, arguments, config, quantized(data.train));
+  Start start{initial_model(config, rq, common.seed, centroids)};
+  start.mse = rq_mse(rq, quantized(data.val), arguments.rq_beam_size);
   if (!arguments.save_rq_codebooks.empty()) save_rq(arguments.save_rq_codebooks, rq);
   common.print("RQ {}x{} beam {}: validation MSE {:.6g}", config.M, config.K, arguments.rq_beam_size, start.mse);
   return start;
@@ -147,6 +159,7 @@ Json results(const TrainArguments& arguments, const QincoConfig& config, const T
           {"d", config.d},
           {"M", config.M},
           {"K", config.K},
+          {"K_ivf", config.K_ivf},
           {"L", config.L},
           {"h", config.h},
           {"db_scale", config.db_scale},

@@ -26,6 +26,8 @@ struct TrainArguments {
   bool resume = false;
   int64_t nsub = 1;
   bool opq = false;
+  bool ivf = false;
+  std::string ivf_centroids;
 
   std::string checkpoint_path() const { return checkpoint.empty() ? model + ".checkpoint" : checkpoint; }
 };

@@ -45,8 +45,8 @@ Gemm<float> product(int64_t m, int64_t n, int64_t k, const float* a, const float
 }  // namespace
 
 Codec::Codec(const Qinco& model) : config_(model.config()), kernels_(&kernels::table<float>()) {
-  codebook0_ = Tensor::empty({config_.K, config_.d});
-  steps_.resize(static_cast<size_t>(config_.M - 1));
+  codebook0_ = Tensor::empty({config_.K0(), config_.d});
+  steps_.resize(static_cast<size_t>(config_.codes() - 1));
   for (Step& step : steps_) allocate(step);
   update(model);
 }
@@ -192,16 +192,17 @@ void Codec::advance(const Step& step, int64_t n, const int32_t* ids, float* xhat
   }
 }
 
-void Codec::encode(int64_t n, const float* x, int32_t* codes, float* xhat) const {
-  const int64_t d = config_.d, M = config_.M;
+void Codec::encode(int64_t n, const float* x, int32_t* codes, float* xhat, const int32_t* first) const {
+  const int64_t d = config_.d, M = config_.codes();
   const int64_t rows = std::clamp((int64_t{1} << 22) / (d + config_.h), row_block(config_), kEncodeRows);
   for (int64_t begin = 0; begin < n; begin += rows) {
-    encode_block(std::min(rows, n - begin), x + begin * d, codes + begin * M, xhat ? xhat + begin * d : nullptr);
+    encode_block(std::min(rows, n - begin), x + begin * d, codes + begin * M, xhat ? xhat + begin * d : nullptr,
+                 first ? first + begin : nullptr);
   }
 }
 
-void Codec::encode_block(int64_t n, const float* x, int32_t* codes, float* xhat) const {
-  const int64_t d = config_.d, M = config_.M, K = config_.K, L = config_.L, h = config_.h;
+void Codec::encode_block(int64_t n, const float* x, int32_t* codes, float* xhat, const int32_t* first) const {
+  const int64_t d = config_.d, M = config_.codes(), K = config_.K, L = config_.L, h = config_.h;
   const int64_t block = row_block(config_);
   const Context& context = Context::cpu();
   ScratchFrame frame(context);
@@ -213,7 +214,11 @@ void Codec::encode_block(int64_t n, const float* x, int32_t* codes, float* xhat)
   float* const y = xhat ? xhat : frame.get<float>(n * d);
   const Operand<float> scale{&config_.db_scale, 0, 0};
   kernels_->binary(context, kernels::BinaryOp::div, 1, n * d, {x, 0, 1}, scale, scaled);
-  kernels_->nearest(context, n, d, K, scaled, codebook0_.data<float>(), ids, nullptr);
+  if (first) {
+    std::copy_n(first, n, ids);
+  } else {
+    kernels_->nearest(context, n, d, config_.K0(), scaled, codebook0_.data<float>(), ids, nullptr);
+  }
   kernels_->gather_rows(context, n, d, codebook0_.data<float>(), ids, y);
   for (int64_t i = 0; i < n; ++i) codes[i * M] = ids[i];
   for (int64_t m = 1; m < M; ++m) {
@@ -233,11 +238,12 @@ void Codec::encode_block(int64_t n, const float* x, int32_t* codes, float* xhat)
 }
 
 void Codec::decode(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const {
-  const int64_t d = config_.d, M = config_.M, K = config_.K;
+  const int64_t d = config_.d, M = config_.codes();
   check(M_used >= 1 && M_used <= M, "decode: expected 1 to {} codes a vector, found {}", M, M_used);
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t m = 0; m < M_used; ++m) {
       const int32_t code = codes[i * codes_ld + m];
+      const int64_t K = m == 0 ? config_.K0() : config_.K;
       check(code >= 0 && code < K, "decode: row {}: expected codes in [0,{}), found {}", i, K, code);
     }
   }

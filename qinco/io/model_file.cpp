@@ -32,8 +32,8 @@ QincoConfig config_from(const std::string& path, const Metadata& metadata) {
   const std::string& format = metadata_text(path, metadata, "format");
   check(format == "qinco", "{}: expected a file of format 'qinco', found '{}'", path, format);
   const std::string& variant = metadata_text(path, metadata, "variant");
-  check(variant == "qinco" || variant == "qinco-lr", "{}: expected variant 'qinco' or 'qinco-lr', found '{}'", path,
-        variant);
+  const bool known = variant == "qinco" || variant == "qinco-lr" || variant == "ivf-qinco";
+  check(known, "{}: expected variant 'qinco', 'qinco-lr' or 'ivf-qinco', found '{}'", path, variant);
   QincoConfig config;
   config.d = metadata_int(path, metadata, "d");
   config.M = metadata_int(path, metadata, "M");
@@ -41,6 +41,10 @@ QincoConfig config_from(const std::string& path, const Metadata& metadata) {
   config.L = metadata_int(path, metadata, "L");
   config.h = metadata_int(path, metadata, "h");
   config.lowrank = variant == "qinco-lr";
+  if (variant == "ivf-qinco") {
+    config.K_ivf = metadata_int(path, metadata, "K_ivf");
+    check(config.K_ivf >= 1, "{}: metadata 'K_ivf': expected 1 or more, found {}", path, config.K_ivf);
+  }
   config.db_scale = metadata_number<float>(path, metadata, "db_scale", "a number");
   config.validate();
   return config;
@@ -85,14 +89,17 @@ double metadata_double(const std::string& path, const Metadata& metadata, const 
 }
 
 std::map<std::string, std::string> model_metadata(const QincoConfig& config) {
-  return {{"format", "qinco"},
-          {"variant", config.variant()},
-          {"d", fmt::to_string(config.d)},
-          {"M", fmt::to_string(config.M)},
-          {"K", fmt::to_string(config.K)},
-          {"L", fmt::to_string(config.L)},
-          {"h", fmt::to_string(config.h)},
-          {"db_scale", fmt::to_string(config.db_scale)}};  // the shortest text that reads back the same float
+  std::map<std::string, std::string> metadata = {
+      {"format", "qinco"},
+      {"variant", config.variant()},
+      {"d", fmt::to_string(config.d)},
+      {"M", fmt::to_string(config.M)},
+      {"K", fmt::to_string(config.K)},
+      {"L", fmt::to_string(config.L)},
+      {"h", fmt::to_string(config.h)},
+      {"db_scale", fmt::to_string(config.db_scale)}};  // the shortest text that reads back the same float
+  if (config.K_ivf > 0) metadata["K_ivf"] = fmt::to_string(config.K_ivf);
+  return metadata;
 }
 
 Qinco model_from(const std::string& path, const Metadata& metadata, const TensorMap& tensors) {

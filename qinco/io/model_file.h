@@ -1,5 +1,5 @@
-// Models as safetensors: the parameters under the reference's names, and metadata format=qinco, variant (qinco or
-// qinco-lr), d, K, L, M, h, db_scale.
+// Models as safetensors: the parameters under the reference's names, and metadata format=qinco, variant
+// (qinco, qinco-lr or ivf-qinco), d, K, L, M, h, db_scale, and of ivf-qinco K_ivf.
 #pragma once
 
 #include <map>

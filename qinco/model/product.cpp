@@ -12,6 +12,8 @@ int64_t ProductQinco::d_out() const {
 
 void ProductQinco::validate() const {
   check(!parts.empty(), "PQ-QINCo: no sub-quantizers");
+  for (const Qinco& part : parts)
+    check(parts.size() == 1 || part.config().K_ivf == 0, "PQ-QINCo: a sub-quantizer is of variant ivf-qinco");
   for (size_t j = 1; j < parts.size(); ++j) {
     const QincoConfig& config = parts[j].config();
     check(config.M == M() && config.K == K(),

@@ -20,12 +20,12 @@ struct ProductQinco {
   int64_t d_out() const;
   /// The dimension of the vectors.
   int64_t d() const { return rotation.defined() ? rotation.size(1) : d_out(); }
-  int64_t M() const { return parts.front().config().M; }  // codes a part
+  int64_t M() const { return parts.front().config().codes(); }  // entries of a part's code
   int64_t K() const { return parts.front().config().K; }
   int64_t nsub() const { return static_cast<int64_t>(parts.size()); }
   /// Elements of all parameters and of the rotation.
   int64_t parameter_count() const;
-  /// "qinco" or "qinco-lr" for one part without a rotation, else "pq-qinco".
+  /// "pq-qinco", or for one part without a rotation its own.
   const char* variant() const;
 };
 
