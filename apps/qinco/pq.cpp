@@ -12,7 +12,7 @@ namespace qinco::app {
 namespace {
 
 struct PqOptions {
-  std::string action, output, rotation;
+  std::string output, rotation;
   std::vector<std::string> models;
 };
 
@@ -40,9 +40,8 @@ void recombine(const PqOptions& options, const Common& common) {
 
 void add_pq(Program& program) {
   auto options = std::make_shared<PqOptions>();
-  CLI::App& command = program.add("pq", "Put separately trained models together: qinco pq recombine",
+  CLI::App& command = program.add("pq recombine", "Put separately trained models of the blocks together",
                                   [options](const Common& common) { recombine(*options, common); });
-  command.add_option("action", options->action, "recombine")->required()->check(CLI::IsMember({"recombine"}));
   command.add_option("--models", options->models, "models of the blocks of dimensions, in order")
       ->required()
       ->type_name("FILE...");

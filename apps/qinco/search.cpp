@@ -45,7 +45,7 @@ class CodedVectors {
           codec.d());
     check(1 <= n_ && n_ <= vectors_.size(), "{}: {} vectors asked for, the file has {}", vectors, n_, vectors_.size());
     if (codes.empty()) return;
-    codes_ = CodeFile::open(codes, CodeFormat::npy, codec.codes_per_vector(M_used), codec.K());
+    codes_ = CodeFile::open(codes, CodeFormat::npy, codec.codes_per_vector(M_used), codec.code_limit());
     check(codes_->size() == vectors_.size(), "{}: {} rows, expected {} as in {}", codes, codes_->size(),
           vectors_.size(), vectors);
   }
@@ -165,6 +165,8 @@ void check_options(const SearchOptions& options) {
 void search(const SearchOptions& options, const Common& common) {
   check_options(options);
   const ProductCodec codec(load_product(options.model));
+  check(codec.coarse() == 0, "{}: a model of variant ivf-qinco, expected one without a coarse quantizer",
+        options.model);
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   check_evaluation_files(options.files, codec.d(), options.model);
   const CodedVectors training(codec, M_used, options.training_data, options.training_codes, options.nt);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "kernels/context.h"
@@ -42,6 +43,8 @@ class NormQuantizer {
  public:
   /// Fits the levels to n >= 1 norms (fewer levels where n < 256).
   NormQuantizer(int64_t n, const float* norms);
+  /// With levels [256] from another one.
+  explicit NormQuantizer(std::vector<float> levels) : levels_(std::move(levels)) {}
 
   /// The nearest level of each norm; the lower one among equals.
   void encode(int64_t n, const float* norms, uint8_t* codes) const;
