@@ -1,4 +1,4 @@
-// Which instruction set the kernels run on: found by CPUID and XCR0, lowered (never raised) by QINCO_ISA or ScopedIsa.
+// Which instruction set the kernels run on: found by CPUID and XCR0, lowered by QINCO_ISA, set by ScopedIsa.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@ Isa best_isa();
 /// All ISAs from `reference` up to `best_isa()`.
 std::vector<Isa> available_isas();
 
-/// The ISA in use: QINCO_ISA if set, else the best, clamped to the best; ScopedIsa lowers it further.
+/// The ISA in use: a ScopedIsa's if there is one, else QINCO_ISA's if set, else the best; clamped to the best.
 /// Throws Error when QINCO_ISA holds no ISA's name.
 Isa active_isa();
 

@@ -1,15 +1,16 @@
-// The kernel families. Each has one file in reference/ (float and double) and one in cpu/ (compiled once per ISA), and
-// each such file ends in `fill_<family>`, which puts its functions into the table.
+// The kernel families. Each has one file in reference/ (float and double) and one in cpu/ (compiled once per ISA;
+// linear is in gemm.cpp), and each such file ends in `fill_<family>`, which puts its functions into the table.
 #pragma once
 
 #include "kernels/kernels.h"
 
 #define QINCO_KERNEL_FAMILIES(X) \
-  X(gemm) X(linear) X(elementwise) X(copy) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk)
+  X(gemm)                        \
+  X(linear) X(elementwise) X(copy) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk) X(scan)
 
 // The families that have a SIMD version in cpu/ (the others move data; the reference is already at memory speed).
 #define QINCO_CPU_FAMILIES(X) \
-  X(gemm) X(linear) X(elementwise) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk)
+  X(gemm) X(linear) X(elementwise) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk) X(scan)
 
 // The families that have a version for the matrix unit in cpu/amx/.
 #define QINCO_AMX_FAMILIES(X) X(linear) X(candidate)

@@ -112,6 +112,37 @@ struct CandidateSearch {
   Precision precision = Precision::exact;
 };
 
+/// Vectors whose codes lie together in a ScanList.
+inline constexpr int64_t kScanBlock = 32;
+
+/// Coded vectors that a scan passes over: of each block of 32, the first codes of all, then the second ones, ...
+template <class T>
+struct ScanList {
+  int64_t n = 0;
+  const uint8_t* codes = nullptr;  // [ceil(n/32),M,32]; beyond n: any
+  const T* norms = nullptr;        // [n], added to the scores, or null
+  T bias = 0;                      // added to all scores
+  int64_t first = 0;               // id of the first vector; the others follow; ids are in 0..2^32-2
+};
+
+/// One query of a scan.
+template <class T>
+struct ScanQuery {
+  const T* tables = nullptr;  // [M,256]
+  int64_t lists = 0;
+  const ScanList<T>* list = nullptr;  // [lists]
+};
+
+/// A scan by look-up tables: the score of a vector is bias + norm + sum_m tables[m][code_m].
+template <class T>
+struct Scan {
+  int64_t nq = 0, M = 0, k = 0;
+  const ScanQuery<T>* queries = nullptr;  // [nq]
+  int64_t* ids = nullptr;                 // [nq,k] the k smallest scores of all lists, ascending, the lowest id first
+                                          // among equals; -1 where there are fewer. NaN is never among them
+  T* scores = nullptr;                    // [nq,k], +infinity beside -1
+};
+
 // X(kernel) for every entry of the table, for tests and benches that must cover all.
 // clang-format off
 #define QINCO_KERNELS(X) \
@@ -126,7 +157,8 @@ struct CandidateSearch {
   X(adam) X(sgd) \
   X(nearest) \
   X(candidate_packed_size) X(candidate_pack) X(candidate_search) \
-  X(topk)
+  X(topk) \
+  X(scan)
 // clang-format on
 
 /// The functions of one (device, ISA).
@@ -224,6 +256,9 @@ struct Table {
   /// The k smallest of each row, ascending, lowest index first among equals; NaN counts as +infinity. k <= cols.
   /// ids [rows,k]; values [rows,k] (or null) are the elements themselves.
   void (*topk)(const Context&, int64_t rows, int64_t cols, int64_t k, const T* x, int32_t* ids, T* values) = nullptr;
+
+  // --- scan. Scores are sums in a fixed order of T; a vector's does not depend on its place.
+  void (*scan)(const Context&, const Scan<T>&) = nullptr;
 };
 
 /// The kernels of `isa` (clamped to the best available). T is float or double; double has the reference version only.

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <filesystem>
+#include <random>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -85,15 +86,21 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), buffer_(new s
   }
   // Through a symbolic link, the file it points to is replaced, not the link.
   std::error_code error;
-  const auto target = std::filesystem::canonical(path_, error);
-  if (!error) path_ = target.string();
+  if (std::filesystem::is_symlink(path_, error)) {
+    const auto target = std::filesystem::weakly_canonical(path_, error);
+    check(!error && !std::filesystem::is_symlink(target), "{}: cannot write: a link to nowhere", path_);
+    path_ = target.string();
+  }
   check(!exists || ::access(path_.c_str(), W_OK) == 0, "{}: cannot write: {}", path_, reason());
   const std::filesystem::path name(path_);
   check(name.has_filename(), "{}: cannot write: no file name", path_);
-  temporary_ = (name.parent_path() / fmt::format(".{}.tmp.{}", name.filename().string(), ::getpid())).string();
-  // A file of that name was left by a killed process that had our id: nobody else's.
-  ::unlink(temporary_.c_str());
-  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, exists ? info.st_mode & 0777 : 0666);
+  const auto mode = exists ? info.st_mode & 0777 : 0666;
+  for (int attempt = 0; fd_ < 0 && attempt < 100; ++attempt) {  // others may write beside us, or have left theirs
+    const std::string suffix = fmt::format("{}.{:08x}", ::getpid(), std::random_device()());
+    temporary_ = (name.parent_path() / fmt::format(".{}.tmp.{}", name.filename().string(), suffix)).string();
+    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+    if (fd_ < 0 && errno != EEXIST) break;
+  }
   check(fd_ >= 0, "{}: cannot write: {}", path_, reason());
 }
 

@@ -7,6 +7,7 @@
 
 #include "apps/qinco/signals.h"
 #include "kernels/context.h"
+#include "kernels/dispatch.h"
 #include "tensor/file.h"
 
 namespace qinco::app {
@@ -66,6 +67,7 @@ void write_json(const std::string& path, const Json& results) {
 
 void Common::apply() const {
   check(Device::parse(device).type == DeviceType::cpu, "--device {}: this build has no CUDA", device);
+  kernels::active_isa();  // QINCO_ISA may hold nonsense
   if (threads > 0) kernels::set_default_threads(threads);
   if (!json.empty() && json != "-") check_writable(json);
 }
@@ -91,9 +93,20 @@ Program::Program() : app_(kDescription, "qinco") {
   app_.footer(kExamples);
 }
 
+// The subcommand `name` that only holds others.
+CLI::App& Program::group(const std::string& name) {
+  const auto found = app_.get_subcommands([&](const CLI::App* command) { return command->get_name() == name; });
+  if (!found.empty()) return *found.front();
+  CLI::App& added = *app_.add_subcommand(name, "See its own --help");
+  added.require_subcommand(1);
+  return added;
+}
+
 CLI::App& Program::add(const std::string& name, const std::string& description,
                        std::function<void(const Common&)> run) {
-  CLI::App& command = *app_.add_subcommand(name, description);
+  const size_t space = name.find(' ');
+  CLI::App& parent = space == std::string::npos ? app_ : group(name.substr(0, space));
+  CLI::App& command = *parent.add_subcommand(name.substr(space + 1), description);  // npos + 1 is 0
   command.add_option("--device", common_.device, "cpu, cuda or cuda:i")->capture_default_str();
   command.add_option("--threads", common_.threads, "CPU threads (default: all)")->check(CLI::Range(1, 1024));
   command.add_option("--seed", common_.seed, "seed of all random numbers")->capture_default_str();

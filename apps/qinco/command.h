@@ -57,7 +57,8 @@ class Program {
  public:
   Program();
 
-  /// Adds subcommand `name` with the common options; `run` is called when it was chosen and parsed.
+  /// Adds subcommand `name` ("NAME", or "GROUP NAME" for a part of a group) with the common options; `run` is called
+  /// when it was chosen and parsed.
   CLI::App& add(const std::string& name, const std::string& description, std::function<void(const Common&)> run);
 
   /// Parses and runs; returns the exit code: 0, 1 for the user's errors, 2 for usage errors, with one line on stderr.
@@ -65,6 +66,7 @@ class Program {
 
  private:
   /// "qinco NAME" where the first argument names a subcommand, else "qinco".
+  CLI::App& group(const std::string& name);
   std::string command_name(const std::vector<std::string>& arguments);
   void run(const std::vector<std::string>& arguments);
 
@@ -82,6 +84,10 @@ void add_encode(Program& program);
 void add_decode(Program& program);
 void add_eval(Program& program);
 void add_baseline(Program& program);
+void add_kmeans(Program& program);
+void add_search(Program& program);
+void add_pq(Program& program);
+void add_index(Program& program);
 void add_info(Program& program);
 void add_convert(Program& program);
 

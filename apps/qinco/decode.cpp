@@ -7,9 +7,9 @@
 #include "apps/qinco/command.h"
 #include "apps/qinco/progress.h"
 #include "apps/qinco/stream.h"
-#include "qinco/codec/codec.h"
+#include "qinco/codec/product_codec.h"
 #include "qinco/io/codes.h"
-#include "qinco/io/model_file.h"
+#include "qinco/io/product_file.h"
 #include "qinco/io/vectors.h"
 
 namespace qinco::app {
@@ -20,27 +20,32 @@ constexpr int64_t kBlock = 4096;
 struct DecodeOptions {
   std::string model, input, output;
   bool raw = false;
-  std::optional<int64_t> M_used;
+  std::optional<int64_t> M_used, M_stored;
 };
 
 void decode(const DecodeOptions& options, const Common& common) {
-  const Codec codec(load_model(options.model));
-  const QincoConfig& config = codec.config();
-  const int64_t M_used = checked_M_used(options.M_used, config.M, options.model);
+  const ProductCodec codec(load_product(options.model));
+  const int64_t M_stored = options.M_stored.value_or(codec.M());
+  check(1 <= M_stored && M_stored <= codec.M(), "--M_stored {}: expected 1 to {}, the codes of {}", M_stored, codec.M(),
+        options.model);
+  const int64_t M_used = checked_M_used(options.M_used, M_stored, options.model);
+  check(!options.raw || codec.coarse() == 0, "--raw: {} is of variant ivf-qinco, whose codes are read as .npy only",
+        options.model);
   const CodeFormat format = options.raw ? CodeFormat::raw : CodeFormat::npy;
-  const CodeFile file = CodeFile::open(options.input, format, config.M, config.K);
-  const int64_t n = file.size(), d = config.d, block = block_rows(d, kBlock);
+  const int64_t M = codec.codes_per_vector(M_stored);
+  const CodeFile file = CodeFile::open(options.input, format, M, codec.code_limit());
+  const int64_t n = file.size(), d = codec.d(), block = block_rows(d, kBlock);
   VectorWriter writer(options.output, n, d);
 
   const StopSignals signals;
   Progress progress(common.text(), "decoding", n);
   const Stopwatch watch;
   std::vector<float> x(static_cast<size_t>(block * d));
-  std::vector<int32_t> codes(static_cast<size_t>(block * config.M));
+  std::vector<int32_t> codes(static_cast<size_t>(block * M));
   for (int64_t i = 0; i < n; i += block) {
     const int64_t count = std::min(block, n - i);
     file.read(i, i + count, codes.data());
-    codec.decode(count, codes.data(), config.M, M_used, x.data());
+    codec.decode(count, codes.data(), M_stored, M_used, x.data());
     writer.write(count, x.data());
     progress.update(i + count);
     stop_if_asked(signals);
@@ -50,7 +55,7 @@ void decode(const DecodeOptions& options, const Common& common) {
   const double seconds = watch.seconds();
   progress.clear();
   common.print("{}: {} vectors of dimension {} from {} of {} codes, {:.1f} s ({:.0f} vectors/s)", options.output, n, d,
-               M_used, config.M, seconds, per_second(n, seconds));
+               codec.codes_per_vector(M_used), M, seconds, per_second(n, seconds));
   common.report({{"n", n}, {"M_used", M_used}, {"seconds", seconds}, {"vectors_per_second", per_second(n, seconds)}});
 }
 
@@ -64,7 +69,9 @@ void add_decode(Program& program) {
   command.add_option("--i", options->input, "codes")->required()->type_name("FILE");
   command.add_option("--o", options->output, "vectors: .fvecs, .fbin or .npy")->required()->type_name("FILE");
   command.add_flag("--raw", options->raw, "the codes are packed bits without a header");
-  command.add_option("--M_used", options->M_used, "decode this many of each vector's codes (default: all)");
+  command.add_option("--M_used", options->M_used, "decode this many codes of each (sub-)quantizer (default: all)");
+  command.add_option("--M_stored", options->M_stored,
+                     "codes of each (sub-)quantizer in the file, where `encode --M_used` wrote fewer than all");
 }
 
 }  // namespace qinco::app

@@ -1,6 +1,7 @@
 // qinco encode: vectors -> codes.
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "apps/qinco/command.h"
@@ -8,9 +9,9 @@
 #include "apps/qinco/progress.h"
 #include "apps/qinco/stream.h"
 #include "kernels/kernels.h"
-#include "qinco/codec/codec.h"
+#include "qinco/codec/product_codec.h"
 #include "qinco/io/codes.h"
-#include "qinco/io/model_file.h"
+#include "qinco/io/product_file.h"
 #include "qinco/io/vectors.h"
 
 namespace qinco::app {
@@ -21,28 +22,31 @@ constexpr int64_t kBlock = 1024;
 struct EncodeOptions {
   std::string model, input, output;
   bool raw = false;
+  std::optional<int64_t> M_used;
   kernels::Precision precision = kernels::Precision::exact;
 };
 
 void encode(const EncodeOptions& options, const Common& common) {
-  const Codec codec(load_model(options.model), options.precision);
-  const QincoConfig& config = codec.config();
+  const ProductCodec codec(load_product(options.model), options.precision);
+  const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   const VectorFile vectors = VectorFile::open(options.input);
-  check(vectors.dim() == config.d, "{}: vectors have dimension {}, expected {} as in {}", options.input, vectors.dim(),
-        config.d, options.model);
-  const int64_t n = vectors.size(), d = config.d, block = block_rows(d, kBlock);
-  CodeWriter writer(options.output, options.raw ? CodeFormat::raw : CodeFormat::npy, n, config.M, config.K);
+  check(vectors.dim() == codec.d(), "{}: vectors have dimension {}, expected {} as in {}", options.input, vectors.dim(),
+        codec.d(), options.model);
+  const int64_t n = vectors.size(), d = codec.d(), block = block_rows(d, kBlock), M = codec.codes_per_vector(M_used);
+  check(!options.raw || codec.coarse() == 0, "--raw: {} is of variant ivf-qinco, whose codes are written as .npy only",
+        options.model);
+  CodeWriter writer(options.output, options.raw ? CodeFormat::raw : CodeFormat::npy, n, M, codec.code_limit());
 
   const StopSignals signals;
   Progress progress(common.text(), "encoding", n);
   const Stopwatch watch;
   std::vector<float> x(static_cast<size_t>(block * d)), xhat(x.size());
-  std::vector<int32_t> codes(static_cast<size_t>(block * config.M));
+  std::vector<int32_t> codes(static_cast<size_t>(block * M));
   double error = 0;
   for (int64_t i = 0; i < n; i += block) {
     const int64_t count = std::min(block, n - i);
     vectors.read(i, i + count, x.data());
-    codec.encode(count, x.data(), codes.data(), xhat.data());
+    codec.encode(count, x.data(), M_used, codes.data(), xhat.data());
     error += kernels::table<float>().sum_squared_difference(kernels::Context::cpu(), count * d, x.data(), xhat.data());
     writer.write(count, codes.data());
     progress.update(i + count);
@@ -53,8 +57,12 @@ void encode(const EncodeOptions& options, const Common& common) {
   const double seconds = watch.seconds(), mse = error / static_cast<double>(n);
   progress.clear();
   common.print("{}: {} codes of {} bytes, MSE {:.6g}, {:.1f} s ({:.0f} vectors/s)", options.output, n,
-               packed_code_bytes(config.M, config.K), mse, seconds, per_second(n, seconds));
-  common.report({{"n", n}, {"mse", mse}, {"seconds", seconds}, {"vectors_per_second", per_second(n, seconds)}});
+               packed_code_bytes(M - codec.coarse(), codec.K()), mse, seconds, per_second(n, seconds));
+  common.report({{"n", n},
+                 {"M_used", M_used},
+                 {"mse", mse},
+                 {"seconds", seconds},
+                 {"vectors_per_second", per_second(n, seconds)}});
 }
 
 }  // namespace
@@ -65,9 +73,10 @@ void add_encode(Program& program) {
       program.add("encode", "Encode vectors into codes", [options](const Common& common) { encode(*options, common); });
   command.add_option("--model", options->model, "the model")->required()->type_name("FILE");
   command.add_option("--i", options->input, "vectors")->required()->type_name("FILE");
-  command.add_option("--o", options->output, "codes: .npy int32 [n,M]")->required()->type_name("FILE");
+  command.add_option("--o", options->output, "codes: .npy int32 [n,nsub*M_used]")->required()->type_name("FILE");
   command.add_flag("--raw", options->raw, "write packed bits without a header instead of .npy");
   add_precision_option(command, options->precision);
+  command.add_option("--M_used", options->M_used, "write only the first codes of each (sub-)quantizer (default: all)");
 }
 
 }  // namespace qinco::app

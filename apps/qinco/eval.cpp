@@ -6,8 +6,8 @@
 #include "apps/qinco/evaluate.h"
 #include "apps/qinco/precision.h"
 #include "apps/qinco/stream.h"
-#include "qinco/codec/codec.h"
-#include "qinco/io/model_file.h"
+#include "qinco/codec/product_codec.h"
+#include "qinco/io/product_file.h"
 
 namespace qinco::app {
 namespace {
@@ -21,14 +21,14 @@ struct EvalOptions {
 };
 
 void eval(const EvalOptions& options, const Common& common) {
-  const Codec codec(load_model(options.model), options.precision);
-  const QincoConfig& config = codec.config();
-  const int64_t M_used = checked_M_used(options.M_used, config.M, options.model);
-  check_evaluation_files(options.files, config.d, options.model);
-  Coder coder{config.M, config.K, config.d, {}, {}};
-  coder.encode = [&](int64_t n, const float* x, int32_t* codes) { codec.encode(n, x, codes); };
+  const ProductCodec codec(load_product(options.model), options.precision);
+  const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
+  check_evaluation_files(options.files, codec.d(), options.model);
+  Coder coder;
+  coder.M = codec.M(), coder.K = codec.K(), coder.nsub = codec.nsub(), coder.coarse = codec.coarse();
+  coder.encode = [&](int64_t n, const float* x, int32_t* codes) { codec.encode(n, x, codec.M(), codes); };
   coder.decode = [&](int64_t n, const int32_t* codes, int64_t used, float* x) {
-    codec.decode(n, codes, config.M, used, x);
+    codec.decode(n, codes, codec.M(), used, x);
   };
   common.report(evaluate(common, coder, options.files, M_used, options.multirate));
 }
@@ -41,7 +41,7 @@ void add_eval(Program& program) {
                                   [options](const Common& common) { eval(*options, common); });
   command.add_option("--model", options->model, "the model")->required()->type_name("FILE");
   add_evaluation_options(command, options->files);
-  command.add_option("--M_used", options->M_used, "decode this many of each vector's codes (default: all)");
+  command.add_option("--M_used", options->M_used, "decode this many codes of each (sub-)quantizer (default: all)");
   command.add_flag("--multirate", options->multirate, "measure the MSE of every prefix of the codes too");
   add_precision_option(command, options->precision);
 }

@@ -35,7 +35,7 @@ Tensor run_base(const Common& common, const Coder& coder, const VectorFile& base
   const kernels::Context& context = kernels::Context::cpu();
   const int64_t n = base.size(), d = base.dim(), block = block_rows(d, kBlock);
   std::vector<float> x(static_cast<size_t>(block * d)), decoded(x.size());
-  std::vector<int32_t> codes(static_cast<size_t>(block * coder.M));
+  std::vector<int32_t> codes(static_cast<size_t>(block * coder.nsub * coder.M));
   FlatSearch search(context, queries, kRanks.back());
   const StopSignals signals;
   Progress progress(common.text(), "evaluating", n);
@@ -108,7 +108,7 @@ Json evaluate(const Common& common, const Coder& coder, const EvaluationFiles& f
   Json results;
   results["n"] = n;
   results["M_used"] = M_used;
-  results["bytes_per_vector"] = packed_code_bytes(M_used, coder.K);
+  results["bytes_per_vector"] = packed_code_bytes(coder.nsub * M_used - coder.coarse, coder.K);
   results["mse"] = errors[M_used - 1] / static_cast<double>(n);
   for (const int64_t rank : kRanks) results["recall"][std::to_string(rank)] = recall_at(ids, truth, rank);
   results["seconds"] = {{"encode", seconds.encode}, {"decode", seconds.decode}, {"search", seconds.search}};

@@ -11,9 +11,11 @@ namespace qinco::app {
 
 /// A codec as evaluation sees it.
 struct Coder {
-  int64_t M, K, d;
+  int64_t M = 0, K = 0;
+  int64_t nsub = 1;    // sub-quantizers of M codes each
+  int64_t coarse = 0;  // codes of those that are a coarse quantizer's: an index keeps them by list, in no bytes
   std::function<void(int64_t n, const float* x, int32_t* codes)> encode;
-  std::function<void(int64_t n, const int32_t* codes, int64_t M_used, float* x)> decode;
+  std::function<void(int64_t n, const int32_t* codes, int64_t M_used, float* x)> decode;  // codes [n,nsub*M]
 };
 
 struct EvaluationFiles {

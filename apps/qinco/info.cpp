@@ -6,6 +6,7 @@
 #include "qinco/io/model_file.h"
 #include "qinco/io/rows.h"
 #include "qinco/io/torch_file.h"
+#include "qinco/quantizers/pq.h"
 #include "qinco/quantizers/rq.h"
 #include "tensor/safetensors.h"
 
@@ -52,7 +53,7 @@ Json describe_model(const std::string& path, ModelContents contents) {
   int64_t parameters = 0;
   for (const auto& [name, tensor] : contents.tensors) parameters += tensor.numel();
   if (!about.contains("parameters")) about["parameters"] = parameters;
-  if (metadata["variant"] == "qinco" || metadata["variant"] == "qinco-lr")
+  if (one_scale)
     about["bytes_per_vector"] = packed_code_bytes(metadata_int(path, metadata, "M"), metadata_int(path, metadata, "K"));
   about["source"] = contents.source;
   return about;
@@ -68,12 +69,25 @@ Json describe_rq(const std::string& path) {
           {"bytes_per_vector", packed_code_bytes(rq.M(), rq.K())}};
 }
 
+Json describe_pq(const std::string& path) {
+  const ProductQuantizer pq = load_pq(path);
+  const bool rotated = pq.rotation.defined();
+  return {{"format", "pq"},
+          {"variant", rotated ? "opq" : "pq"},
+          {"d", pq.d()},
+          {"K", pq.K()},
+          {"M", pq.M()},
+          {"parameters", pq.codebooks.numel() + (rotated ? pq.rotation.numel() : 0)},
+          {"bytes_per_vector", packed_code_bytes(pq.M(), pq.K())}};
+}
+
 Json describe_safetensors(const std::string& path) {
   const SafetensorsFile file = read_safetensors(path);
   const auto format = file.metadata.find("format");
   check(format != file.metadata.end(), "{}: no `format` in the metadata, expected a file written by qinco", path);
   if (format->second == "qinco") return describe_model(path, {"safetensors", file.metadata, file.tensors});
   if (format->second == "rq") return describe_rq(path);
+  if (format->second == "pq") return describe_pq(path);
   Json about;  // a checkpoint, say: what it says of itself
   for (const auto& [key, value] : file.metadata) about[key] = value;
   return about;

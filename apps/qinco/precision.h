@@ -2,7 +2,6 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <map>
 #include <string>
 
 #include "kernels/kernels.h"
@@ -10,14 +9,14 @@
 namespace qinco::app {
 
 inline void add_precision_option(CLI::App& command, kernels::Precision& precision) {
-  const std::map<std::string, kernels::Precision> names = {{"exact", kernels::Precision::exact},
-                                                           {"fast", kernels::Precision::fast}};
+  const auto set = [&precision](const std::string& text) {
+    precision = text == "fast" ? kernels::Precision::fast : kernels::Precision::exact;
+  };
   command
-      .add_option("--precision", precision,
-                  "exact: codes as in float arithmetic; fast: a bfloat16 screen decides where the machine has one")
-      ->transform(CLI::CheckedTransformer(names, CLI::ignore_case))
-      ->default_str("exact")
-      ->type_name("exact|fast");
+      .add_option_function<std::string>(
+          "--precision", set, "exact: codes as in float; fast: a bfloat16 screen decides where the machine has one")
+      ->check(CLI::IsMember({"exact", "fast"}))
+      ->default_str("exact");
 }
 
 }  // namespace qinco::app

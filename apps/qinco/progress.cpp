@@ -22,7 +22,7 @@ std::string duration_text(double seconds) {
 std::string rate_text(double rate) {
   if (rate >= 1e6) return fmt::format("{:.2f}M", rate / 1e6);
   if (rate >= 1e4) return fmt::format("{:.1f}k", rate / 1e3);
-  return fmt::format("{:.0f}", rate);
+  return rate >= 10 ? fmt::format("{:.0f}", rate) : fmt::format("{:.2g}", rate);
 }
 
 size_t terminal_columns(int fd) {

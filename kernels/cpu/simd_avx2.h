@@ -153,6 +153,13 @@ QINCO_INLINE IntVec lane_numbers() {
   return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
 }
 
+QINCO_INLINE IntVec load_bytes(const uint8_t* p) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
+QINCO_INLINE Vec gather(const float* table, IntVec ids) {
+  return _mm256_i32gather_ps(table, ids.v, 4);
+}
+
 // --- doubles
 QINCO_INLINE DoubleVec zero_double() {
   return _mm256_setzero_pd();

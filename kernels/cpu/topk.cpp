@@ -1,34 +1,10 @@
 // The k smallest of each row: a heap of the best so far, behind a vector comparison with its worst.
+#include "kernels/cpu/heap.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/families.h"
 #include "kernels/parallel.h"
 
 QINCO_CPU_NAMESPACE_BEGIN
-
-// Value and index in one integer that orders as (value, index): floats are made to order as integers, with -0 as +0 and
-// NaN as +infinity.
-uint64_t make_key(float value, int64_t index) {
-  if (value != value) value = __builtin_inff();
-  value += 0.0f;  // -0 + 0 is +0
-  uint32_t bits;
-  __builtin_memcpy(&bits, &value, sizeof bits);
-  bits = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-  return uint64_t{bits} << 32 | static_cast<uint32_t>(index);
-}
-
-int32_t index_of(uint64_t key) {
-  return static_cast<int32_t>(key & 0xffffffffu);
-}
-
-// Puts `key` into the place `hole` of a max-heap of n keys and restores the order below it.
-void sift_down(uint64_t* heap, int64_t n, int64_t hole, uint64_t key) {
-  for (int64_t child; (child = 2 * hole + 1) < n; hole = child) {
-    if (child + 1 < n && heap[child + 1] > heap[child]) ++child;
-    if (heap[child] <= key) break;
-    heap[hole] = heap[child];
-  }
-  heap[hole] = key;
-}
 
 // The value that an element must be below to enter. Indices ascend, so an equal value never does.
 float threshold(const float* row, const uint64_t* heap) {
@@ -50,11 +26,7 @@ void select_row(int64_t cols, int64_t k, const float* row, uint64_t* heap) {
       limit = threshold(row, heap);
     }
   });
-  for (int64_t n = k - 1; n > 0; --n) {
-    const uint64_t last = heap[n];
-    heap[n] = heap[0];
-    sift_down(heap, n, 0, last);
-  }
+  sort_heap(heap, k);
 }
 
 void topk(const Context& context, int64_t rows, int64_t cols, int64_t k, const float* x, int32_t* ids, float* values) {
@@ -67,7 +39,7 @@ void topk(const Context& context, int64_t rows, int64_t cols, int64_t k, const f
       const float* const row = x + i * cols;
       select_row(cols, k, row, heap);
       for (int64_t j = 0; j < k; ++j) {
-        ids[i * k + j] = index_of(heap[j]);
+        ids[i * k + j] = static_cast<int32_t>(index_of(heap[j]));
         if (values) values[i * k + j] = row[index_of(heap[j])];
       }
     }

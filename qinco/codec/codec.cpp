@@ -16,11 +16,11 @@ using kernels::Linear;
 using kernels::Operand;
 using kernels::ScratchFrame;
 
-// Rows that one thread takes through a whole step: enough to repay the packing of the weights in every product, few
-// enough for their buffers to stay in L2, and a multiple of the products' register tiles (14 rows, or 6).
+// Rows that one thread takes through a whole step: several of the products' register tiles (14 rows, 6, or 32), so that
+// little is lost in the last, and few enough for their buffers to stay in L2.
 int64_t row_block(const QincoConfig& config) {
-  constexpr int64_t kTiles = 42, kFloats = int64_t{1} << 18;
-  return std::clamp<int64_t>(kFloats / (2 * config.d + config.h) / kTiles, 1, 12) * kTiles;
+  constexpr int64_t kLeast = 96, kMost = 480, kFloats = int64_t{1} << 18;
+  return std::clamp<int64_t>(kFloats / (2 * config.d + config.h) / 32 * 32, kLeast, kMost);
 }
 
 // Rows encoded together: enough to keep all threads busy, few enough to bound memory.
@@ -47,8 +47,8 @@ Gemm<float> product(int64_t m, int64_t n, int64_t k, const float* a, const float
 
 Codec::Codec(const Qinco& model, kernels::Precision precision)
     : config_(model.config()), precision_(precision), kernels_(&kernels::table<float>()) {
-  codebook0_ = Tensor::empty({config_.K, config_.d});
-  steps_.resize(static_cast<size_t>(config_.M - 1));
+  codebook0_ = Tensor::empty({config_.K0(), config_.d});
+  steps_.resize(static_cast<size_t>(config_.codes() - 1));
   for (Step& step : steps_) allocate(step);
   update(model);
 }
@@ -167,7 +167,7 @@ const float* Codec::enter(const Context& context, const Step& step, int64_t n, c
 void Codec::project(const Step& step, int64_t n, const float* xhat, float* r, float* u) const {
   const Context context = serial_context();
   ScratchFrame frame(context);
-  const float* const source = enter(context, step, n, xhat, frame.get<float>(n * config_.h));
+  const float* const source = enter(context, step, n, xhat, frame.get<float>(step.w_in.defined() ? n * config_.h : 0));
   kernels_->linear(context, step.w_r.product(n, source, r));
   kernels_->linear(context, step.w_u.product(n, source, u));
 }
@@ -207,16 +207,17 @@ void Codec::advance(const Step& step, int64_t n, const int32_t* ids, float* xhat
   }
 }
 
-void Codec::encode(int64_t n, const float* x, int32_t* codes, float* xhat) const {
-  const int64_t d = config_.d, M = config_.M;
+void Codec::encode(int64_t n, const float* x, int32_t* codes, float* xhat, const int32_t* first) const {
+  const int64_t d = config_.d, M = config_.codes();
   const int64_t rows = std::clamp((int64_t{1} << 22) / (d + config_.h), row_block(config_), kEncodeRows);
   for (int64_t begin = 0; begin < n; begin += rows) {
-    encode_block(std::min(rows, n - begin), x + begin * d, codes + begin * M, xhat ? xhat + begin * d : nullptr);
+    encode_block(std::min(rows, n - begin), x + begin * d, codes + begin * M, xhat ? xhat + begin * d : nullptr,
+                 first ? first + begin : nullptr);
   }
 }
 
-void Codec::encode_block(int64_t n, const float* x, int32_t* codes, float* xhat) const {
-  const int64_t d = config_.d, M = config_.M, K = config_.K, L = config_.L, h = config_.h;
+void Codec::encode_block(int64_t n, const float* x, int32_t* codes, float* xhat, const int32_t* first) const {
+  const int64_t d = config_.d, M = config_.codes(), K = config_.K, L = config_.L, h = config_.h;
   const int64_t block = row_block(config_);
   const Context& context = Context::cpu();
   ScratchFrame frame(context);
@@ -228,7 +229,11 @@ void Codec::encode_block(int64_t n, const float* x, int32_t* codes, float* xhat)
   float* const y = xhat ? xhat : frame.get<float>(n * d);
   const Operand<float> scale{&config_.db_scale, 0, 0};
   kernels_->binary(context, kernels::BinaryOp::div, 1, n * d, {x, 0, 1}, scale, scaled);
-  kernels_->nearest(context, n, d, K, scaled, codebook0_.data<float>(), ids, nullptr);
+  if (first) {
+    std::copy_n(first, n, ids);
+  } else {
+    kernels_->nearest(context, n, d, config_.K0(), scaled, codebook0_.data<float>(), ids, nullptr);
+  }
   kernels_->gather_rows(context, n, d, codebook0_.data<float>(), ids, y);
   for (int64_t i = 0; i < n; ++i) codes[i * M] = ids[i];
   for (int64_t m = 1; m < M; ++m) {
@@ -249,11 +254,12 @@ void Codec::encode_block(int64_t n, const float* x, int32_t* codes, float* xhat)
 }
 
 void Codec::decode(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const {
-  const int64_t d = config_.d, M = config_.M, K = config_.K;
+  const int64_t d = config_.d, M = config_.codes();
   check(M_used >= 1 && M_used <= M, "decode: expected 1 to {} codes a vector, found {}", M, M_used);
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t m = 0; m < M_used; ++m) {
       const int32_t code = codes[i * codes_ld + m];
+      const int64_t K = m == 0 ? config_.K0() : config_.K;
       check(code >= 0 && code < K, "decode: row {}: expected codes in [0,{}), found {}", i, K, code);
     }
   }

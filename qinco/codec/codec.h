@@ -18,7 +18,7 @@ namespace qinco {
 class Codec {
  public:
   /// Compiles `model` (f32) for the ISA that is active now. Copies what it needs: the model may change or go.
-  /// `precision` is that of encoding's search; decoding is always exact.
+  /// `precision` is that of encoding's search; decoding is as exact as the kernel `linear`.
   explicit Codec(const Qinco& model, kernels::Precision precision = kernels::Precision::exact);
 
   /// Takes the present parameters of `model`, whose sizes are those of the first one, into the memory there is.
@@ -26,12 +26,14 @@ class Codec {
 
   const QincoConfig& config() const { return config_; }
 
-  /// x [n,d] -> codes [n,M] and, unless null, their reconstruction xhat [n,d], both x and xhat in the original space
-  /// (not divided by db_scale). A row's result does not depend on the other rows. Needs bounded memory besides.
-  void encode(int64_t n, const float* x, int32_t* codes, float* xhat = nullptr) const;
+  /// x [n,d] -> codes [n,codes()] and, unless null, their reconstruction xhat [n,d], both x and xhat in the original
+  /// space (not divided by db_scale). A row's result does not depend on the other rows. Needs bounded memory besides.
+  /// `first` [n], unless null, are the first codes where they are known (each in [0,K0())).
+  void encode(int64_t n, const float* x, int32_t* codes, float* xhat = nullptr, const int32_t* first = nullptr) const;
 
-  /// The first M_used (1..M) codes of every row -> x [n,d] in the original space; row i starts at codes + i*codes_ld.
-  /// Throws Error naming the row when a code is outside [0,K). Needs bounded memory besides.
+  /// The first M_used (1..codes()) codes of every row -> x [n,d] in the original space; row i starts at codes +
+  /// i*codes_ld. Throws Error naming the row when a code is outside [0,K), or the first one outside [0,K0()). Needs
+  /// bounded memory besides.
   void decode(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
 
  private:
@@ -54,7 +56,7 @@ class Codec {
   void fold_lowrank(const kernels::Context& context, const StepNetwork& network, Step& step) const;
   void set_input(const kernels::Context& context, const StepNetwork& network, const float* w, int64_t ldw,
                  Step& step) const;
-  void encode_block(int64_t n, const float* x, int32_t* codes, float* xhat) const;
+  void encode_block(int64_t n, const float* x, int32_t* codes, float* xhat, const int32_t* first) const;
   void decode_block(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
   const float* enter(const kernels::Context& context, const Step& step, int64_t n, const float* xhat,
                      float* narrow) const;
@@ -64,7 +66,7 @@ class Codec {
   QincoConfig config_;
   kernels::Precision precision_;
   const kernels::Table<float>* kernels_;
-  Tensor codebook0_;  // [K,d]
+  Tensor codebook0_;  // [K0,d]
   std::vector<Step> steps_;
 };
 

@@ -36,10 +36,10 @@ QincoConfig config_from(const std::string& path, const Metadata& metadata) {
   const std::string& format = metadata_text(path, metadata, "format");
   check(format == "qinco", "{}: expected a file of format 'qinco', found '{}'", path, format);
   const std::string& variant = metadata_text(path, metadata, "variant");
-  const bool other = variant == "ivf-qinco" || variant == "pq-qinco" || variant == "qinco2";
-  check(!other, "{}: a model of variant '{}': info and convert know it, nothing else yet", path, variant);
-  check(variant == "qinco" || variant == "qinco-lr", "{}: expected variant 'qinco' or 'qinco-lr', found '{}'", path,
-        variant);
+  const bool other = variant == "pq-qinco" || variant == "qinco2";
+  check(!other, "{}: a model of variant '{}' cannot be taken here", path, variant);
+  const bool known = variant == "qinco" || variant == "qinco-lr" || variant == "ivf-qinco";
+  check(known, "{}: expected variant 'qinco', 'qinco-lr' or 'ivf-qinco', found '{}'", path, variant);
   QincoConfig config;
   config.d = metadata_int(path, metadata, "d");
   config.M = metadata_int(path, metadata, "M");
@@ -47,6 +47,10 @@ QincoConfig config_from(const std::string& path, const Metadata& metadata) {
   config.L = metadata_int(path, metadata, "L");
   config.h = metadata_int(path, metadata, "h");
   config.lowrank = variant == "qinco-lr";
+  if (variant == "ivf-qinco") {
+    config.K_ivf = metadata_int(path, metadata, "K_ivf");
+    check(config.K_ivf >= 1, "{}: metadata 'K_ivf': expected 1 or more, found {}", path, config.K_ivf);
+  }
   config.db_scale = metadata_number<float>(path, metadata, "db_scale", "a number");
   config.validate();
   return config;
@@ -92,14 +96,17 @@ double metadata_double(const std::string& path, const Metadata& metadata, const 
 }
 
 std::map<std::string, std::string> model_metadata(const QincoConfig& config) {
-  return {{"format", "qinco"},
-          {"variant", config.variant()},
-          {"d", fmt::to_string(config.d)},
-          {"M", fmt::to_string(config.M)},
-          {"K", fmt::to_string(config.K)},
-          {"L", fmt::to_string(config.L)},
-          {"h", fmt::to_string(config.h)},
-          {"db_scale", fmt::to_string(config.db_scale)}};  // the shortest text that reads back the same float
+  std::map<std::string, std::string> metadata = {
+      {"format", "qinco"},
+      {"variant", config.variant()},
+      {"d", fmt::to_string(config.d)},
+      {"M", fmt::to_string(config.M)},
+      {"K", fmt::to_string(config.K)},
+      {"L", fmt::to_string(config.L)},
+      {"h", fmt::to_string(config.h)},
+      {"db_scale", fmt::to_string(config.db_scale)}};  // the shortest text that reads back the same float
+  if (config.K_ivf > 0) metadata["K_ivf"] = fmt::to_string(config.K_ivf);
+  return metadata;
 }
 
 Qinco model_from(const std::string& path, const Metadata& metadata, const TensorMap& tensors) {
@@ -146,12 +153,17 @@ ModelContents read_model_file(const std::string& path) {
   return {"safetensors", std::move(file.metadata), std::move(file.tensors)};
 }
 
+void check_scale(const std::string& path, const ModelContents& contents) {
+  if (contents.source == "safetensors") return;
+  const std::string& variant = metadata_text(path, contents.metadata, "variant");
+  const std::string key = variant == "pq-qinco" ? "sub_quantizer_0.db_scale" : "db_scale";
+  check(variant == "qinco2" || contents.metadata.count(key) > 0,
+        "{}: a state dict without db_scale: `qinco convert {} MODEL.safetensors --db_scale S` adds it", path, path);
+}
+
 Qinco load_model(const std::string& path) {
   const ModelContents contents = read_model_file(path);
-  const auto variant = contents.metadata.find("variant");
-  const bool torch = contents.source != "safetensors" && (variant->second == "qinco" || variant->second == "qinco-lr");
-  check(!torch || contents.metadata.count("db_scale") > 0,
-        "{}: a state dict without db_scale: `qinco convert {} MODEL.safetensors --db_scale S` adds it", path, path);
+  check_scale(path, contents);
   return model_from(path, contents.metadata, contents.tensors);
 }
 

@@ -1,5 +1,5 @@
 // Models in files. Ours are safetensors: the parameters under the reference's names, and metadata format=qinco, variant
-// (qinco or qinco-lr), d, K, L, M, h, db_scale.
+// (qinco, qinco-lr or ivf-qinco), d, K, L, M, h, db_scale, and of ivf-qinco K_ivf.
 #pragma once
 
 #include <map>
@@ -20,6 +20,9 @@ struct ModelContents {
 /// Opens safetensors and PyTorch's files (torch_file.h), told apart by their first bytes. What the metadata says of the
 /// tensors is not checked yet. Throws a one-line Error naming the file.
 ModelContents read_model_file(const std::string& path);
+
+/// Throws a one-line Error saying what adds db_scale where a PyTorch file lacks it.
+void check_scale(const std::string& path, const ModelContents& contents);
 
 /// Throws a one-line Error starting with `path` unless the metadata describes the tensors, for every variant but
 /// qinco2, which has none. QINCo and QINCo-LR are checked as load_model does.

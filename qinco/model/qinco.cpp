@@ -6,29 +6,40 @@
 #include "autograd/ops.h"
 #include "kernels/check.h"
 #include "tensor/create.h"
+#include "tensor/ops.h"
 
 namespace qinco {
 
 Qinco::Qinco(const QincoConfig& config, Random& random, DType dtype) : config_(config) {
   config.validate();
-  codebook0_ = register_module("codebook0", nn::Embedding(zeros({config.K, config.d}, dtype))).weight;
-  for (int64_t m = 1; m < config.M; ++m) {
-    steps_.push_back(&register_module("step" + std::to_string(m), StepNetwork(config, random, dtype)));
+  codebook0_ = register_module("codebook0", nn::Embedding(zeros({config.K0(), config.d}, dtype))).weight;
+  const int64_t first = config.codes() - config.M;  // the reference counts IVF-QINCo's steps from 0
+  for (int64_t m = 1; m < config.codes(); ++m) {
+    steps_.push_back(&register_module("step" + std::to_string(m - first), StepNetwork(config, random, dtype)));
   }
 }
 
 void Qinco::set_codebooks(const Tensor& codebooks) {
   const Shape expected{config_.M, config_.K, config_.d};
   check(codebooks.shape() == expected, "codebooks: expected {}, found {}", expected.str(), codebooks.shape().str());
-  for (int64_t m = 0; m < config_.M; ++m) codebook(m).value().copy_from(codebooks.row(m));
+  const int64_t first = config_.codes() - config_.M;
+  for (int64_t m = 0; m < config_.M; ++m) codebook(first + m).value().copy_from(codebooks.row(m));
+}
+
+void Qinco::set_centroids(const Tensor& centroids) {
+  const Shape expected{config_.K_ivf, config_.d};
+  check(centroids.shape() == expected, "centroids: expected {}, found {}", expected.str(), centroids.shape().str());
+  codebook0_.value().copy_from(centroids);
 }
 
 std::vector<Variable> Qinco::decode_partials(const Tensor& codes) const {
-  check(codes.dim() == 2 && codes.size(1) >= 1 && codes.size(1) <= config_.M,
-        "decode_partials: expected codes [n,1..{}], found {}", config_.M, codes.shape().str());
+  check(codes.dim() == 2 && codes.size(1) >= 1 && codes.size(1) <= config_.codes(),
+        "decode_partials: expected codes [n,1..{}], found {}", config_.codes(), codes.shape().str());
   std::vector<Variable> partials;
   for (int64_t m = 0; m < codes.size(1); ++m) {
-    const Variable c = autograd::embedding(codebook(m), codes.slice(1, m, m + 1).squeeze(1).contiguous());
+    const Tensor ids = codes.slice(1, m, m + 1).squeeze(1).contiguous();
+    const bool frozen = m == 0 && config_.K_ivf > 0;
+    const Variable c = frozen ? Variable(gather_rows(codebook(m).value(), ids)) : autograd::embedding(codebook(m), ids);
     partials.push_back(m == 0 ? c : partials.back() + step(m).forward(c, partials.back()));
   }
   return partials;

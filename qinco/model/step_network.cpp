@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kMaxSize = int64_t{1} << 20;  // of d, h, M and L: far above any use, far below overflow
 constexpr int64_t kMaxCodewords = 65536;
+constexpr int64_t kMaxCentroids = int64_t{1} << 27;
 
 void check_size(const char* name, int64_t value) {
   check(value >= 1 && value <= kMaxSize, "{}: expected 1 to {}, found {}", name, kMaxSize, value);
@@ -28,6 +29,8 @@ void QincoConfig::validate() const {
   check_size("h", h);
   check(K >= 2 && K <= kMaxCodewords && (K & (K - 1)) == 0, "K: expected a power of two from 2 to {}, found {}",
         kMaxCodewords, K);
+  check(K_ivf >= 0 && K_ivf <= kMaxCentroids, "K_ivf: expected 0 to {}, found {}", kMaxCentroids, K_ivf);
+  check(K_ivf == 0 || !lowrank, "K_ivf: expected 0 in a low-rank model, found {}", K_ivf);
   check(std::isfinite(db_scale) && db_scale > 0, "db_scale: expected a finite value above 0, found {}", db_scale);
 }
 
@@ -37,11 +40,12 @@ int64_t QincoConfig::parameter_count() const {
   const int64_t concat = lowrank ? checked_mul(3 * h, d, kWhat) : checked_add(checked_mul(2 * d, d, kWhat), d, kWhat);
   const int64_t blocks = checked_mul(checked_mul(2 * h, d, kWhat), L, kWhat);
   const int64_t step = checked_add(checked_add(codebook, concat, kWhat), blocks, kWhat);
-  return checked_add(codebook, checked_mul(M - 1, step, kWhat), kWhat);
+  return checked_add(checked_mul(K0(), d, kWhat), checked_mul(codes() - 1, step, kWhat), kWhat);
 }
 
 bool QincoConfig::same_sizes(const QincoConfig& other) const {
-  return d == other.d && M == other.M && K == other.K && L == other.L && h == other.h && lowrank == other.lowrank;
+  return d == other.d && M == other.M && K == other.K && L == other.L && h == other.h && lowrank == other.lowrank &&
+         K_ivf == other.K_ivf;
 }
 
 StepNetwork::StepNetwork(const QincoConfig& config, Random& random, DType dtype) {

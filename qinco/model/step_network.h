@@ -20,16 +20,22 @@ struct QincoConfig {
   int64_t h = 256;       // their hidden width
   bool lowrank = false;  // QINCo-LR: the concat block through h instead of d x d
   float db_scale = 1;    // the network works on x / db_scale
+  int64_t K_ivf = 0;     // IVF-QINCo: centroids of the coarse quantizer, whose id comes before the M codes; 0: none
+
+  /// Entries of a code: M, or with a coarse quantizer M + 1. Every one but the first has a step network.
+  int64_t codes() const { return M + (K_ivf > 0 ? 1 : 0); }
+  /// What the first entry counts: centroids or codewords.
+  int64_t K0() const { return K_ivf > 0 ? K_ivf : K; }
 
   /// Throws Error naming the value unless every one is in range: d, M, L, h >= 1 and bounded, K a power of two in
-  /// 2..65536, db_scale finite and > 0.
+  /// 2..65536, db_scale finite and > 0, K_ivf 0 to 2^27 and not together with lowrank.
   void validate() const;
   /// Elements of all parameters; throws Error on overflow.
   int64_t parameter_count() const;
   /// Whether all but db_scale is equal.
   bool same_sizes(const QincoConfig& other) const;
-  /// "qinco" or "qinco-lr".
-  const char* variant() const { return lowrank ? "qinco-lr" : "qinco"; }
+  /// "qinco", "qinco-lr" or "ivf-qinco".
+  const char* variant() const { return K_ivf > 0 ? "ivf-qinco" : lowrank ? "qinco-lr" : "qinco"; }
 };
 
 /// f(c, xhat) of one step and its codebook. Parameters: codebook.weight; MLPconcat.weight and .bias, or low rank

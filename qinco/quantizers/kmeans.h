@@ -2,27 +2,39 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "kernels/context.h"
 #include "tensor/tensor.h"
 
 namespace qinco {
 
+enum class KmeansInit : uint8_t {
+  random,     // k distinct rows, pulled towards the mean
+  plus_plus,  // k-means++ (Arthur & Vassilvitskii, SODA 2007): O(n k d) before the first iteration, k passes over x
+};
+
 struct KmeansOptions {
   int iterations = 25;
   uint64_t seed = 1;
   int64_t max_points_per_centroid = 256;  // more points than k times this are subsampled; 0 uses all
+  KmeansInit init = KmeansInit::random;
+  Tensor initial;                                            // f32 [k,d] to start from instead; undefined: as init says
+  const float* weights = nullptr;                            // [n] finite and >= 0, not all 0; null: all 1
+  std::function<void(int iteration, double mse)> on_update;  // called after each iteration, if set
 };
 
 struct Kmeans {
   Tensor centroids;    // f32 [k,d]
-  double mse = 0;      // mean squared distance of the points used to their nearest centroid, before the last update
+  double mse = 0;      // (weighted) mean squared distance of the points used to their nearest centroid, before the last
+                       // update
   int iterations = 0;  // fewer than asked for when the assignment no longer changed
 };
 
-/// Clusters x [n,d] into k centroids, starting from k distinct rows drawn at random and pulled towards the mean; an
-/// empty cluster takes half of the largest one. Deterministic: same data, options and ISA give the same bits at any
-/// thread count. Throws Error when n < k or a size is below 1.
+/// Clusters x [n,d] into k centroids; a cluster without points (of a weight above 0) takes half of the largest one.
+/// Memory beside x and the centroids: O(n), whatever k; and the subsample where there is one. Deterministic: same data,
+/// options and ISA give the same bits at any thread count. Throws Error when n < k, a size is below 1, `initial` has
+/// another shape or a weight is not as said.
 Kmeans kmeans(const kernels::Context& context, int64_t n, int64_t d, const float* x, int64_t k,
               const KmeansOptions& options = {});
 

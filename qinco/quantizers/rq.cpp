@@ -1,7 +1,6 @@
 #include "qinco/quantizers/rq.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -9,6 +8,7 @@
 #include "kernels/check.h"
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
+#include "qinco/quantizers/additive.h"
 #include "qinco/quantizers/kmeans.h"
 #include "tensor/create.h"
 #include "tensor/random.h"
@@ -193,18 +193,7 @@ void ResidualQuantizer::encode(const kernels::Context& context, int64_t n, const
 
 void ResidualQuantizer::decode(const kernels::Context& context, int64_t n, const int32_t* codes, int64_t codes_ld,
                                int64_t M_used, float* x) const {
-  const int64_t width = d(), step_size = K() * width;
-  const float* table = codebooks.data<float>();
-  kernels::parallel_for(context, n, 256, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      float* out = x + i * width;
-      std::memset(out, 0, static_cast<size_t>(width) * sizeof(float));
-      for (int64_t m = 0; m < M_used; ++m) {
-        const float* codeword = table + m * step_size + codes[i * codes_ld + m] * width;
-        for (int64_t j = 0; j < width; ++j) out[j] += codeword[j];
-      }
-    }
-  });
+  additive_decode(context, codebooks, n, codes, codes_ld, M_used, x);
 }
 
 ResidualQuantizer train_rq(const kernels::Context& context, int64_t n, int64_t d, const float* x, int64_t M, int64_t K,

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/kernels.h"
 #include "tensor/create.h"
 #include "tensor/ops.h"
 
@@ -31,13 +32,33 @@ ResidualQuantizer train_initial_rq(const VectorSet& vectors, int64_t M, int64_t 
   return train_rq(kernels::Context::cpu(), x.size(0), x.size(1), x.data<float>(), M, K, options);
 }
 
-Qinco initial_model(const QincoConfig& config, const ResidualQuantizer& rq, uint64_t seed) {
+VectorSet coarse_residuals(const VectorSet& vectors, const Tensor& centroids) {
+  const kernels::Context& context = kernels::Context::cpu();
+  const kernels::Table<float>& kernel = kernels::table<float>();
+  const int64_t n = vectors.size(), d = vectors.dim(), block = std::min(n, kMseRows);
+  check(centroids.dim() == 2 && centroids.size(1) == d, "centroids: expected [K_ivf,{}], found {}", d,
+        centroids.shape().str());
+  const Tensor rows = Tensor::empty({n, d}), nearest = Tensor::empty({block, d});
+  std::vector<int32_t> ids(static_cast<size_t>(block));
+  for (int64_t begin = 0; begin < n; begin += block) {
+    const int64_t count = std::min(block, n - begin);
+    float* const x = rows.data<float>() + begin * d;
+    vectors.copy(begin, begin + count, x);
+    kernel.nearest(context, count, d, centroids.size(0), x, centroids.data<float>(), ids.data(), nullptr);
+    kernel.gather_rows(context, count, d, centroids.data<float>(), ids.data(), nearest.data<float>());
+    kernel.axpby(context, count * d, -1.0f, nearest.data<float>(), 1.0f, x);
+  }
+  return VectorSet(rows);
+}
+
+Qinco initial_model(const QincoConfig& config, const ResidualQuantizer& rq, uint64_t seed, const Tensor& centroids) {
   check(rq.M() == config.M && rq.K() == config.K && rq.d() == config.d,
         "RQ codebooks: expected M={} K={} d={}, found M={} K={} d={}", config.M, config.K, config.d, rq.M(), rq.K(),
         rq.d());
   Random random(seed);
   Qinco model(config, random);
   model.set_codebooks(div(rq.codebooks, scalar(config.db_scale)));
+  if (config.K_ivf > 0) model.set_centroids(div(centroids, scalar(config.db_scale)));
   return model;
 }
 

@@ -48,17 +48,17 @@ void TrainOptions::validate() const {
 BatchTrainer::BatchTrainer(Qinco& model, double lr)
     : model_(model), codec_(model), adam_(model.parameters(), {.lr = lr}) {}
 
-double BatchTrainer::step(const Tensor& x) {
+double BatchTrainer::step(const Tensor& x, const int32_t* first) {
   const QincoConfig& config = model_.config();
   const int64_t n = x.size(0);
   if (!codes_.defined() || codes_.size(0) < n) {
-    codes_ = Tensor::empty({n, config.M}, DType::i32);
+    codes_ = Tensor::empty({n, config.codes()}, DType::i32);
     scaled_ = Tensor::empty({n, config.d});
   }
   const Tensor codes = codes_.slice(0, 0, n);
   const Tensor scaled = scaled_.slice(0, 0, n);
   codec_.update(model_);
-  codec_.encode(n, x.data<float>(), codes.data<int32_t>());
+  codec_.encode(n, x.data<float>(), codes.data<int32_t>(), nullptr, first);
   kernels::table<float>().binary(kernels::Context::cpu(), kernels::BinaryOp::div, 1, x.numel(), {x.data<float>(), 0, 1},
                                  {&config.db_scale, 0, 0}, scaled.data<float>());
   adam_.zero_grad();
@@ -79,11 +79,27 @@ Trainer::Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, con
   fit_schedule();
 }
 
+// The centroid of every training vector, which does not change.
+void Trainer::assign() {
+  const QincoConfig& config = model_.config();
+  centroids_of_.resize(static_cast<size_t>(train_.size()));
+  const Tensor x = Tensor::empty({kValidationRows, config.d});
+  for (int64_t begin = 0; begin < train_.size(); begin += kValidationRows) {
+    const int64_t n = std::min(kValidationRows, train_.size() - begin);
+    train_.copy(begin, begin + n, x.data<float>());
+    const Tensor scaled = div(x.slice(0, 0, n), scalar(config.db_scale));
+    kernels::table<float>().nearest(kernels::Context::cpu(), n, config.d, config.K_ivf, scaled.data<float>(),
+                                    model_.codebook(0).value().data<float>(), centroids_of_.data() + begin, nullptr);
+  }
+}
+
 // What the options say about the schedule, as against its state.
 void Trainer::fit_schedule() {
   PlateauSchedule& schedule = progress_.schedule;
   schedule.max_epochs = options_.max_epochs;
-  if (options_.cosine) schedule.patience = schedule.stop_after = options_.max_epochs + 1;  // only max_epochs counts
+  if (!options_.cosine) return;
+  schedule.patience = schedule.stop_after = options_.max_epochs + 1;  // only max_epochs counts
+  schedule.min_lr = 0;
 }
 
 double Trainer::lr_of_batch() const {
@@ -130,6 +146,7 @@ void Trainer::save(bool mid_epoch) {
 }
 
 bool Trainer::run(const TrainHooks& hooks) {
+  if (model_.config().K_ivf > 0) assign();
   while (!progress_.schedule.finished()) {
     const Clock::time_point start = Clock::now();
     double val_mse = 0;
@@ -153,6 +170,7 @@ bool Trainer::train_epoch(const TrainHooks& hooks) {
   Random order_of_epoch(options_.seed, static_cast<uint64_t>(epoch));
   const std::vector<int32_t> order = order_of_epoch.permutation(nt);
   const Tensor rows = Tensor::empty({std::min(B, nt), train_.dim()});
+  std::vector<int32_t> first(static_cast<size_t>(std::min(B, nt)));
   Clock::time_point saved = Clock::now();
   while (progress_.batch < batches()) {
     if (stop_requested(hooks)) return false;
@@ -161,7 +179,8 @@ bool Trainer::train_epoch(const TrainHooks& hooks) {
     const Tensor x = rows.slice(0, 0, n);
     train_.gather(n, order.data() + begin, x.data<float>());
     trainer_.adam().set_lr(lr_of_batch());
-    const double loss = trainer_.step(x);
+    for (int64_t i = 0; i < n && !centroids_of_.empty(); ++i) first[i] = centroids_of_[order[begin + i]];
+    const double loss = trainer_.step(x, centroids_of_.empty() ? nullptr : first.data());
     check(std::isfinite(loss), "training diverged: loss {} in epoch {}: try a lower --lr", loss, epoch);
     progress_.loss_sum += loss * static_cast<double>(n);
     ++progress_.batch;
@@ -203,7 +222,7 @@ double codec_mse(const Codec& codec, const VectorSet& vectors, const std::functi
   const int64_t d = vectors.dim();
   const Tensor x = Tensor::empty({kValidationRows, d});
   const Tensor xhat = Tensor::empty({kValidationRows, d});
-  const Tensor codes = Tensor::empty({kValidationRows, codec.config().M}, DType::i32);
+  const Tensor codes = Tensor::empty({kValidationRows, codec.config().codes()}, DType::i32);
   double total = 0;
   for (int64_t begin = 0; begin < vectors.size(); begin += kValidationRows) {
     if (stop && stop()) return std::nan("");

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "autograd/optim/optimizer.h"
 #include "qinco/codec/codec.h"
@@ -40,8 +41,9 @@ class BatchTrainer {
  public:
   BatchTrainer(Qinco& model, double lr);
 
-  /// One step on x [n,d] in the original space; returns the loss before it.
-  double step(const Tensor& x);
+  /// One step on x [n,d] in the original space; returns the loss before it. `first` [n], unless null, are the known
+  /// first codes.
+  double step(const Tensor& x, const int32_t* first = nullptr);
   optim::Adam& adam() { return adam_; }
   /// Compiled from the parameters as they were before the last step.
   Codec& codec() { return codec_; }
@@ -81,6 +83,7 @@ class Trainer {
   int64_t batches() const;
   double lr_of_batch() const;
   void fit_schedule();
+  void assign();
 
   Qinco& model_;
   const VectorSet& train_;
@@ -89,6 +92,7 @@ class Trainer {
   RunIdentity run_;
   Progression progress_;
   BatchTrainer trainer_;
+  std::vector<int32_t> centroids_of_;  // IVF-QINCo: the first code of every training vector, else empty
 };
 
 /// Mean ||x - xhat||^2 over the vectors, encoded by `codec`; NaN as soon as `stop` (if set) returns true.

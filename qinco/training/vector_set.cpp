@@ -38,15 +38,12 @@ VectorSet::VectorSet(const VectorFile& file, int64_t begin, int64_t end) {
   const int64_t d = file.dim();
   const bool bytes = file.dtype() == DType::u8;
   rows_ = Tensor::empty({end - begin, d}, bytes ? DType::u8 : DType::f32);
-  if (!bytes) {
-    file.read(begin, end, rows_.data<float>());
-    return;
-  }
-  std::vector<float> block(static_cast<size_t>(kReadRows * d));
-  uint8_t* out = rows_.data<uint8_t>();
-  for (int64_t first = begin; first < end; first += kReadRows) {
+  std::vector<float> block(bytes ? static_cast<size_t>(kReadRows * d) : 0);
+  uint8_t* out = bytes ? rows_.data<uint8_t>() : nullptr;
+  for (int64_t first = begin; first < end; first += kReadRows) {  // in pieces: the file gives back its pages after each
     const int64_t last = std::min(first + kReadRows, end);
-    file.read(first, last, block.data());
+    file.read(first, last, bytes ? block.data() : rows_.data<float>() + (first - begin) * d);
+    if (!bytes) continue;
     for (int64_t i = 0; i < (last - first) * d; ++i) *out++ = static_cast<uint8_t>(block[static_cast<size_t>(i)]);
   }
 }
@@ -68,6 +65,10 @@ void VectorSet::copy(int64_t begin, int64_t end, float* out) const {
   with_values(rows_, [&, d = dim()](const auto* values) {
     for (int64_t i = begin; i < end; ++i) copy_row(values + i * d, d, out + (i - begin) * d);
   });
+}
+
+VectorSet VectorSet::columns(int64_t begin, int64_t end) const {
+  return VectorSet(rows_.slice(1, begin, end).clone());
 }
 
 float VectorSet::max_entry() const {

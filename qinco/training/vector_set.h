@@ -24,6 +24,9 @@ class VectorSet {
   /// out [end-begin,d] = the rows [begin,end).
   void copy(int64_t begin, int64_t end, float* out) const;
 
+  /// The columns [begin,end) of all vectors, copied.
+  VectorSet columns(int64_t begin, int64_t end) const;
+
   /// The largest entry; n, d >= 1.
   float max_entry() const;
   /// A hash of the sizes and of up to a thousand rows spread over the set: tells one data set from another.

@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "qinco/codec/codec.h"
+#include "qinco/quantizers/pq.h"
 #include "qinco/quantizers/rq.h"
 #include "qinco/search/recall.h"
 #include "tests/apps/workspace.h"
@@ -11,6 +12,13 @@ namespace {
 
 void check_keys(const Json& results, std::initializer_list<const char*> keys) {
   for (const char* key : keys) CHECK_MESSAGE(results.contains(key), "no key " << key);
+}
+
+double mean_error(const Tensor& x, const Tensor& xhat) {
+  double error = 0;
+  for (int64_t i = 0; i < x.numel(); ++i)
+    error += std::pow(static_cast<double>(x.data<float>()[i]) - static_cast<double>(xhat.data<float>()[i]), 2);
+  return error / static_cast<double>(x.size(0));
 }
 
 struct Encoded {
@@ -23,10 +31,7 @@ Encoded encode_in_library(const Workspace& space) {
   Encoded result{Tensor::empty({x.size(0), Workspace::kM}, DType::i32), Tensor::empty(x.shape())};
   const Codec codec(Workspace::make_model());
   codec.encode(x.size(0), x.data<float>(), result.codes.data<int32_t>(), result.xhat.data<float>());
-  for (int64_t i = 0; i < x.numel(); ++i)
-    result.mse +=
-        std::pow(static_cast<double>(x.data<float>()[i]) - static_cast<double>(result.xhat.data<float>()[i]), 2);
-  result.mse /= static_cast<double>(x.size(0));
+  result.mse = mean_error(x, result.xhat);
   return result;
 }
 
@@ -131,10 +136,28 @@ TEST_CASE("baseline: eval's keys, a falling multi-rate list, and a quantizer tha
   const Tensor xhat = Tensor::empty(x.shape());
   rq.encode(kernels::Context::cpu(), x.size(0), x.data<float>(), 5, codes.data());
   rq.decode(kernels::Context::cpu(), x.size(0), codes.data(), 2, 2, xhat.data<float>());
-  double error = 0;
-  for (int64_t i = 0; i < x.numel(); ++i)
-    error += std::pow(static_cast<double>(x.data<float>()[i]) - static_cast<double>(xhat.data<float>()[i]), 2);
-  CHECK(results.at("mse").get<double>() == doctest::Approx(error / static_cast<double>(x.size(0))).epsilon(1e-6));
+  CHECK(results.at("mse").get<double>() == doctest::Approx(mean_error(x, xhat)).epsilon(1e-6));
+}
+
+TEST_CASE("baseline: pq and opq write quantizers that give the same error") {
+  const Workspace space;
+  for (const char* method : {"pq", "opq"}) {
+    const std::string path = space.file(fmt::format("{}.safetensors", method));
+    const Json results = results_of(with(with(space.baseline(), "--method", method), "--o", path));
+    check_keys(results, {"n", "mse", "recall", "seconds", "vectors_per_second", "method", "nt"});
+    CHECK_FALSE(results.contains("multirate"));  // a prefix of a product quantizer's codes is no shorter code
+    const ProductQuantizer pq = load_pq(path);
+    CHECK(pq.rotation.defined() == (std::string(method) == "opq"));
+    CHECK(results_of({"info", path}).at("variant") == method);
+    const Tensor& x = space.base_vectors();
+    std::vector<int32_t> codes(static_cast<size_t>(2 * x.size(0)));
+    const Tensor xhat = Tensor::empty(x.shape());
+    pq.encode(kernels::Context::cpu(), x.size(0), x.data<float>(), codes.data());
+    pq.decode(kernels::Context::cpu(), x.size(0), codes.data(), xhat.data<float>());
+    CHECK(results.at("mse").get<double>() == doctest::Approx(mean_error(x, xhat)).epsilon(1e-6));
+  }
+  expect_error(space.path(), with(with(space.baseline(), "--method", "pq"), "--M", "3"), 1,
+               {"d = 8 is not a multiple of M = 3"});
 }
 
 TEST_CASE("train: the contract's keys, a model that loads, and no checkpoint left") {

@@ -13,7 +13,8 @@ TEST_CASE("usage: nothing, an unknown subcommand and unknown options") {
   expect_usage({}, {"subcommand", "(see qinco --help)"});
   expect_usage({"frobnicate"}, {"unknown subcommand 'frobnicate'"});
   expect_usage({"--frobnicate"}, {"(see qinco --help)"});
-  for (const char* command : {"train", "encode", "decode", "eval", "baseline", "info"}) {
+  for (const char* command :
+       {"train", "encode", "decode", "eval", "baseline", "kmeans", "search", "pq", "index", "info"}) {
     expect_usage({command}, {fmt::format("(see qinco {} --help)", command)});
     expect_usage({command, "--frobnicate", "1"}, {fmt::format("qinco {}:", command)});
   }
@@ -34,7 +35,18 @@ TEST_CASE("usage: values of the wrong kind") {
   expect_error(space.path(), with(space.encode(), "--threads", "-3"), 2, {"--threads"});
   expect_error(space.path(), with(space.encode(), "--seed", "1.5"), 2, {"--seed"});
   expect_error(space.path(), with(space.decode(), "--M_used", "two"), 2, {"--M_used"});
-  expect_error(space.path(), with(space.baseline(), "--method", "pq"), 2, {"--method pq: expected rq"});
+  expect_error(space.path(), with(space.baseline(), "--method", "lsq"), 2, {"--method lsq: expected pq, opq or rq"});
+}
+
+TEST_CASE("usage: training in parts and recombining") {
+  const Workspace space;
+  Arguments opq = space.train(1);
+  opq.push_back("--opq");
+  expect_error(space.path(), opq, 2, {"--opq requires --nsub"});
+  expect_error(space.path(), with(opq, "--nsub", "1"), 2, {"--opq: expected --nsub 2 or more"});
+  expect_error(space.path(), with(space.train(1), "--nsub", "0"), 2, {"--nsub"});
+  expect_error(space.path(), with(space.train(1), "--nsub", "3"), 1, {"dimension 8 is not a multiple of --nsub 3"});
+  expect_error(space.path(), {"pq", "split", "--models", space.model(), "--o", space.file("o")}, 2, {"subcommand"});
 }
 
 TEST_CASE("usage: devices that this build or machine has not") {
@@ -50,7 +62,8 @@ TEST_CASE("usage: help and version go to stdout") {
   const Outcome help = run({"--help"});
   CHECK(help.code == 0);
   CHECK(help.err.empty());
-  for (const char* part : {"train", "encode", "decode", "eval", "baseline", "info", "Examples:"})
+  for (const char* part :
+       {"train", "encode", "decode", "eval", "baseline", "kmeans", "search", "pq", "index", "info", "Examples:"})
     CHECK_MESSAGE(contains(help.out, part), part);
   const Outcome encode = run({"encode", "--help"});
   CHECK(encode.code == 0);

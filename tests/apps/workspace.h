@@ -70,6 +70,10 @@ class Workspace {
     return {"baseline", "--method", "rq",   "--training_data", base(),    "--M",           "2",          "--K",
             "16",       "--base",   base(), "--queries",       queries(), "--groundtruth", groundtruth()};
   }
+  Arguments search() const {
+    return {"search", "--model",   model(),   "--training_data", base(),       "--base",
+            base(),   "--queries", queries(), "--groundtruth",   groundtruth()};
+  }
   /// A run of seconds at most: `epochs` epochs of 8 batches.
   Arguments train(int epochs) const {
     return {"train",

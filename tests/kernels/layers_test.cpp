@@ -131,10 +131,10 @@ TEST_CASE("layers: objects of kernels/cpu define no weak symbols") {
   // build/bin/test_kernels -> build/CMakeFiles/qinco_cpu_<isa>.dir/kernels/cpu/*.o
   const fs::path build = fs::read_symlink("/proc/self/exe").parent_path().parent_path();
   std::string objects;
-  for (const char* isa : {"avx2", "avx512"}) {
+  for (const char* isa : {"avx2", "avx512", "amx"}) {
     const fs::path folder = build / "CMakeFiles" / (std::string("qinco_cpu_") + isa + ".dir") / "kernels" / "cpu";
     if (!fs::is_directory(folder)) continue;
-    for (const auto& entry : fs::directory_iterator(folder))
+    for (const auto& entry : fs::recursive_directory_iterator(folder))
       if (entry.path().extension() == ".o") objects += " '" + entry.path().string() + "'";
   }
   if (objects.empty() || std::system("nm --version >/dev/null 2>&1") != 0) {

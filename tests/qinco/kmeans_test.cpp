@@ -125,13 +125,91 @@ TEST_CASE("k-means: a subsample of max_points_per_centroid is used where there i
   CHECK(part_mse < 1.1 * all_mse);
 }
 
-TEST_CASE("k-means: bad sizes are refused") {
+TEST_CASE("k-means: k-means++ starts in every one of many separated clusters") {
+  const Tensor x = separated(1600, 16, 16);
+  KmeansOptions options;
+  options.init = KmeansInit::plus_plus;
+  options.iterations = 2;
+  for (options.seed = 1; options.seed <= 5; ++options.seed) CHECK(mse_of(x, cluster(x, 16, options).centroids) < 17);
+  Context one = Context::cpu(), three = Context::cpu();
+  one.threads = 1;
+  three.threads = 3;
+  const Tensor many = normal_vectors(9000, 5, 6);
+  const auto run = [&](const Context& context) {
+    return kmeans(context, 9000, 5, many.data<float>(), 20, options).centroids;
+  };
+  CHECK(same_bits(run(one), run(three)));
+}
+
+TEST_CASE("k-means: k-means++ on copies of few points") {
+  const Tensor x = full({50, 3}, 2);
+  KmeansOptions options;
+  options.init = KmeansInit::plus_plus;
+  CHECK(mse_of(x, cluster(x, 7, options).centroids) < 1e-4);
+}
+
+TEST_CASE("k-means: an integer weight is that many copies, 0 none") {
+  const int64_t n = 400, d = 3, k = 6;
+  const Tensor x = normal_vectors(n, d, 7);
+  std::vector<float> weights;
+  std::vector<float> copies;
+  for (int64_t i = 0; i < n; ++i) {
+    weights.push_back(static_cast<float>(i % 4));
+    for (int64_t c = 0; c < i % 4; ++c)
+      copies.insert(copies.end(), x.data<float>() + i * d, x.data<float>() + i * d + d);
+  }
+  KmeansOptions options;
+  options.initial = x.slice(0, 0, k).clone();
+  const auto number = static_cast<int64_t>(copies.size()) / d;
+  const Kmeans repeated = kmeans(Context::cpu(), number, d, copies.data(), k, options);
+  options.weights = weights.data();
+  const Kmeans weighted = cluster(x, k, options);
+  CHECK(tests::worst_difference(weighted.centroids, repeated.centroids) < 1e-4);
+  CHECK(weighted.mse == doctest::Approx(repeated.mse).epsilon(1e-4));
+}
+
+TEST_CASE("k-means: initial centroids are where it starts, and on_update sees a falling error") {
+  const Tensor x = normal_vectors(500, 4, 8);
+  KmeansOptions options;
+  options.iterations = 1;
+  options.initial = x.slice(0, 10, 15).clone();
+  CHECK(cluster(x, 5, options).mse == doctest::Approx(mse_of(x, options.initial)).epsilon(1e-5));
+  options.iterations = 10;
+  std::vector<double> errors;
+  options.on_update = [&](int, double mse) { errors.push_back(mse); };
+  const Kmeans result = cluster(x, 5, options);
+  REQUIRE(static_cast<int>(errors.size()) == result.iterations);
+  CHECK(result.mse == errors.back());
+  CHECK(std::is_sorted(errors.rbegin(), errors.rend()));
+}
+
+TEST_CASE("k-means: tens of thousands of centroids need no n x k memory") {
+  const int64_t n = 40000, k = 20000;  // n x k floats would be 3.2 GB
+  const Tensor x = normal_vectors(n, 2, 9);
+  KmeansOptions options;
+  options.iterations = 2;
+  options.max_points_per_centroid = 0;
+  const Kmeans result = cluster(x, k, options);
+  CHECK(result.mse < 0.2);  // of a variance of 2
+  CHECK(result.centroids.size(0) == k);
+}
+
+TEST_CASE("k-means: bad sizes, weights and initial centroids are refused") {
   const Tensor x = normal_vectors(5, 2, 5);
   CHECK(contains(error_of([&] { cluster(x, 6); }), "6 centroids need at least as many vectors, found 5"));
   CHECK(contains(error_of([&] { cluster(x, 0); }), "k = 0"));
   KmeansOptions options;
   options.iterations = 0;
   CHECK(contains(error_of([&] { cluster(x, 2, options); }), "0 iterations"));
+  options.iterations = 1;
+  options.initial = normal_vectors(3, 2, 6);
+  CHECK(contains(error_of([&] { cluster(x, 2, options); }), "initial centroids [3,2], expected [2,2]"));
+  options.initial = {};
+  std::vector<float> weights = {1, 1, NAN, 1, 1};
+  options.weights = weights.data();
+  CHECK(contains(error_of([&] { cluster(x, 2, options); }), "weight 2 is nan"));
+  weights.assign(5, 0);
+  CHECK(contains(error_of([&] { cluster(x, 2, options); }), "all weights are 0"));
 }
 
 }  // namespace

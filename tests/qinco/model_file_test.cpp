@@ -75,7 +75,7 @@ TEST_CASE("metadata out of range is an error that names the key") {
   };
   CHECK(error_after([](SafetensorsFile& file) { file.metadata.erase("h"); }) == "no 'h' in the metadata");
   CHECK(with("format", "rq") == "expected a file of format 'qinco', found 'rq'");
-  CHECK(with("variant", "pq") == "expected variant 'qinco' or 'qinco-lr', found 'pq'");
+  CHECK(with("variant", "pq") == "expected variant 'qinco', 'qinco-lr' or 'ivf-qinco', found 'pq'");
   CHECK(with("K", "7") == "K: expected a power of two from 2 to 65536, found 7");
   CHECK(with("K", "eight") == "metadata 'K': expected an integer, found 'eight'");
   CHECK(with("K", "8 ") == "metadata 'K': expected an integer, found '8 '");

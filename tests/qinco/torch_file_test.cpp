@@ -121,7 +121,7 @@ TEST_CASE("torch files: IVF, PQ and QINCo2 models are described, and refused by 
   CHECK(opq == pq);
   CHECK(read_model_file(golden("pq_qinco_opq.pt")).tensors.at("opq_matrix").shape() == Shape{8, 8});
   CHECK(metadata("qinco2.pt").at("data_dim") == "8");
-  for (const char* name : {"ivf_qinco.pt", "pq_qinco.pt", "pq_qinco_opq.pt", "qinco2.pt"}) {
+  for (const char* name : {"pq_qinco.pt", "pq_qinco_opq.pt", "qinco2.pt"}) {
     const std::string message = error_of([&] { load_model(golden(name)); });
     CHECK(contains(message, name));
     CHECK(contains(message, metadata(name).at("variant")));

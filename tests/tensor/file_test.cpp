@@ -74,10 +74,10 @@ TEST_CASE("file: without commit nothing changes and nothing stays") {
 TEST_CASE("file: a temporary file left by a killed process is no obstacle") {
   const TemporaryDirectory directory;
   const std::string path = directory.file("data");
-  std::ofstream(directory.file(".data.tmp." + std::to_string(::getpid()))) << "half";
+  std::ofstream(directory.file(".data.tmp." + std::to_string(::getpid()))) << "half";  // or another machine's, at work
   write_file(path, "whole");
   CHECK(contents(path) == "whole");
-  CHECK(entries(directory) == 1);
+  CHECK(entries(directory) == 2);
 }
 
 TEST_CASE("file: a symbolic link stays one, its target is replaced") {
@@ -88,6 +88,15 @@ TEST_CASE("file: a symbolic link stays one, its target is replaced") {
   write_file(link, "new");
   CHECK(std::filesystem::is_symlink(link));
   CHECK(contents(target) == "new");
+}
+
+TEST_CASE("file: a symbolic link to nowhere is refused, and stays") {
+  const TemporaryDirectory directory;
+  const std::string link = directory.file("link");
+  std::filesystem::create_symlink(directory.file("nowhere"), link);
+  CHECK_THROWS_AS(write_file(link, "new"), Error);
+  CHECK(std::filesystem::is_symlink(link));
+  CHECK(entries(directory) == 1);
 }
 
 TEST_CASE("file: permissions of a replaced file stay") {

@@ -1,0 +1,250 @@
+// qinco index build, add, merge, info: the file of an IVF-QINCo index. Its search: index_search.cpp.
+#include "apps/qinco/index.h"
+
+#include <algorithm>
+#include <charconv>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "apps/qinco/command.h"
+#include "apps/qinco/progress.h"
+#include "apps/qinco/stream.h"
+#include "qinco/io/codes.h"
+#include "qinco/io/model_file.h"
+#include "qinco/io/vectors.h"
+#include "qinco/search/ivf_index.h"
+
+namespace qinco::app {
+namespace {
+
+constexpr int64_t kTrainBlock = 4096;
+
+struct BuildOptions {
+  std::string model, training_data, training_codes, output;
+  std::optional<int64_t> nt;
+};
+
+struct AddOptions {
+  std::string model, index, input, codes, shard = "0/1";
+  std::optional<int64_t> first_id;
+  int64_t batch = 1 << 16;
+  bool resume = false;
+};
+
+/// Vectors that must have the model's dimension, and their codes if a file of them is given.
+struct Source {
+  VectorFile vectors;
+  std::optional<CodeFile> codes;
+};
+
+Source open_source(const IvfCoder& coder, const std::string& vectors, const std::string& codes) {
+  const QincoConfig& config = coder.config();
+  Source source{VectorFile::open(vectors), {}};
+  check(source.vectors.dim() == config.d, "{}: vectors have dimension {}, expected {} as in the model", vectors,
+        source.vectors.dim(), config.d);
+  if (codes.empty()) return source;
+  source.codes = CodeFile::open(codes, CodeFormat::npy, config.codes(), std::max(config.K, config.K_ivf));
+  check(source.codes->size() == source.vectors.size(), "{}: {} rows, expected {} as in {}", codes, source.codes->size(),
+        source.vectors.size(), vectors);
+  return source;
+}
+
+void build(const BuildOptions& options, const Common& common) {
+  const auto coder = load_coder(options.model);
+  const Source source = open_source(*coder, options.training_data, options.training_codes);
+  const int64_t nt = options.nt.value_or(source.vectors.size()), d = coder->config().d;
+  check(nt >= 1 && nt <= source.vectors.size(), "{}: {} training vectors asked for (--nt), the file has {}",
+        options.training_data, nt, source.vectors.size());
+  check_writable(options.output);
+  IvfBuilder builder(coder);
+  std::vector<float> x(static_cast<size_t>(std::min(nt, kTrainBlock) * d));
+  std::vector<int32_t> codes(static_cast<size_t>(std::min(nt, kTrainBlock) * coder->config().codes()));
+  const StopSignals signals;
+  Progress progress(common.text(), "fitting fixed codebooks", nt);
+  const Stopwatch watch;
+  for (int64_t i = 0; i < nt; i += kTrainBlock) {
+    const int64_t count = std::min(kTrainBlock, nt - i);
+    source.vectors.read(i, i + count, x.data());
+    if (source.codes) source.codes->read(i, i + count, codes.data());
+    builder.add(count, x.data(), source.codes ? codes.data() : nullptr);
+    progress.update(i + count);
+    stop_if_asked(signals);
+  }
+  builder.write(options.output);
+  progress.clear();
+  common.print("{}: an empty index of {} lists, fitted to {} vectors in {:.1f} s", options.output,
+               coder->config().K_ivf, nt, watch.seconds());
+  common.report({{"index", options.output},
+                 {"d", d},
+                 {"M", coder->config().M},
+                 {"K_ivf", coder->config().K_ivf},
+                 {"nt", nt},
+                 {"seconds", watch.seconds()}});
+}
+
+/// Part i of n of `size` rows, from the text i/n.
+IdRange shard_rows(const std::string& text, int64_t size) {
+  int64_t i = -1, n = 0;
+  const char* const end = text.data() + text.size();
+  const auto first = std::from_chars(text.data(), end, i);
+  const bool slash = first.ec == std::errc() && first.ptr < end && *first.ptr == '/';
+  const auto second = slash ? std::from_chars(first.ptr + 1, end, n) : first;
+  if (!slash || second.ec != std::errc() || second.ptr != end || i < 0 || i >= n)
+    throw UsageError(fmt::format("--shard {}: expected i/n with 0 <= i < n", text));
+  return {checked_mul(size, i, "shard") / n, checked_mul(size, i + 1, "shard") / n};
+}
+
+/// The first of ids begin..end-1 that is not in the index yet, and how many after it are not either.
+IdRange next_missing(const IvfFile& file, int64_t begin, int64_t end) {
+  std::vector<IdRange> present;
+  for (const IvfSegment& segment : file.segments())
+    present.insert(present.end(), segment.ranges.begin(), segment.ranges.end());
+  std::sort(present.begin(), present.end());
+  for (const auto& [first, last] : present) {
+    if (first <= begin && begin < last) begin = last;
+    if (begin < first) end = std::min(end, first);
+  }
+  return {std::min(begin, end), end};
+}
+
+void add(const AddOptions& options, const Common& common) {
+  check(options.batch >= 1, "--batch {}: expected 1 or more", options.batch);
+  const auto coder = load_coder(options.model);
+  const Source source = open_source(*coder, options.input, options.codes);
+  const auto [begin, end] = shard_rows(options.shard, source.vectors.size());
+  IvfIndex index(options.index, coder);
+  const bool by_row = options.resume || options.shard != "0/1";
+  const int64_t offset = options.first_id.value_or(by_row ? 0 : index.file().next_id());
+  const int64_t before = index.size(), d = coder->config().d;
+  const StopSignals signals;
+  Progress progress(common.text(), "adding", std::max<int64_t>(end - begin, 1));
+  const Stopwatch watch;
+  std::vector<float> x;
+  std::vector<int32_t> codes;
+  for (int64_t row = begin; row < end;) {
+    IdRange rows{row, std::min(end, row + options.batch)};
+    if (options.resume) {
+      const IdRange ids = next_missing(index.file(), offset + row, offset + end);
+      rows = {ids.first - offset, std::min(ids.second, ids.first + options.batch) - offset};
+      if (rows.first >= end) break;
+    }
+    const int64_t count = rows.second - rows.first;
+    x.resize(static_cast<size_t>(count * d));
+    source.vectors.read(rows.first, rows.second, x.data());
+    codes.resize(static_cast<size_t>(source.codes ? count * coder->config().codes() : 0));
+    if (source.codes) source.codes->read(rows.first, rows.second, codes.data());
+    index.add(x, offset + rows.first, source.codes ? codes.data() : nullptr);
+    row = rows.second;
+    progress.update(row - begin);
+    if (signals.requested())
+      throw Stopped(signals.received(), fmt::format("stopped; {} holds {} vectors; go on with --resume --first_id {}",
+                                                    options.index, index.size(), offset));
+  }
+  progress.clear();
+  const int64_t added = index.size() - before;
+  const double seconds = watch.seconds();
+  common.print("{}: {} vectors added in {:.1f} s ({:.0f} vectors/s), {} in all", options.index, added, seconds,
+               per_second(added, seconds), index.size());
+  common.report({{"added", added},
+                 {"n", index.size()},
+                 {"first_id", offset + begin},
+                 {"seconds", seconds},
+                 {"vectors_per_second", per_second(added, seconds)}});
+}
+
+void merge(const std::vector<std::string>& inputs, const std::string& output, const Common& common) {
+  check_writable(output);
+  const Stopwatch watch;
+  merge_indexes(inputs, output);
+  const IvfFile file = IvfFile::open(output);
+  common.print("{}: {} vectors of {} indexes, {:.1f} s", output, file.size(), inputs.size(), watch.seconds());
+  common.report({{"n", file.size()}, {"bytes", file.bytes()}, {"seconds", watch.seconds()}});
+}
+
+void info(const std::string& path, const Common& common) {
+  const IvfFile file = IvfFile::open(path);
+  const IvfParameters& p = file.parameters();
+  std::vector<int64_t> counts(static_cast<size_t>(p.K_ivf), 0);
+  int64_t blocks = 0;
+  for (const IvfSegment& segment : file.segments()) {
+    for (int64_t i = 0; i < segment.pieces; ++i) counts[segment.lists[i]] += segment.counts[i];
+    blocks += segment.blocks;
+  }
+  const int64_t empty = std::count(counts.begin(), counts.end(), 0);
+  const Json about = {{"format", "qinco-ivf"},
+                      {"n", file.size()},
+                      {"d", p.d},
+                      {"M", p.M},
+                      {"K", p.K},
+                      {"K_ivf", p.K_ivf},
+                      {"bytes_per_vector", p.width()},
+                      {"next_id", file.next_id()},
+                      {"segments", file.segments().size()},
+                      {"empty_lists", empty},
+                      {"longest_list", *std::max_element(counts.begin(), counts.end())},
+                      {"blocks", blocks},
+                      {"bytes", file.bytes()}};
+  for (const auto& [key, value] : about.items())
+    common.print("{:<17}{}", key, value.is_string() ? value.get<std::string>() : value.dump());
+  common.report(about);
+}
+
+void add_index_build(Program& program) {
+  auto options = std::make_shared<BuildOptions>();
+  CLI::App& command = program.add("index build", "Make an empty index: fixed codebooks and norms for a model",
+                                  [options](const Common& common) { build(*options, common); });
+  command.add_option("--model", options->model, "an IVF-QINCo model")->required()->type_name("FILE");
+  command.add_option("--training_data", options->training_data, "vectors to fit to")->required()->type_name("FILE");
+  command.add_option("--training_codes", options->training_codes, "their codes (.npy, from encode)")->type_name("FILE");
+  command.add_option("--nt", options->nt, "fit to the first nt vectors (default: all)");
+  command.add_option("--o", options->output, "the index")->required()->type_name("FILE");
+}
+
+void add_index_add(Program& program) {
+  auto options = std::make_shared<AddOptions>();
+  CLI::App& command = program.add("index add", "Add vectors to an index, batch by batch, each durably or not at all",
+                                  [options](const Common& common) { add(*options, common); });
+  command.add_option("--index", options->index, "the index")->required()->type_name("FILE");
+  command.add_option("--model", options->model, "the model it was built for")->required()->type_name("FILE");
+  command.add_option("--i", options->input, "vectors")->required()->type_name("FILE");
+  command.add_option("--codes", options->codes, "their codes (.npy, from encode), instead of encoding")
+      ->type_name("FILE");
+  command.add_option("--first_id", options->first_id,
+                     "id of the file's first row (default: after the last one; with --shard or --resume 0)");
+  command.add_option("--shard", options->shard, "i/n: add the i-th of n parts of the file, i from 0")
+      ->capture_default_str();
+  command.add_option("--batch", options->batch, "vectors a batch")->capture_default_str();
+  command.add_flag("--resume", options->resume, "skip rows whose ids are in the index");
+}
+
+}  // namespace
+
+std::shared_ptr<const IvfCoder> load_coder(const std::string& path) {
+  const Qinco model = load_model(path);
+  try {
+    return std::make_shared<const IvfCoder>(model);
+  } catch (const Error& error) {
+    fail("{}: {}", path, error.what());
+  }
+}
+
+void add_index(Program& program) {
+  add_index_build(program);
+  add_index_add(program);
+  add_index_search(program);
+  auto inputs = std::make_shared<std::vector<std::string>>();
+  auto path = std::make_shared<std::string>();
+  CLI::App& merging = program.add("index merge", "Put the entries of indexes (or one index's batches) together",
+                                  [inputs, path](const Common& common) { merge(*inputs, *path, common); });
+  merging.add_option("--i", *inputs, "copies of one built index, each with entries of its own")
+      ->required()
+      ->type_name("FILE...");
+  merging.add_option("--o", *path, "the index; may be one of them")->required()->type_name("FILE");
+  CLI::App& describing = program.add("index info", "Describe an index, and verify its checksums",
+                                     [path](const Common& common) { info(*path, common); });
+  describing.add_option("--index", *path, "the index")->required()->type_name("FILE");
+}
+
+}  // namespace qinco::app

@@ -1,0 +1,130 @@
+// qinco index search: recall against queries per second over nprobe and nshort.
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "apps/qinco/command.h"
+#include "apps/qinco/index.h"
+#include "apps/qinco/stream.h"
+#include "qinco/io/vectors.h"
+#include "qinco/search/ivf_index.h"
+#include "qinco/search/recall.h"
+#include "tensor/npy.h"
+
+namespace qinco::app {
+namespace {
+
+constexpr std::array<int64_t, 3> kRanks = {1, 10, 100};
+
+struct SearchOptions {
+  std::string model, index, queries, groundtruth, output;
+  std::vector<int64_t> nprobe = {1, 4, 16, 64}, nshort = {10, 100, 1000};
+  int64_t k = 100;
+};
+
+/// i32 [nq,k], as recall wants them.
+Tensor as_tensor(const std::vector<int64_t>& ids, int64_t nq) {
+  Tensor out = Tensor::empty({nq, static_cast<int64_t>(ids.size()) / nq}, DType::i32);
+  std::transform(ids.begin(), ids.end(), out.data<int32_t>(), [](int64_t id) { return static_cast<int32_t>(id); });
+  return out;
+}
+
+Json recalls(const std::vector<int64_t>& ids, const Tensor& truth) {
+  Json recall;
+  for (const int64_t rank : kRanks)
+    recall[std::to_string(rank)] = recall_at(as_tensor(ids, truth.size(0)), truth, rank);
+  return recall;
+}
+
+/// Marks the points that no other one beats in both recall@1 and queries per second.
+void mark_pareto(Json& points) {
+  for (Json& point : points) {
+    const auto beaten = [&](const Json& other) {
+      const double recall = point["recall"]["1"], qps = point["qps"];
+      const double better = other["recall"]["1"], faster = other["qps"];
+      return better >= recall && faster >= qps && (better > recall || faster > qps);
+    };
+    point["pareto"] = std::none_of(points.begin(), points.end(), beaten);
+  }
+}
+
+void print_points(const Common& common, const Json& points) {
+  common.print("nprobe nshort  short-list @1/10/100    re-ranked @1/10/100     queries/s  scan, decode, distances (s)");
+  for (const Json& point : points) {
+    const Json &before = point["recall_before"], &after = point["recall"], &seconds = point["seconds"];
+    common.print("{:>6} {:>6}  {:.4f} {:.4f} {:.4f}   {:.4f} {:.4f} {:.4f}   {:>8.0f}{}  {:.3f} {:.3f} {:.3f}",
+                 point["nprobe"].get<int64_t>(), point["nshort"].get<int64_t>(), before["1"].get<double>(),
+                 before["10"].get<double>(), before["100"].get<double>(), after["1"].get<double>(),
+                 after["10"].get<double>(), after["100"].get<double>(), point["qps"].get<double>(),
+                 point["pareto"].get<bool>() ? "*" : " ", seconds["scan"].get<double>(),
+                 seconds["decode"].get<double>(), seconds["distances"].get<double>());
+  }
+}
+
+void check_options(const SearchOptions& options) {
+  check(options.k >= 1, "--k {}: expected 1 or more", options.k);
+  for (const int64_t nprobe : options.nprobe) check(nprobe >= 1, "--nprobe {}: expected 1 or more", nprobe);
+  for (const int64_t nshort : options.nshort)
+    check(nshort >= 1 && nshort <= (1 << 20), "--nshort {}: expected 1 to {}", nshort, 1 << 20);
+}
+
+void search(const SearchOptions& options, const Common& common) {
+  check_options(options);
+  const IvfIndex index(options.index, load_coder(options.model));
+  const VectorFile file = VectorFile::open(options.queries);
+  check(file.dim() == index.d(), "{}: queries have dimension {}, expected {} as in {}", options.queries, file.dim(),
+        index.d(), options.index);
+  const Tensor queries = read_all(options.queries);
+  const Tensor truth = read_ids(options.groundtruth, std::numeric_limits<int32_t>::max());
+  const int64_t nq = queries.size(0);
+  check(truth.size(0) == nq, "{}: {} rows, expected {}, one for each vector of {}", options.groundtruth, truth.size(0),
+        nq, options.queries);
+  Json points = Json::array();
+  for (const int64_t nprobe : options.nprobe)
+    for (const int64_t nshort : options.nshort) {
+      const IvfResult result = index.search({queries.data<float>(), static_cast<size_t>(queries.numel())},
+                                            {std::min(options.k, nshort), nprobe, nshort});
+      points.push_back({{"nprobe", nprobe},
+                        {"nshort", nshort},
+                        {"recall", recalls(result.ids, truth)},
+                        {"recall_before", recalls(result.short_list, truth)},
+                        {"qps", per_second(nq, result.seconds.total())},
+                        {"seconds",
+                         {{"scan", result.seconds.scan},
+                          {"decode", result.seconds.decode},
+                          {"distances", result.seconds.distances},
+                          {"total", result.seconds.total()}}}});
+      if (!options.output.empty()) write_npy(options.output, as_tensor(result.ids, nq));
+    }
+  mark_pareto(points);
+  print_points(common, points);
+  common.report({{"n", index.size()}, {"nq", nq}, {"k", options.k}, {"points", points}});
+}
+
+}  // namespace
+
+void add_index_search(Program& program) {
+  auto options = std::make_shared<SearchOptions>();
+  CLI::App& command = program.add("index search", "Search an index: recall and queries per second of every setting",
+                                  [options](const Common& common) { search(*options, common); });
+  command.add_option("--index", options->index, "the index")->required()->type_name("FILE");
+  command.add_option("--model", options->model, "the model it was built for")->required()->type_name("FILE");
+  command.add_option("--queries", options->queries, "vectors to search for")->required()->type_name("FILE");
+  command.add_option("--groundtruth", options->groundtruth, "ids of each query's nearest vectors (.ivecs, .npy)")
+      ->required()
+      ->type_name("FILE");
+  command.add_option("--nprobe", options->nprobe, "lists visited, a list of settings")
+      ->delimiter(',')
+      ->capture_default_str();
+  command.add_option("--nshort", options->nshort, "candidates decoded, a list of settings")
+      ->delimiter(',')
+      ->capture_default_str();
+  command.add_option("--k", options->k, "neighbours kept, at most nshort")->capture_default_str();
+  command.add_option("--o", options->output, "ids found with the last setting, -1 where there are fewer (.npy)")
+      ->type_name("FILE");
+}
+
+}  // namespace qinco::app

@@ -1,0 +1,231 @@
+// qinco search: two-stage search. Fixed codebooks and look-up tables give a short-list, the decoder re-ranks it.
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "apps/qinco/command.h"
+#include "apps/qinco/evaluate.h"
+#include "apps/qinco/progress.h"
+#include "apps/qinco/stream.h"
+#include "kernels/kernels.h"
+#include "qinco/codec/product_codec.h"
+#include "qinco/io/codes.h"
+#include "qinco/io/product_file.h"
+#include "qinco/io/vectors.h"
+#include "qinco/quantizers/additive.h"
+#include "qinco/search/additive_index.h"
+#include "qinco/search/flat.h"
+#include "qinco/search/recall.h"
+#include "qinco/search/rerank.h"
+
+namespace qinco::app {
+namespace {
+
+constexpr int64_t kBlock = 1024;
+constexpr std::array<int64_t, 3> kRanks = {1, 10, 100};
+
+struct SearchOptions {
+  std::string model, training_data, codes, training_codes, norms = "u8";
+  EvaluationFiles files;
+  std::optional<int64_t> nt, M_used;
+  std::vector<int64_t> nshort = {10, 20, 50, 100, 200, 500, 1000};
+  bool exhaustive = false;
+};
+
+/// Vectors with their codes [n,nsub*M_used]: encoded, or read from a file of codes.
+class CodedVectors {
+ public:
+  CodedVectors(const ProductCodec& codec, int64_t M_used, const std::string& vectors, const std::string& codes,
+               std::optional<int64_t> n)
+      : codec_(codec), M_used_(M_used), vectors_(VectorFile::open(vectors)), n_(n.value_or(vectors_.size())) {
+    check(vectors_.dim() == codec.d(), "{}: vectors have dimension {}, expected {}", vectors, vectors_.dim(),
+          codec.d());
+    check(1 <= n_ && n_ <= vectors_.size(), "{}: {} vectors asked for, the file has {}", vectors, n_, vectors_.size());
+    if (codes.empty()) return;
+    codes_ = CodeFile::open(codes, CodeFormat::npy, codec.codes_per_vector(M_used), codec.code_limit());
+    check(codes_->size() == vectors_.size(), "{}: {} rows, expected {} as in {}", codes, codes_->size(),
+          vectors_.size(), vectors);
+  }
+
+  int64_t size() const { return n_; }
+
+  /// body(count, x, codes) for block after block.
+  template <class Body>
+  void for_blocks(const Common& common, const std::string& title, Body body) const {
+    const int64_t block = block_rows(codec_.d(), kBlock);
+    std::vector<float> x(static_cast<size_t>(block * codec_.d()));
+    std::vector<int32_t> codes(static_cast<size_t>(block * codec_.codes_per_vector(M_used_)));
+    const StopSignals signals;
+    Progress progress(common.text(), title, n_);
+    for (int64_t i = 0; i < n_; i += block) {
+      const int64_t count = std::min(block, n_ - i);
+      vectors_.read(i, i + count, x.data());
+      if (codes_) {
+        codes_->read(i, i + count, codes.data());
+      } else {
+        codec_.encode(count, x.data(), M_used_, codes.data());
+      }
+      body(count, x.data(), codes.data());
+      progress.update(i + count);
+      stop_if_asked(signals);
+    }
+  }
+
+ private:
+  const ProductCodec& codec_;
+  int64_t M_used_;
+  VectorFile vectors_;
+  std::optional<CodeFile> codes_;
+  int64_t n_;
+};
+
+/// Fixed codebooks fitted to the vectors, and the quantizer of their norms unless these are kept as float32.
+AdditiveIndex fit_index(const Common& common, const CodedVectors& training, int64_t M, int64_t K, int64_t d,
+                        bool small_norms) {
+  const kernels::Context& context = kernels::Context::cpu();
+  AdditiveFit fit(M, K, d);
+  std::vector<int32_t> all;
+  training.for_blocks(common, "fitting fixed codebooks", [&](int64_t n, const float* x, const int32_t* codes) {
+    fit.add(context, n, x, codes);
+    if (small_norms) all.insert(all.end(), codes, codes + n * M);
+  });
+  const Tensor codebooks = fit.solve();
+  if (!small_norms) return AdditiveIndex(codebooks);
+  std::vector<float> decoded(static_cast<size_t>(kBlock * d)), norms(static_cast<size_t>(training.size()));
+  for (int64_t i = 0; i < training.size(); i += kBlock) {
+    const int64_t count = std::min(kBlock, training.size() - i);
+    additive_decode(context, codebooks, count, all.data() + i * M, M, M, decoded.data());
+    kernels::table<float>().row_squared_norm(context, count, d, decoded.data(), norms.data() + i);
+  }
+  return AdditiveIndex(codebooks, NormQuantizer(training.size(), norms.data()));
+}
+
+Json recalls(const Tensor& ids, const Tensor& truth) {
+  Json recall;
+  for (const int64_t rank : kRanks) recall[std::to_string(rank)] = recall_at(ids, truth, rank);
+  return recall;
+}
+
+/// Mean squared norms of the base's errors.
+struct BaseError {
+  double decoded = 0, fixed = 0;
+};
+
+/// Adds the base to the index and, decoded, to the exhaustive search unless that is null.
+BaseError add_base(const Common& common, const ProductCodec& codec, const CodedVectors& base, int64_t M_used,
+                   AdditiveIndex& index, FlatSearch* exhaustive) {
+  const kernels::Context& context = kernels::Context::cpu();
+  std::vector<float> decoded(static_cast<size_t>(kBlock * codec.d()));
+  BaseError error;
+  const auto squared_error = [&](int64_t n, const float* x) {
+    return kernels::table<float>().sum_squared_difference(context, n * codec.d(), x, decoded.data()) /
+           static_cast<double>(base.size());
+  };
+  base.for_blocks(common, "adding the base", [&](int64_t n, const float* x, const int32_t* codes) {
+    index.add(context, n, codes);
+    codec.decode(n, codes, M_used, M_used, decoded.data());
+    error.decoded += squared_error(n, x);
+    if (exhaustive) exhaustive->add(n, decoded.data());
+    additive_decode(context, index.codebooks(), n, codes, index.M(), index.M(), decoded.data());
+    error.fixed += squared_error(n, x);
+  });
+  return error;
+}
+
+Json search_point(const Common& common, const AdditiveIndex& index, const Decoder& decode, const Tensor& queries,
+                  const Tensor& truth, int64_t nshort) {
+  const TwoStageResult result =
+      two_stage_search(kernels::Context::cpu(), index, decode, queries, nshort, std::min(nshort, kRanks.back()));
+  const double total = result.seconds.total();
+  const Json before = recalls(result.before, truth), after = recalls(result.after, truth);
+  common.print("{:>6}  {:.4f} {:.4f} {:.4f}   {:.4f} {:.4f} {:.4f}   {:>8.0f}  {:.3f} {:.3f} {:.3f}", nshort,
+               before["1"].get<double>(), before["10"].get<double>(), before["100"].get<double>(),
+               after["1"].get<double>(), after["10"].get<double>(), after["100"].get<double>(),
+               per_second(queries.size(0), total), result.seconds.scan, result.seconds.decode,
+               result.seconds.distances);
+  return {{"nshort", nshort},
+          {"recall", after},
+          {"recall_before", before},
+          {"qps", per_second(queries.size(0), total)},
+          {"seconds",
+           {{"scan", result.seconds.scan},
+            {"decode", result.seconds.decode},
+            {"distances", result.seconds.distances},
+            {"total", total}}}};
+}
+
+void check_options(const SearchOptions& options) {
+  for (const int64_t nshort : options.nshort)
+    check(nshort >= 1 && nshort <= (1 << 20), "--nshort {}: expected 1 to {}", nshort, 1 << 20);
+}
+
+void search(const SearchOptions& options, const Common& common) {
+  check_options(options);
+  const ProductCodec codec(load_product(options.model));
+  check(codec.coarse() == 0, "{}: a model of variant ivf-qinco, expected one without a coarse quantizer",
+        options.model);
+  const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
+  check_evaluation_files(options.files, codec.d(), options.model);
+  const CodedVectors training(codec, M_used, options.training_data, options.training_codes, options.nt);
+  const CodedVectors base(codec, M_used, options.files.base, options.codes, {});
+  const Tensor queries = read_all(options.files.queries), truth = read_ids(options.files.groundtruth, base.size());
+
+  Stopwatch watch;
+  const int64_t M = codec.codes_per_vector(M_used);
+  AdditiveIndex index = fit_index(common, training, M, codec.K(), codec.d(), options.norms == "u8");
+  const double fit_seconds = watch.seconds();
+  watch.restart();
+  std::optional<FlatSearch> exhaustive;
+  if (options.exhaustive) exhaustive.emplace(kernels::Context::cpu(), queries, kRanks.back());
+  const BaseError mse = add_base(common, codec, base, M_used, index, exhaustive ? &*exhaustive : nullptr);
+  const double add_seconds = watch.seconds();
+
+  Json results = {{"n", base.size()},       {"nt", training.size()},
+                  {"M_used", M_used},       {"bytes_per_vector", index.bytes_per_vector()},
+                  {"norms", options.norms}, {"mse", mse.decoded},
+                  {"mse_fixed", mse.fixed}, {"seconds", {{"fit", fit_seconds}, {"add", add_seconds}}},
+                  {"points", Json::array()}};
+  common.print("{} vectors of {} bytes, MSE {:.6g}, of the fixed codebooks {:.6g}", base.size(),
+               index.bytes_per_vector(), mse.decoded, mse.fixed);
+  if (exhaustive) {
+    results["exhaustive"] = {{"recall", recalls(exhaustive->ids(), truth)}};
+    common.print("exhaustive search of the decoded base: 1-recall@1/10/100 {}", results["exhaustive"]["recall"].dump());
+  }
+  common.print("nshort  short-list @1/10/100    re-ranked @1/10/100     queries/s  seconds of scan, decode, distances");
+  const Decoder decode = [&](int64_t n, const int32_t* codes, float* x) { codec.decode(n, codes, M_used, M_used, x); };
+  for (const int64_t nshort : options.nshort)
+    results["points"].push_back(search_point(common, index, decode, queries, truth, nshort));
+  common.report(results);
+}
+
+}  // namespace
+
+void add_search(Program& program) {
+  auto options = std::make_shared<SearchOptions>();
+  CLI::App& command =
+      program.add("search", "Two-stage search: short-list by look-up tables from fixed codebooks, re-rank by decoding",
+                  [options](const Common& common) { search(*options, common); });
+  command.add_option("--model", options->model, "the model")->required()->type_name("FILE");
+  command.add_option("--training_data", options->training_data, "vectors to fit the fixed codebooks to")
+      ->required()
+      ->type_name("FILE");
+  add_evaluation_options(command, options->files);
+  command.add_option("--nt", options->nt, "fit to the first nt vectors (default: all)");
+  command.add_option("--nshort", options->nshort, "candidates to re-rank, a list")
+      ->delimiter(',')
+      ->capture_default_str();
+  command.add_option("--M_used", options->M_used, "use this many codes of each (sub-)quantizer (default: all)");
+  command.add_option("--norms", options->norms, "how norms are kept: u8 or f32")
+      ->check(CLI::IsMember({"u8", "f32"}))
+      ->capture_default_str();
+  command.add_option("--codes", options->codes, "codes of the base (.npy, from encode), instead of encoding it")
+      ->type_name("FILE");
+  command.add_option("--training_codes", options->training_codes, "codes of the training vectors (.npy)")
+      ->type_name("FILE");
+  command.add_flag("--exhaustive", options->exhaustive, "also search all of the decoded base, which re-ranking nears");
+}
+
+}  // namespace qinco::app

@@ -1,0 +1,144 @@
+// qinco train --nsub: the parts of a PQ-QINCo model, one after the other.
+#include <algorithm>
+#include <cstdio>
+#include <utility>
+#include <vector>
+
+#include "apps/qinco/progress.h"
+#include "apps/qinco/train_run.h"
+#include "qinco/io/model_file.h"
+#include "qinco/io/product_file.h"
+#include "qinco/quantizers/pq.h"
+#include "tensor/npy.h"
+
+namespace qinco::app {
+namespace {
+
+constexpr int64_t kBlock = 4096;
+constexpr int64_t kRotationPoints = 256;  // vectors per codeword that a rotation is trained on
+
+std::string rotation_path(const TrainArguments& arguments) {
+  return arguments.model + ".opq.npy";
+}
+
+TrainArguments part_arguments(const TrainArguments& arguments, int64_t j) {
+  TrainArguments part = arguments;
+  part.model = fmt::format("{}.sub{}", arguments.model, j);
+  if (!arguments.checkpoint.empty()) part.checkpoint = fmt::format("{}.sub{}", arguments.checkpoint, j);
+  part.nsub = 1;
+  part.opq = false;
+  return part;
+}
+
+bool has_checkpoint(const TrainArguments& part) {
+  std::FILE* const file = std::fopen(part.checkpoint_path().c_str(), "rb");
+  if (file) std::fclose(file);
+  return file != nullptr;
+}
+
+/// The rotation of the run that is resumed, or one trained on the first vectors and kept for that.
+Tensor make_rotation(const Common& common, const TrainArguments& arguments, const VectorSet& train, bool resumed) {
+  const std::string path = rotation_path(arguments);
+  if (resumed) {
+    const Tensor rotation = read_npy(path).clone();
+    const Shape expected{train.dim(), train.dim()};
+    check(rotation.dtype() == DType::f32 && rotation.shape() == expected, "{}: {} {}, expected f32 {}", path,
+          name(rotation.dtype()), rotation.shape().str(), expected.str());
+    return rotation;
+  }
+  const int64_t K = arguments.K.value_or(QincoConfig().K), n = std::min(train.size(), kRotationPoints * K);
+  const Tensor x = Tensor::empty({n, train.dim()});
+  train.copy(0, n, x.data<float>());
+  PqOptions options;
+  options.seed = common.seed;
+  Progress progress(common.text(), "OPQ", options.opq_iterations, "rotations");
+  options.on_step = [&](int64_t done, int64_t) { progress.update(done); };
+  const Tensor rotation =
+      train_opq_rotation(kernels::Context::cpu(), n, train.dim(), x.data<float>(), arguments.nsub, K, options);
+  write_npy(path, rotation);
+  return rotation;
+}
+
+/// Block j of the dimensions, rotated if there is a rotation.
+VectorSet part_of(const VectorSet& vectors, const Tensor& rotation, int64_t j, int64_t nsub) {
+  const int64_t n = vectors.size(), d = vectors.dim(), width = d / nsub;
+  if (!rotation.defined()) return vectors.columns(j * width, (j + 1) * width);
+  const Tensor rows = rotation.slice(0, j * width, (j + 1) * width), out = Tensor::empty({n, width});
+  std::vector<float> block(static_cast<size_t>(std::min(n, kBlock) * d));
+  for (int64_t begin = 0; begin < n; begin += kBlock) {
+    const int64_t end = std::min(n, begin + kBlock);
+    vectors.copy(begin, end, block.data());
+    rotate(kernels::Context::cpu(), rows, end - begin, block.data(), out.data<float>() + begin * width);
+  }
+  return VectorSet(out);
+}
+
+/// The results of the parts, and of them together: blocks are orthogonal, so that errors add up.
+Json combined_results(const TrainArguments& arguments, const ProductQinco& model, const Json& parts) {
+  Json all = {{"model", arguments.model}, {"variant", model.variant()},
+              {"nsub", model.nsub()},     {"opq", arguments.opq},
+              {"d", model.d()},           {"M", model.M()},
+              {"K", model.K()},           {"db_scale", Json::array()},
+              {"rq_val_mse", 0.0},        {"best_val_mse", 0.0},
+              {"epochs", Json::array()}};
+  double seconds = 0;  // for one vector through all parts
+  for (size_t j = 0; j < parts.size(); ++j) {
+    const Json& part = parts[j];
+    for (const char* key : {"rq_val_mse", "best_val_mse"}) all[key] = all[key].get<double>() + part[key].get<double>();
+    all["db_scale"].push_back(part["db_scale"]);
+    seconds += 1 / part["vectors_per_second"].get<double>();
+    for (Json epoch : part["epochs"]) {
+      epoch["sub_quantizer"] = j;
+      all["epochs"].push_back(std::move(epoch));
+    }
+  }
+  all["vectors_per_second"] = 1 / seconds;
+  all["parameters"] = model.parameter_count();
+  all["sub_quantizers"] = parts;
+  for (Json& part : all["sub_quantizers"]) part.erase("epochs");
+  return all;
+}
+
+/// Removes what only resuming needs.
+void remove_parts(const TrainArguments& arguments) {
+  for (int64_t j = 0; j < arguments.nsub; ++j) {
+    const TrainArguments part = part_arguments(arguments, j);
+    std::remove(part.checkpoint_path().c_str());
+    std::remove(part.model.c_str());
+  }
+  if (arguments.opq) std::remove(rotation_path(arguments).c_str());
+}
+
+}  // namespace
+
+void check_product_run(const Common& common, const TrainArguments& arguments) {
+  check_writable(arguments.model);
+  for (int64_t j = 0; j < arguments.nsub; ++j) check_run(common, part_arguments(arguments, j));
+  check(!arguments.resume || has_checkpoint(part_arguments(arguments, 0)), "{}: no checkpoint to go on from",
+        part_arguments(arguments, 0).checkpoint_path());
+}
+
+Json train_product(const Common& common, const TrainArguments& arguments, const Split& data, const StopSignals& signals,
+                   const std::string& resume_command) {
+  const int64_t d = data.train.dim(), nsub = arguments.nsub;
+  check(d % nsub == 0, "{}: dimension {} is not a multiple of --nsub {}", arguments.training_data, d, nsub);
+  ProductQinco model;
+  if (arguments.opq) model.rotation = make_rotation(common, arguments, data.train, arguments.resume);
+  Json results = Json::array();
+  for (int64_t j = 0; j < nsub; ++j) {
+    TrainArguments part = part_arguments(arguments, j);
+    part.resume = arguments.resume && has_checkpoint(part);
+    common.print("sub-quantizer {} of {}", j + 1, nsub);
+    const Split split{part_of(data.train, model.rotation, j, nsub), part_of(data.val, model.rotation, j, nsub)};
+    results.push_back(train_model(common, part, split, {signals, resume_command, j > 0}));
+    model.parts.push_back(load_model(part.model));
+  }
+  save_product(arguments.model, model);
+  Json all = combined_results(arguments, model, results);
+  common.print("PQ-QINCo {}x{}x{}: validation MSE {:.6g} (RQ {:.6g}): {}", nsub, model.M(), model.K(),
+               all["best_val_mse"].get<double>(), all["rq_val_mse"].get<double>(), arguments.model);
+  remove_parts(arguments);
+  return all;
+}
+
+}  // namespace qinco::app

@@ -1,0 +1,102 @@
+#include "qinco/io/product_file.h"
+
+#include <cmath>
+#include <map>
+#include <utility>
+
+#include "kernels/check.h"
+#include "qinco/io/model_file.h"
+#include "tensor/safetensors.h"
+
+namespace qinco {
+namespace {
+
+constexpr int64_t kMaxParts = 4096;
+constexpr const char* kRotation = "opq_matrix";
+
+std::string prefix_of(int64_t j) {
+  return fmt::format("sub_quantizer_{}.", j);
+}
+
+/// The entries whose names start with `prefix`, taken out of `from`, under the rest of their names.
+template <class Value>
+std::map<std::string, Value> take_part(const std::string& prefix, std::map<std::string, Value>& from) {
+  std::map<std::string, Value> part;
+  for (auto at = from.lower_bound(prefix); at != from.end() && at->first.rfind(prefix, 0) == 0; at = from.erase(at))
+    part.emplace(at->first.substr(prefix.size()), at->second);
+  return part;
+}
+
+Tensor take_rotation(const std::string& path, TensorMap& tensors) {
+  const auto found = tensors.find(kRotation);
+  if (found == tensors.end()) return {};
+  check(found->second.dtype() == DType::f32 && found->second.dim() == 2, "{}: {} is {} {}, expected f32 [d_out,d]",
+        path, kRotation, name(found->second.dtype()), found->second.shape().str());
+  const Tensor rotation = found->second.clone();
+  for (int64_t i = 0; i < rotation.numel(); ++i)
+    check(std::isfinite(rotation.data<float>()[i]), "{}: {} holds NaN or infinity", path, kRotation);
+  tensors.erase(found);
+  return rotation;
+}
+
+void check_header(const std::string& path, const ProductQinco& model, const std::map<std::string, std::string>& about) {
+  for (const auto& [key, found] : {std::pair("d", model.d()), std::pair("M", model.M()), std::pair("K", model.K())}) {
+    const int64_t stated = metadata_int(path, about, key);
+    check(stated == found, "{}: metadata '{}' says {}, the sub-quantizers have {}", path, key, stated, found);
+  }
+}
+
+ProductQinco product_from(const std::string& path, ModelContents& file) {
+  const int64_t nsub = metadata_int(path, file.metadata, "nsub");
+  check(nsub >= 1 && nsub <= kMaxParts, "{}: nsub: expected 1 to {}, found {}", path, kMaxParts, nsub);
+  ProductQinco model;
+  for (int64_t j = 0; j < nsub; ++j) {
+    std::map<std::string, std::string> metadata = take_part(prefix_of(j), file.metadata);
+    metadata["format"] = "qinco";
+    model.parts.push_back(model_from(path, metadata, take_part(prefix_of(j), file.tensors)));
+  }
+  model.rotation = take_rotation(path, file.tensors);
+  check(file.tensors.empty(), "{}: unexpected tensor '{}'", path,
+        file.tensors.empty() ? "" : file.tensors.begin()->first);
+  try {
+    model.validate();
+  } catch (const Error& error) {
+    fail("{}: {}", path, error.what());
+  }
+  check_header(path, model, file.metadata);
+  return model;
+}
+
+}  // namespace
+
+void save_product(const std::string& path, const ProductQinco& model) {
+  model.validate();
+  if (std::string(model.variant()) != "pq-qinco") return save_model(path, model.parts.front());
+  SafetensorsFile file;
+  file.metadata = {{"format", "qinco"},
+                   {"variant", model.variant()},
+                   {"nsub", fmt::to_string(model.nsub())},
+                   {"d", fmt::to_string(model.d())},
+                   {"M", fmt::to_string(model.M())},
+                   {"K", fmt::to_string(model.K())}};
+  for (int64_t j = 0; j < model.nsub(); ++j) {
+    const Qinco& part = model.parts[static_cast<size_t>(j)];
+    for (const auto& [key, value] : model_metadata(part.config()))
+      if (key != "format") file.metadata[prefix_of(j) + key] = value;
+    for (const auto& [name, tensor] : part.state()) file.tensors[prefix_of(j) + name] = tensor;
+  }
+  if (model.rotation.defined()) file.tensors[kRotation] = model.rotation;
+  write_safetensors(path, file);
+}
+
+ProductQinco load_product(const std::string& path) {
+  ModelContents file = read_model_file(path);
+  check_scale(path, file);
+  const auto variant = file.metadata.find("variant");
+  if (variant != file.metadata.end() && variant->second == "pq-qinco") return product_from(path, file);
+  ProductQinco model;
+  model.parts.push_back(model_from(path, file.metadata, file.tensors));
+  return model;
+}
+
+}  // namespace qinco

@@ -1,0 +1,129 @@
+#include "qinco/quantizers/additive.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "kernels/check.h"
+#include "kernels/parallel.h"
+#include "qinco/quantizers/linear_algebra.h"
+
+namespace qinco {
+namespace {
+
+constexpr double kRidge = 1e-8;
+constexpr int64_t kLevels = 256;
+constexpr int kLloydIterations = 25;
+constexpr int64_t kMaxUnknowns = 65536;  // their matrix takes 32 GB
+
+/// k levels for sorted values, as dense as the cube root of the values' density, which is best in the limit of many
+/// (Panter & Dite 1951): at equal steps of the sum of gap^(2/3) over the gaps between neighbours.
+std::vector<double> companded(const std::vector<double>& sorted, int64_t k) {
+  std::vector<double> passed = {0};  // the sum up to each value
+  for (size_t i = 1; i < sorted.size(); ++i)
+    passed.push_back(passed.back() + std::pow(sorted[i] - sorted[i - 1], 2.0 / 3));
+  std::vector<double> levels;
+  for (int64_t i = 0; i < k; ++i) {
+    const double wanted = passed.back() * (static_cast<double>(i) + 0.5) / static_cast<double>(k);
+    const auto above = std::lower_bound(passed.begin(), passed.end(), wanted) - passed.begin();
+    levels.push_back(sorted[static_cast<size_t>(above)]);
+  }
+  return levels;
+}
+
+/// One of Lloyd's iterations in one dimension: each level becomes the mean of the sorted values nearest to it.
+void to_means(const std::vector<double>& sorted, std::vector<double>& levels) {
+  auto begin = sorted.begin();
+  for (size_t i = 0; i < levels.size(); ++i) {
+    const auto end =
+        i + 1 < levels.size() ? std::upper_bound(begin, sorted.end(), (levels[i] + levels[i + 1]) / 2) : sorted.end();
+    if (end != begin) levels[i] = std::accumulate(begin, end, 0.0) / static_cast<double>(end - begin);
+    begin = end;
+  }
+}
+
+}  // namespace
+
+void additive_decode(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
+                     int64_t codes_ld, int64_t M_used, float* x) {
+  const int64_t K = codebooks.size(1), d = codebooks.size(2);
+  const float* const table = codebooks.data<float>();
+  kernels::parallel_for(context, n, 256, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      float* const out = x + i * d;
+      std::fill_n(out, d, 0.0f);
+      for (int64_t m = 0; m < M_used; ++m) {
+        const float* const codeword = table + (m * K + codes[i * codes_ld + m]) * d;
+        for (int64_t j = 0; j < d; ++j) out[j] += codeword[j];
+      }
+    }
+  });
+}
+
+AdditiveFit::AdditiveFit(int64_t M, int64_t K, int64_t d) : M_(M), K_(K), d_(d) {
+  check(M >= 1 && K >= 1 && d >= 1, "fixed codebooks: M = {}, K = {} and d = {} must be at least 1", M, K, d);
+  const int64_t unknowns = checked_mul(M, K, "fixed codebooks");
+  check(unknowns <= kMaxUnknowns, "fixed codebooks: M x K = {} x {}, expected at most {}", M, K, kMaxUnknowns);
+  gram_.resize(static_cast<size_t>(unknowns * unknowns));
+  sums_.resize(static_cast<size_t>(unknowns * d));
+}
+
+void AdditiveFit::add(const kernels::Context& context, int64_t n, const float* x, const int32_t* codes) {
+  for (int64_t i = 0; i < n * M_; ++i)
+    check(codes[i] >= 0 && codes[i] < K_, "fixed codebooks: row {} holds code {}, expected 0 to {}", n_ + i / M_,
+          codes[i], K_ - 1);
+  // One owner per codebook's sums, and per pair of codebooks: the order of the additions is that of the vectors.
+  kernels::parallel_for(context, M_, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t m = begin; m < end; ++m) {
+      for (int64_t i = 0; i < n; ++i) {
+        double* const sum = sums_.data() + (m * K_ + codes[i * M_ + m]) * d_;
+        for (int64_t j = 0; j < d_; ++j) sum[j] += static_cast<double>(x[i * d_ + j]);
+      }
+    }
+  });
+  kernels::parallel_for(context, M_ * M_, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t pair = begin; pair < end; ++pair) {
+      const int64_t a = pair / M_, b = pair % M_;
+      if (a > b) continue;
+      double* const block = gram_.data() + a * K_ * M_ * K_ + b * K_;
+      for (int64_t i = 0; i < n; ++i) block[codes[i * M_ + a] * M_ * K_ + codes[i * M_ + b]] += 1;
+    }
+  });
+  n_ += n;
+}
+
+Tensor AdditiveFit::solve() const {
+  check(n_ > 0, "fixed codebooks: no vectors to fit them to");
+  const int64_t unknowns = M_ * K_;
+  std::vector<double> gram = gram_, solution = sums_;
+  for (int64_t i = 0; i < unknowns; ++i)
+    for (int64_t j = 0; j < i; ++j) {
+      if (i / K_ != j / K_) gram[i * unknowns + j] = gram[j * unknowns + i];
+    }
+  const double mean_diagonal = static_cast<double>(n_) / static_cast<double>(K_);
+  solve_ridge(unknowns, d_, kRidge * mean_diagonal, gram, solution);
+  Tensor codebooks = Tensor::empty({M_, K_, d_});
+  std::transform(solution.begin(), solution.end(), codebooks.data<float>(),
+                 [](double value) { return static_cast<float>(value); });
+  return codebooks;
+}
+
+NormQuantizer::NormQuantizer(int64_t n, const float* norms) {
+  std::vector<double> sorted(norms, norms + n);
+  std::sort(sorted.begin(), sorted.end());
+  std::vector<double> levels = companded(sorted, std::min(n, kLevels));
+  for (int i = 0; i < kLloydIterations; ++i) to_means(sorted, levels);
+  levels_.assign(levels.begin(), levels.end());
+  levels_.resize(kLevels, levels_.back());
+}
+
+void NormQuantizer::encode(int64_t n, const float* norms, uint8_t* codes) const {
+  for (int64_t i = 0; i < n; ++i) {
+    const auto above = std::lower_bound(levels_.begin(), levels_.end(), norms[i]);
+    const bool lower =
+        above == levels_.end() || (above != levels_.begin() && norms[i] - above[-1] <= *above - norms[i]);
+    codes[i] = static_cast<uint8_t>(above - levels_.begin() - (lower ? 1 : 0));
+  }
+}
+
+}  // namespace qinco

@@ -1,0 +1,19 @@
+// The decompositions that quantizers need.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tensor/tensor.h"
+
+namespace qinco {
+
+/// The orthogonal A f32 [d,d] that brings the rows of X A^T nearest to those of Y, given cross = X^T Y f32 [d,d]
+/// (the orthogonal Procrustes problem, solved by a singular value decomposition in double).
+Tensor procrustes(const Tensor& cross);
+
+/// Solves (gram + ridge I) T = right in place of `right` [n,m] by a Cholesky decomposition in double, in place of
+/// `gram` [n,n], symmetric and positive semidefinite; both row-major. Throws Error when that is singular.
+void solve_ridge(int64_t n, int64_t m, double ridge, std::vector<double>& gram, std::vector<double>& right);
+
+}  // namespace qinco

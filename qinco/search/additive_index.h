@@ -1,0 +1,88 @@
+// Vectors known by their codes and scored by look-up tables from fixed codebooks: the first stage of two-stage search.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "kernels/context.h"
+#include "kernels/kernels.h"
+#include "qinco/quantizers/additive.h"
+#include "tensor/tensor.h"
+
+namespace qinco {
+
+/// The codes of many vectors, `width` bytes each, as the scan kernel reads them: [ceil(n/32),width,32].
+class PackedCodes {
+ public:
+  explicit PackedCodes(int64_t width) : width_(width) {}
+
+  /// Appends codes [n,width].
+  void add(int64_t n, const uint8_t* codes);
+  /// Byte m of vector i.
+  uint8_t at(int64_t i, int64_t m) const {
+    return bytes_[static_cast<size_t>((i / kernels::kScanBlock * width_ + m) * kernels::kScanBlock +
+                                      i % kernels::kScanBlock)];
+  }
+  int64_t size() const { return n_; }
+  const uint8_t* data() const { return bytes_.data(); }
+
+ private:
+  int64_t width_;
+  int64_t n_ = 0;
+  std::vector<uint8_t> bytes_;
+};
+
+/// What turns queries into look-up tables, and codes into the bytes that the tables are read with: one a code and, with
+/// a norm quantizer, one for the norm.
+class ScanTables {
+ public:
+  /// codebooks f32 [M,K,d]. Throws Error when K > 256: codes are bytes here.
+  ScanTables(const Tensor& codebooks, std::optional<NormQuantizer> norms);
+
+  int64_t M() const { return M_; }
+  int64_t d() const { return codewords_.size(1); }
+  /// Bytes a vector and tables a query: M, or M + 1.
+  int64_t width() const { return M_ + (norms_ ? 1 : 0); }
+  const std::optional<NormQuantizer>& norms() const { return norms_; }
+
+  /// tables [nq,width,256] of queries [nq,d]: -2 <q, T_m[k]>, and the levels of the norms.
+  void make(const kernels::Context& context, int64_t nq, const float* queries, float* tables) const;
+  /// bytes [n,width] of codes [n,M] and, with a norm quantizer, norms [n].
+  void to_bytes(int64_t n, const int32_t* codes, const float* norms, uint8_t* bytes) const;
+
+ private:
+  int64_t M_;
+  Tensor codewords_;  // f32 [M*256,d]  -2 T, rows beyond K are 0
+  std::optional<NormQuantizer> norms_;
+};
+
+class AdditiveIndex {
+ public:
+  /// Norms ||x_AQ||^2 are kept as float32, or as one byte where a quantizer for them is given. Throws as ScanTables.
+  explicit AdditiveIndex(const Tensor& codebooks, std::optional<NormQuantizer> norms = {});
+
+  /// Adds n vectors by their codes [n,M], each in [0,K); ids go on from those before. At most 2^32 - 2 in all.
+  void add(const kernels::Context& context, int64_t n, const int32_t* codes);
+
+  int64_t size() const { return codes_.size(); }
+  int64_t M() const { return tables_.M(); }
+  const Tensor& codebooks() const { return codebooks_; }
+  /// Bytes a vector takes: its codes and its norm.
+  int64_t bytes_per_vector() const { return M() + (tables_.norms() ? 1 : static_cast<int64_t>(sizeof(float))); }
+  /// The codes [M] of vector `id`.
+  void codes(int64_t id, int32_t* out) const;
+
+  /// The k vectors of least ||q - x_AQ||^2 for each of queries [nq,d], ascending: ids [nq,k], -1 where there are fewer,
+  /// and scores [nq,k], that distance less ||q||^2 (+infinity beside -1).
+  void search(const kernels::Context& context, int64_t nq, const float* queries, int64_t k, int64_t* ids,
+              float* scores) const;
+
+ private:
+  Tensor codebooks_;  // [M,K,d]
+  ScanTables tables_;
+  PackedCodes codes_;
+  std::vector<float> norms_;  // [n] without a norm quantizer
+};
+
+}  // namespace qinco

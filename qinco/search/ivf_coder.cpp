@@ -1,0 +1,107 @@
+#include "qinco/search/ivf_coder.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/check.h"
+#include "kernels/kernels.h"
+#include "kernels/parallel.h"
+#include "qinco/search/ivf_file.h"
+#include "qinco/search/ivf_layout.h"
+#include "tensor/ops.h"
+
+namespace qinco {
+namespace {
+
+constexpr int64_t kRows = 4096;  // vectors worked on together
+
+uint64_t fingerprint_of(const Qinco& model) {
+  std::vector<uint64_t> sums;
+  for (const auto& [name, tensor] : model.state()) {
+    sums.push_back(ivf_layout::checksum(name.data(), static_cast<int64_t>(name.size())));
+    sums.push_back(ivf_layout::checksum(tensor.bytes(), tensor.numel() * static_cast<int64_t>(sizeof(float))));
+  }
+  const float scale = model.config().db_scale;
+  sums.push_back(ivf_layout::checksum(&scale, sizeof(scale)));
+  return ivf_layout::checksum(sums.data(), static_cast<int64_t>(sums.size() * sizeof(uint64_t)));
+}
+
+}  // namespace
+
+IvfCoder::IvfCoder(const Qinco& model) : codec_(model), fingerprint_(fingerprint_of(model)) {
+  const QincoConfig& config = model.config();
+  check(config.K_ivf > 0, "index: a model of variant {}, expected ivf-qinco", config.variant());
+  check(config.K <= 256, "index: K = {}, expected at most 256", config.K);
+  centroids_ = scale(model.codebook(0).value(), static_cast<double>(config.db_scale));
+}
+
+void split_codes(const QincoConfig& config, int64_t n, const int32_t* codes, int32_t* lists, int32_t* within) {
+  for (int64_t i = 0; i < n; ++i) {
+    lists[i] = *codes++;
+    check(lists[i] >= 0 && lists[i] < config.K_ivf, "index: row {}: expected a list from 0 to {}, found {}", i,
+          config.K_ivf - 1, lists[i]);
+    for (int64_t m = 0; m < config.M; ++m, ++codes, ++within) {
+      check(*codes >= 0 && *codes < config.K, "index: row {}: expected codes from 0 to {}, found {}", i, config.K - 1,
+            *codes);
+      *within = *codes;
+    }
+  }
+}
+
+void residual_norms(const IvfCoder& coder, const Tensor& codebooks, int64_t n, const int32_t* lists,
+                    const int32_t* within, float* norms) {
+  const kernels::Context& context = kernels::Context::cpu();
+  const int64_t M = codebooks.size(0), d = codebooks.size(2);
+  std::vector<float> residuals(static_cast<size_t>(std::min(n, kRows) * d));
+  for (int64_t begin = 0; begin < n; begin += kRows) {
+    const int64_t count = std::min(kRows, n - begin);
+    additive_decode(context, codebooks, count, within + begin * M, M, M, residuals.data());
+    kernels::parallel_for(context, count, 64, [&](int64_t first, int64_t last, int) {
+      for (int64_t i = first; i < last; ++i) {
+        const float* const c = coder.centroids().data<float>() + lists[begin + i] * d;
+        const float* const r = residuals.data() + i * d;
+        float sum = 0;
+        for (int64_t j = 0; j < d; ++j) sum += (2 * c[j] + r[j]) * r[j];
+        norms[begin + i] = sum;
+      }
+    });
+  }
+}
+
+IvfBuilder::IvfBuilder(std::shared_ptr<const IvfCoder> coder)
+    : coder_(std::move(coder)), fit_(coder_->config().M, coder_->config().K, coder_->config().d) {}
+
+void IvfBuilder::add(int64_t n, const float* x, const int32_t* codes) {
+  const QincoConfig& config = coder_->config();
+  const kernels::Context& context = kernels::Context::cpu();
+  const int64_t d = config.d, entries = config.codes(), rows = std::min(n, kRows);
+  std::vector<int32_t> coded(static_cast<size_t>(rows * entries));
+  std::vector<float> residuals(static_cast<size_t>(rows * d));
+  for (int64_t begin = 0; begin < n; begin += kRows) {
+    const int64_t count = std::min(kRows, n - begin), before = static_cast<int64_t>(lists_.size());
+    const float* const block = x + begin * d;
+    if (!codes) coder_->codec().encode(count, block, coded.data());
+    lists_.resize(static_cast<size_t>(before + count));
+    within_.resize(static_cast<size_t>((before + count) * config.M));
+    int32_t *const lists = lists_.data() + before, *const within = within_.data() + before * config.M;
+    split_codes(config, count, codes ? codes + begin * entries : coded.data(), lists, within);
+    kernels::table<float>().gather_rows(context, count, d, coder_->centroids().data<float>(), lists, residuals.data());
+    kernels::table<float>().axpby(context, count * d, 1.0f, block, -1.0f, residuals.data());
+    fit_.add(context, count, residuals.data(), within);
+  }
+}
+
+void IvfBuilder::write(const std::string& path) const {
+  const QincoConfig& config = coder_->config();
+  IvfParameters p;
+  p.d = config.d, p.M = config.M, p.K = config.K, p.K_ivf = config.K_ivf;
+  p.model = coder_->fingerprint();
+  p.codebooks = fit_.solve();
+  std::vector<float> norms(lists_.size());
+  residual_norms(*coder_, p.codebooks, static_cast<int64_t>(lists_.size()), lists_.data(), within_.data(),
+                 norms.data());
+  p.levels = NormQuantizer(static_cast<int64_t>(norms.size()), norms.data()).levels();
+  IvfFile::create(path, p);
+}
+
+}  // namespace qinco

@@ -1,0 +1,59 @@
+// What building and searching an IVF-QINCo index share: the model, ready to code, and what is fitted to its codes.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "qinco/codec/codec.h"
+#include "qinco/quantizers/additive.h"
+#include "tensor/tensor.h"
+
+namespace qinco {
+
+/// An IVF-QINCo model, ready to code and to decode.
+class IvfCoder {
+ public:
+  /// Compiles `model`; throws Error unless it has a coarse quantizer and K <= 256.
+  explicit IvfCoder(const Qinco& model);
+
+  const QincoConfig& config() const { return codec_.config(); }
+  const Codec& codec() const { return codec_; }
+  /// f32 [K_ivf,d] in the original space.
+  const Tensor& centroids() const { return centroids_; }
+  /// Tells one model from another.
+  uint64_t fingerprint() const { return fingerprint_; }
+
+ private:
+  Codec codec_;
+  Tensor centroids_;
+  uint64_t fingerprint_;
+};
+
+/// Splits codes [n,M+1] into lists [n] and codes within them [n,M]. Throws Error naming the row of an entry out of
+/// range.
+void split_codes(const QincoConfig& config, int64_t n, const int32_t* codes, int32_t* lists, int32_t* within);
+
+/// What a list's entries add to ||q - c||^2 - 2 <q,r> for the residual r that the fixed codebooks f32 [M,K,d] give:
+/// norms [n] = 2 <c,r> + ||r||^2, for lists [n] and codes within them [n,M].
+void residual_norms(const IvfCoder& coder, const Tensor& codebooks, int64_t n, const int32_t* lists,
+                    const int32_t* within, float* norms);
+
+/// Fits what an index needs beside the model: fixed codebooks of the residuals, and levels of their norms.
+class IvfBuilder {
+ public:
+  explicit IvfBuilder(std::shared_ptr<const IvfCoder> coder);
+
+  /// Takes in n more training vectors x [n,d] with their codes [n,M+1], or null to encode them here.
+  void add(int64_t n, const float* x, const int32_t* codes = nullptr);
+  /// Writes the empty index, atomically. Throws Error when nothing was added.
+  void write(const std::string& path) const;
+
+ private:
+  std::shared_ptr<const IvfCoder> coder_;
+  AdditiveFit fit_;
+  std::vector<int32_t> lists_, within_;  // of all vectors
+};
+
+}  // namespace qinco

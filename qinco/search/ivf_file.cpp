@@ -1,0 +1,154 @@
+#include "qinco/search/ivf_file.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/check.h"
+#include "kernels/kernels.h"
+#include "qinco/search/ivf_layout.h"
+
+namespace qinco {
+namespace {
+
+using namespace ivf_layout;
+
+constexpr int64_t kBlock = kernels::kScanBlock;
+constexpr int64_t kLevels = 256;
+
+/// Walks through a part of the file; never past its end.
+class Reader {
+ public:
+  Reader(const std::string& path, const std::byte* data, int64_t size) : path_(path), data_(data), size_(size) {}
+
+  /// The next `count` values, whose padding is skipped as well.
+  template <class T>
+  const T* take(int64_t count) {
+    const int64_t bytes = padded(checked_mul(count, static_cast<int64_t>(sizeof(T)), "index section"));
+    check(bytes <= size_ - at_, "{}: damaged index: a section ends early", path_);
+    const std::byte* const from = data_ + at_;
+    at_ += bytes;
+    return reinterpret_cast<const T*>(from);
+  }
+  bool at_end() const { return at_ == size_; }
+
+ private:
+  const std::string& path_;
+  const std::byte* data_;
+  int64_t size_;
+  int64_t at_ = 0;
+};
+
+Slot read_slot(const MappedFile& file, int index) {
+  Slot slot;
+  std::memcpy(&slot, file.data() + index * kSlotStride, sizeof(slot));
+  return slot;
+}
+
+bool is_whole(const Slot& slot) {
+  return std::memcmp(slot.magic, kMagic, sizeof(kMagic)) == 0 &&
+         slot.checksum == checksum(&slot, static_cast<int64_t>(offsetof(Slot, checksum)));
+}
+
+/// The payload of the section at `at`, which is moved behind it.
+Reader next_section(const MappedFile& file, int64_t end, Kind kind, int64_t& at) {
+  const std::string& path = file.path();
+  check(at + kAlign <= end, "{}: damaged index: {} bytes do not hold all sections", path, end);
+  SectionHeader header;
+  std::memcpy(&header, file.data() + at, sizeof(header));
+  const uint64_t expected = checksum(&header, static_cast<int64_t>(offsetof(SectionHeader, header_checksum)));
+  check(header.header_checksum == expected && header.kind == kind, "{}: damaged index: section header at byte {}", path,
+        at);
+  const std::byte* const payload = file.data() + at + kAlign;
+  check(header.bytes >= 0 && header.bytes <= end - at - kAlign,
+        "{}: damaged index: section at byte {} ends at {} of {}", path, at, at + kAlign + header.bytes, end);
+  check(header.checksum == checksum(payload, header.bytes), "{}: damaged index: checksum of the section at byte {}",
+        path, at);
+  at += kAlign + header.bytes;
+  return Reader(path, payload, header.bytes);
+}
+
+IvfParameters read_parameters(const std::string& path, Reader reader) {
+  const auto& header = *reader.take<ParametersHeader>(1);
+  IvfParameters p;
+  p.d = header.d, p.M = header.M, p.K = header.K, p.K_ivf = header.K_ivf, p.model = header.model;
+  const bool sizes =
+      p.d >= 1 && p.M >= 1 && p.K >= 2 && p.K <= 256 && p.K_ivf >= 1 && p.K_ivf <= std::numeric_limits<int32_t>::max();
+  check(sizes, "{}: damaged index: d={} M={} K={} K_ivf={}", path, p.d, p.M, p.K, p.K_ivf);
+  const int64_t values = checked_mul(checked_mul(p.M, p.K, "codebooks"), p.d, "codebooks");
+  const float* const codebooks = reader.take<float>(values);
+  p.codebooks = Tensor::empty({p.M, p.K, p.d});
+  std::copy_n(codebooks, values, p.codebooks.data<float>());
+  const float* const levels = reader.take<float>(kLevels);
+  p.levels.assign(levels, levels + kLevels);
+  return p;
+}
+
+IvfSegment read_segment(const std::string& path, const IvfParameters& p, Reader reader) {
+  const auto& header = *reader.take<SegmentHeader>(1);
+  IvfSegment s;
+  s.n = header.n, s.pieces = header.pieces, s.blocks = header.blocks;
+  const int64_t* const ranges = reader.take<int64_t>(checked_mul(2, header.ranges, "index section"));
+  for (int64_t i = 0; i < header.ranges; ++i) s.ranges.emplace_back(ranges[2 * i], ranges[2 * i + 1]);
+  s.lists = reader.take<uint32_t>(s.pieces);
+  s.counts = reader.take<uint32_t>(s.pieces);
+  s.ids = reader.take<uint32_t>(checked_mul(s.blocks, kBlock, "index section"));
+  s.codes = reader.take<uint8_t>(checked_mul(s.blocks, p.width() * kBlock, "index section"));
+  int64_t n = 0, blocks = 0;
+  bool ordered = reader.at_end();
+  for (int64_t i = 0; i < s.pieces; ++i) {
+    ordered &= s.lists[i] < p.K_ivf && (i == 0 || s.lists[i - 1] < s.lists[i]);
+    n += s.counts[i];
+    blocks += (s.counts[i] + kBlock - 1) / kBlock;
+  }
+  check(ordered && n == s.n && blocks == s.blocks, "{}: damaged index: a segment's lists do not agree with its sizes",
+        path);
+  return s;
+}
+
+}  // namespace
+
+IvfFile IvfFile::open(const std::string& path) {
+  IvfFile result;
+  result.file_ = MappedFile::open(path);
+  const MappedFile& file = *result.file_;
+  check(file.size() >= kFirstSection, "{}: {} bytes, too short for an index", path, file.size());
+  const Slot slots[2] = {read_slot(file, 0), read_slot(file, 1)};
+  const bool index = std::memcmp(slots[0].magic, kMagic, 8) == 0 || std::memcmp(slots[1].magic, kMagic, 8) == 0;
+  check(index, "{}: not an index file", path);
+  for (const Slot& slot : slots) {
+    check(is_whole(slot), "{}: damaged index: header slot {}", path, &slot - slots);
+    check(slot.version == kVersion, "{}: index of version {}, expected {}", path, slot.version, kVersion);
+  }
+  const Slot& slot = slots[0].generation > slots[1].generation ? slots[0] : slots[1];
+  check(slot.end <= file.size(), "{}: truncated index: {} bytes, expected {}", path, file.size(), slot.end);
+  result.end_ = slot.end;
+  int64_t at = kFirstSection;
+  result.parameters_ = read_parameters(path, next_section(file, slot.end, Kind::parameters, at));
+  for (int64_t i = 1; i < slot.sections; ++i)
+    result.segments_.push_back(read_segment(path, result.parameters_, next_section(file, slot.end, Kind::segment, at)));
+  check(at == slot.end, "{}: damaged index: sections end at byte {}, expected {}", path, at, slot.end);
+  return result;
+}
+
+int64_t IvfFile::size() const {
+  int64_t n = 0;
+  for (const IvfSegment& segment : segments_) n += segment.n;
+  return n;
+}
+
+int64_t IvfFile::next_id() const {
+  int64_t next = 0;
+  for (const IvfSegment& segment : segments_)
+    for (const IdRange& range : segment.ranges) next = std::max(next, range.second);
+  return next;
+}
+
+void check_disjoint(const std::string& path, const std::vector<IdRange>& ranges, const std::vector<IdRange>& more) {
+  for (const auto& [begin, end] : more)
+    for (const auto& [other_begin, other_end] : ranges)
+      check(end <= other_begin || other_end <= begin, "{}: ids {} to {} are in the index already", path,
+            std::max(begin, other_begin), std::min(end, other_end) - 1);
+}
+
+}  // namespace qinco

@@ -1,0 +1,80 @@
+// The file of an IVF-QINCo index: written once, then appended to, batch by batch, without ever being in an unreadable
+// state. Layout: docs/files.md.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tensor/file.h"
+#include "tensor/tensor.h"
+
+namespace qinco {
+
+/// What does not change after an index is built.
+struct IvfParameters {
+  int64_t d = 0, M = 0, K = 0, K_ivf = 0;
+  uint64_t model = 0;         // fingerprint of the model whose codes are kept
+  Tensor codebooks;           // f32 [M,K,d], fitted to the residuals
+  std::vector<float> levels;  // [256] of the norms' bytes
+
+  int64_t width() const { return M + 1; }  // bytes of an entry beside its id: codes, norm
+};
+
+/// Ids begin..end-1.
+using IdRange = std::pair<int64_t, int64_t>;
+
+/// Entries of some lists, as they lie in the file.
+struct IvfSegment {
+  int64_t n = 0;                     // entries
+  int64_t pieces = 0;                // lists that have some
+  int64_t blocks = 0;                // blocks of 32 entries, a list's last one padded
+  std::vector<IdRange> ranges;       // of the ids
+  const uint32_t* lists = nullptr;   // [pieces], ascending
+  const uint32_t* counts = nullptr;  // [pieces] entries, at least 1
+  const uint32_t* ids = nullptr;     // [blocks,32]
+  const uint8_t* codes = nullptr;    // [blocks,width,32]: what the scan kernel reads
+};
+
+/// Entries to be written: list, id and bytes [width] of each.
+struct IvfEntries {
+  std::vector<uint32_t> lists, ids;
+  std::vector<uint8_t> bytes;  // [n,width]
+  std::vector<IdRange> ranges;
+};
+
+/// An index file that was opened for reading: a value, whose copies share the mapping.
+class IvfFile {
+ public:
+  /// Writes an index without entries, atomically.
+  static void create(const std::string& path, const IvfParameters& parameters, const IvfEntries& entries = {});
+
+  /// Adds entries to the file, durably: after a crash at any moment all of them are in it, or none. Entries of a list
+  /// are put in the order of their ids. Throws Error when another process is adding, an id is in the file already, or
+  /// the disk is full; the file then holds what it held.
+  static void append(const std::string& path, const IvfEntries& entries);
+
+  /// Maps the file and verifies every checksum. Throws Error naming the file when it is truncated, damaged or no index.
+  static IvfFile open(const std::string& path);
+
+  const std::string& path() const { return file_->path(); }
+  const IvfParameters& parameters() const { return parameters_; }
+  const std::vector<IvfSegment>& segments() const { return segments_; }
+  int64_t size() const;  // entries
+  int64_t bytes() const { return end_; }
+  /// The id after the largest one.
+  int64_t next_id() const;
+
+ private:
+  std::shared_ptr<const MappedFile> file_;
+  IvfParameters parameters_;
+  std::vector<IvfSegment> segments_;
+  int64_t end_ = 0;
+};
+
+/// Throws Error "IDS ids B to E are in the index already" where a range of `more` overlaps one of `ranges`.
+void check_disjoint(const std::string& path, const std::vector<IdRange>& ranges, const std::vector<IdRange>& more);
+
+}  // namespace qinco

@@ -1,0 +1,200 @@
+#include "qinco/search/ivf_index.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "kernels/check.h"
+#include "kernels/kernels.h"
+
+namespace qinco {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kCoarseFloats = int64_t{1} << 22;  // distances to centroids held together
+constexpr int64_t kShortLists = int64_t{1} << 15;    // candidates held together
+constexpr int64_t kEntries = 256;
+constexpr int64_t kMaxId = int64_t{std::numeric_limits<uint32_t>::max()} - 1;
+
+/// The fixed codebooks of the file with its levels of norms.
+ScanTables tables_of(const IvfParameters& p) {
+  return ScanTables(p.codebooks, NormQuantizer(p.levels));
+}
+
+}  // namespace
+
+IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> coder)
+    : coder_(std::move(coder)), file_(IvfFile::open(path)), tables_(tables_of(file_.parameters())) {
+  const IvfParameters& p = file_.parameters();
+  const QincoConfig& config = coder_->config();
+  check(p.d == config.d && p.M == config.M && p.K == config.K && p.K_ivf == config.K_ivf,
+        "{}: index of d={} M={} K={} K_ivf={}, the model has d={} M={} K={} K_ivf={}", path, p.d, p.M, p.K, p.K_ivf,
+        config.d, config.M, config.K, config.K_ivf);
+  check(p.model == coder_->fingerprint(), "{}: the index was built for another model of the same sizes", path);
+  centroid_norms_.resize(static_cast<size_t>(p.K_ivf));
+  kernels::table<float>().row_squared_norm(kernels::Context::cpu(), p.K_ivf, p.d, coder_->centroids().data<float>(),
+                                           centroid_norms_.data());
+  attach();
+}
+
+// The directory of the lists' pieces.
+void IvfIndex::attach() {
+  const IvfParameters& p = file_.parameters();
+  pieces_.clear();
+  list_begin_.assign(static_cast<size_t>(p.K_ivf) + 1, 0);
+  int64_t blocks = 0;
+  for (const IvfSegment& segment : file_.segments()) {
+    int64_t within = 0;
+    for (int64_t i = 0; i < segment.pieces; ++i) {
+      pieces_.push_back({segment.lists[i], segment.counts[i], blocks + within,
+                         segment.codes + within * p.width() * kernels::kScanBlock,
+                         segment.ids + within * kernels::kScanBlock});
+      ++list_begin_[segment.lists[i] + 1];
+      within += (segment.counts[i] + kernels::kScanBlock - 1) / kernels::kScanBlock;
+    }
+    blocks += segment.blocks;
+  }
+  check(blocks * kernels::kScanBlock < kMaxId, "{}: {} blocks of entries are too many", file_.path(), blocks);
+  for (size_t list = 1; list < list_begin_.size(); ++list) list_begin_[list] += list_begin_[list - 1];
+  std::vector<uint32_t> next(list_begin_.begin(), list_begin_.end() - 1);
+  of_list_.resize(pieces_.size());
+  for (size_t i = 0; i < pieces_.size(); ++i) of_list_[next[pieces_[i].list]++] = static_cast<uint32_t>(i);
+}
+
+void IvfIndex::add(std::span<const float> x, int64_t first_id, const int32_t* codes) {
+  const IvfParameters& p = file_.parameters();
+  const QincoConfig& config = coder_->config();
+  const auto n = static_cast<int64_t>(x.size()) / p.d;
+  check(static_cast<int64_t>(x.size()) == n * p.d, "index: {} values are not vectors of dimension {}", x.size(), p.d);
+  check(first_id >= 0 && n <= kMaxId && first_id <= kMaxId - n, "index: {} ids from {} on, expected ids below {}", n,
+        first_id, kMaxId);
+  if (n == 0) return;
+  IvfEntries entries;
+  entries.ranges = {{first_id, first_id + n}};
+  for (const IvfSegment& segment : file_.segments()) check_disjoint(file_.path(), segment.ranges, entries.ranges);
+  std::vector<int32_t> coded, lists(static_cast<size_t>(n)), within(static_cast<size_t>(n * p.M));
+  if (!codes) {
+    coded.resize(static_cast<size_t>(n * config.codes()));
+    coder_->codec().encode(n, x.data(), coded.data());
+  }
+  split_codes(config, n, codes ? codes : coded.data(), lists.data(), within.data());
+  std::vector<float> norms(static_cast<size_t>(n));
+  residual_norms(*coder_, p.codebooks, n, lists.data(), within.data(), norms.data());
+  entries.bytes.resize(static_cast<size_t>(n * p.width()));
+  tables_.to_bytes(n, within.data(), norms.data(), entries.bytes.data());
+  entries.lists.assign(lists.begin(), lists.end());
+  entries.ids.resize(static_cast<size_t>(n));
+  std::iota(entries.ids.begin(), entries.ids.end(), static_cast<uint32_t>(first_id));
+  const std::string path = file_.path();
+  IvfFile::append(path, entries);
+  file_ = IvfFile::open(path);
+  attach();
+}
+
+const IvfIndex::Piece& IvfIndex::piece_of(int64_t slot) const {
+  const int64_t block = slot / kernels::kScanBlock;
+  const auto after = std::upper_bound(pieces_.begin(), pieces_.end(), block,
+                                      [](int64_t wanted, const Piece& piece) { return wanted < piece.first_block; });
+  return *(after - 1);
+}
+
+void IvfIndex::codes_of(int64_t slot, int32_t* codes) const {
+  constexpr int64_t kBlock = kernels::kScanBlock;
+  const Piece& piece = piece_of(slot);
+  const int64_t block = slot / kBlock - piece.first_block, width = file_.parameters().width();
+  *codes++ = static_cast<int32_t>(piece.list);
+  for (int64_t m = 0; m + 1 < width; ++m) *codes++ = piece.codes[(block * width + m) * kBlock + slot % kBlock];
+}
+
+int64_t IvfIndex::id_of(int64_t slot) const {
+  const Piece& piece = piece_of(slot);
+  return piece.ids[slot - piece.first_block * kernels::kScanBlock];
+}
+
+// The nprobe nearest lists [nq,nprobe] and their ||c||^2 - 2 <q,c>.
+void IvfIndex::coarse(int64_t nq, const float* queries, int64_t nprobe, int32_t* lists, float* biases) const {
+  const kernels::Context& context = kernels::Context::cpu();
+  const kernels::Table<float>& kernel = kernels::table<float>();
+  const int64_t d = file_.parameters().d, K = file_.parameters().K_ivf;
+  kernels::ScratchFrame frame(context);
+  float* const scaled = frame.get<float>(nq * d);
+  float* const distances = frame.get<float>(nq * K);
+  kernel.axpby(context, nq * d, -2.0f, queries, 0.0f, scaled);
+  kernels::Gemm<float> product;
+  product.m = nq, product.n = K, product.k = d;
+  product.a = scaled, product.lda = d;
+  product.b = coder_->centroids().data<float>(), product.ldb = d, product.trans_b = true;
+  product.c = distances, product.ldc = K, product.bias = centroid_norms_.data();
+  kernel.gemm(context, product);
+  kernel.topk(context, nq, K, nprobe, distances, lists, biases);
+}
+
+// The nshort best of the lists that each query visits: slots [nq,nshort].
+void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t* slots) const {
+  const kernels::Context& context = kernels::Context::cpu();
+  const int64_t nprobe = std::min(options.nprobe, file_.parameters().K_ivf), table = tables_.width() * kEntries;
+  std::vector<int32_t> lists(static_cast<size_t>(nq * nprobe));
+  std::vector<float> biases(lists.size()), tables(static_cast<size_t>(nq * table));
+  std::vector<float> scores(static_cast<size_t>(nq * options.nshort));
+  coarse(nq, queries, nprobe, lists.data(), biases.data());
+  tables_.make(context, nq, queries, tables.data());
+  std::vector<std::vector<kernels::ScanList<float>>> visited(static_cast<size_t>(nq));
+  std::vector<kernels::ScanQuery<float>> scans;
+  for (int64_t q = 0; q < nq; ++q) {
+    auto& visits = visited[static_cast<size_t>(q)];
+    for (int64_t i = q * nprobe; i < (q + 1) * nprobe; ++i) {
+      const auto list = static_cast<size_t>(lists[static_cast<size_t>(i)]);
+      for (uint32_t at = list_begin_[list]; at < list_begin_[list + 1]; ++at) {
+        const Piece& piece = pieces_[of_list_[at]];
+        visits.push_back({piece.count, piece.codes, nullptr, biases[static_cast<size_t>(i)],
+                          piece.first_block * kernels::kScanBlock});
+      }
+    }
+    scans.push_back({tables.data() + q * table, static_cast<int64_t>(visits.size()), visits.data()});
+  }
+  kernels::table<float>().scan(context, {nq, tables_.width(), options.nshort, scans.data(), slots, scores.data()});
+}
+
+IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOptions& options) const {
+  const QincoConfig& config = coder_->config();
+  const int64_t d = config.d, k = options.k, nshort = options.nshort, codes = config.codes();
+  const auto nq = static_cast<int64_t>(queries.size()) / d;
+  check(static_cast<int64_t>(queries.size()) == nq * d, "search: {} values are not queries of dimension {}",
+        queries.size(), d);
+  check(1 <= k && k <= nshort, "search: {} neighbours asked for of {} candidates", k, nshort);
+  check(options.nprobe >= 1, "search: nprobe {}, expected at least 1", options.nprobe);
+  const Decoder decode = [&](int64_t n, const int32_t* all, float* x) {
+    coder_->codec().decode(n, all, codes, codes, x);
+  };
+  const CodeReader read = [&](int64_t slot, int32_t* out) { codes_of(slot, out); };
+  const auto id = [&](int64_t slot) { return slot < 0 ? -1 : id_of(slot); };
+  IvfResult result;
+  result.ids.resize(static_cast<size_t>(nq * k));
+  result.short_list.resize(result.ids.size());
+  result.distances.resize(result.ids.size());
+  const int64_t block = std::clamp<int64_t>(std::min(kCoarseFloats / config.K_ivf, kShortLists / nshort), 1, 256);
+  std::vector<int64_t> slots(static_cast<size_t>(block * nshort)), best(static_cast<size_t>(block * k));
+  for (int64_t begin = 0; begin < nq; begin += block) {
+    const int64_t count = std::min(block, nq - begin);
+    const float* const part = queries.data() + begin * d;
+    float* const distances = result.distances.data() + begin * k;
+    const Clock::time_point start = Clock::now();
+    scan(count, part, options, slots.data());
+    result.seconds.scan += std::chrono::duration<double>(Clock::now() - start).count();
+    rerank(kernels::Context::cpu(), decode, read, codes, d, count, part, nshort, slots.data(), k, best.data(),
+           distances, result.seconds);
+    for (int64_t i = 0; i < count * k; ++i) {
+      const bool found = best[static_cast<size_t>(i)] >= 0 && std::isfinite(distances[i]);
+      result.ids[static_cast<size_t>(begin * k + i)] = found ? id(best[static_cast<size_t>(i)]) : -1;
+      if (!found) distances[i] = std::numeric_limits<float>::infinity();
+      result.short_list[static_cast<size_t>(begin * k + i)] = id(slots[static_cast<size_t>(i / k * nshort + i % k)]);
+    }
+  }
+  return result;
+}
+
+}  // namespace qinco

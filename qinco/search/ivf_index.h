@@ -1,0 +1,79 @@
+// Search with IVF-QINCo: vectors lie in the inverted lists of a coarse quantizer's centroids; a query visits the lists
+// of the nprobe nearest centroids, look-up tables give a short-list, the network re-ranks it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "qinco/search/additive_index.h"
+#include "qinco/search/ivf_coder.h"
+#include "qinco/search/ivf_file.h"
+#include "qinco/search/rerank.h"
+
+namespace qinco {
+
+struct IvfSearchOptions {
+  int64_t k = 10;        // neighbours
+  int64_t nprobe = 16;   // lists visited; at most all
+  int64_t nshort = 100;  // candidates decoded, at least k
+};
+
+struct IvfResult {
+  std::vector<int64_t> ids;         // [nq,k] nearest first; -1 where there are fewer
+  std::vector<float> distances;     // [nq,k] squared, +infinity beside -1
+  std::vector<int64_t> short_list;  // [nq,k] the first of the short-list, as before re-ranking
+  SearchSeconds seconds;            // `scan` includes the coarse quantizer and the look-up tables
+};
+
+/// An index file, open. Searches may run in many threads at once; each uses Context::cpu() of its thread.
+class IvfIndex {
+ public:
+  /// Maps the index. Throws Error as IvfFile::open, or when it was built for another model.
+  IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> coder);
+
+  const IvfFile& file() const { return file_; }
+  int64_t size() const { return file_.size(); }
+  int64_t d() const { return file_.parameters().d; }
+
+  /// Adds the vectors x [n,d], as ids first_id, first_id + 1, ..., durably and all or none, by IvfFile::append; their
+  /// codes [n,M+1] are made here if null. Takes what it has added into this object: no search may run meanwhile.
+  void add(std::span<const float> x, int64_t first_id, const int32_t* codes = nullptr);
+
+  /// The neighbours of queries [nq,d]. Those with a NaN or an infinity, and lists that are empty, give ids -1. Throws
+  /// Error for sizes that do not fit.
+  IvfResult search(std::span<const float> queries, const IvfSearchOptions& options = {}) const;
+
+ private:
+  struct Piece {
+    uint32_t list;
+    uint32_t count;
+    int64_t first_block;  // over all segments
+    const uint8_t* codes;
+    const uint32_t* ids;
+  };
+
+  void attach();
+  void coarse(int64_t nq, const float* queries, int64_t nprobe, int32_t* lists, float* biases) const;
+  void scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t* slots) const;
+  const Piece& piece_of(int64_t slot) const;
+  void codes_of(int64_t slot, int32_t* codes) const;
+  int64_t id_of(int64_t slot) const;
+
+  std::shared_ptr<const IvfCoder> coder_;
+  IvfFile file_;
+  ScanTables tables_;
+  std::vector<float> centroid_norms_;  // [K_ivf]
+  std::vector<Piece> pieces_;          // of all segments, in the order of the file
+  std::vector<uint32_t> of_list_;      // piece numbers by list
+  std::vector<uint32_t> list_begin_;   // [K_ivf+1] into of_list_
+};
+
+/// Writes one index with the entries of all `paths`, which must have been built for the same model from the same
+/// training: lists are whole then, and quicker to scan. Throws Error naming the file that does not fit, or the ids that
+/// are in two of them.
+void merge_indexes(const std::vector<std::string>& paths, const std::string& output);
+
+}  // namespace qinco

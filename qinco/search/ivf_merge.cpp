@@ -1,0 +1,69 @@
+#include <algorithm>
+
+#include "kernels/check.h"
+#include "kernels/kernels.h"
+#include "qinco/search/ivf_index.h"
+
+namespace qinco {
+namespace {
+
+bool same_values(const float* a, const float* b, int64_t n) {
+  return std::equal(a, a + n, b);
+}
+
+void check_same_build(const IvfFile& file, const IvfFile& first) {
+  const IvfParameters &a = file.parameters(), &b = first.parameters();
+  const bool same = a.d == b.d && a.M == b.M && a.K == b.K && a.K_ivf == b.K_ivf && a.model == b.model &&
+                    same_values(a.codebooks.data<float>(), b.codebooks.data<float>(), a.codebooks.numel()) &&
+                    a.levels == b.levels;
+  check(same, "{}: not a copy of the index that {} is one of: built apart", file.path(), first.path());
+}
+
+void take_segment(const IvfSegment& segment, int64_t width, IvfEntries& all) {
+  constexpr int64_t kBlock = kernels::kScanBlock;
+  int64_t block = 0;
+  for (int64_t piece = 0; piece < segment.pieces; ++piece) {
+    for (int64_t i = 0; i < segment.counts[piece]; ++i) {
+      all.lists.push_back(segment.lists[piece]);
+      all.ids.push_back(segment.ids[block * kBlock + i]);
+      const uint8_t* const codes = segment.codes + (block + i / kBlock) * width * kBlock + i % kBlock;
+      for (int64_t m = 0; m < width; ++m) all.bytes.push_back(codes[m * kBlock]);
+    }
+    block += (segment.counts[piece] + kBlock - 1) / kBlock;
+  }
+}
+
+/// Sorted, with neighbours joined.
+std::vector<IdRange> joined(std::vector<IdRange> ranges) {
+  std::sort(ranges.begin(), ranges.end());
+  std::vector<IdRange> result;
+  for (const IdRange& range : ranges) {
+    if (!result.empty() && result.back().second == range.first) {
+      result.back().second = range.second;
+    } else {
+      result.push_back(range);
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+void merge_indexes(const std::vector<std::string>& paths, const std::string& output) {
+  check(!paths.empty(), "merge: no indexes");
+  std::vector<IvfFile> files;
+  IvfEntries all;
+  for (const std::string& path : paths) {
+    files.push_back(IvfFile::open(path));
+    check_same_build(files.back(), files.front());
+    for (const IvfSegment& segment : files.back().segments()) {
+      check_disjoint(path, all.ranges, segment.ranges);
+      all.ranges.insert(all.ranges.end(), segment.ranges.begin(), segment.ranges.end());
+      take_segment(segment, files.back().parameters().width(), all);
+    }
+  }
+  all.ranges = joined(std::move(all.ranges));
+  IvfFile::create(output, files.front().parameters(), all);
+}
+
+}  // namespace qinco

@@ -1,0 +1,177 @@
+// Writing an index file: whole and atomically, or at its end.
+#include <algorithm>
+#include <cerrno>
+#include <fcntl.h>
+#include <numeric>
+#include <sys/file.h>
+#include <system_error>
+#include <unistd.h>
+
+#include "kernels/check.h"
+#include "kernels/kernels.h"
+#include "qinco/search/ivf_file.h"
+#include "qinco/search/ivf_layout.h"
+
+namespace qinco {
+namespace {
+
+using namespace ivf_layout;
+
+constexpr int64_t kBlock = kernels::kScanBlock;
+
+/// Grows the bytes of a section, each part padded.
+class Writer {
+ public:
+  explicit Writer(Kind kind) : bytes_(kAlign) { header_.kind = kind; }
+
+  template <class T>
+  void put(const T* values, int64_t count) {
+    const auto bytes = static_cast<size_t>(count) * sizeof(T);
+    const size_t at = bytes_.size();
+    bytes_.resize(at + static_cast<size_t>(padded(static_cast<int64_t>(bytes))));
+    if (bytes > 0) std::memcpy(bytes_.data() + at, values, bytes);
+  }
+
+  /// The section, header included.
+  const std::vector<std::byte>& finish() {
+    header_.bytes = static_cast<int64_t>(bytes_.size()) - kAlign;
+    header_.checksum = checksum(bytes_.data() + kAlign, header_.bytes);
+    header_.header_checksum = checksum(&header_, static_cast<int64_t>(offsetof(SectionHeader, header_checksum)));
+    std::memcpy(bytes_.data(), &header_, sizeof(header_));
+    return bytes_;
+  }
+
+ private:
+  SectionHeader header_{};
+  std::vector<std::byte> bytes_;
+};
+
+Slot make_slot(uint64_t generation, int64_t end, int64_t sections) {
+  Slot slot{};
+  std::memcpy(slot.magic, kMagic, sizeof(kMagic));
+  slot.version = kVersion;
+  slot.generation = generation;
+  slot.end = end;
+  slot.sections = sections;
+  slot.checksum = checksum(&slot, static_cast<int64_t>(offsetof(Slot, checksum)));
+  return slot;
+}
+
+std::vector<std::byte> parameters_section(const IvfParameters& p) {
+  Writer writer(Kind::parameters);
+  const ParametersHeader header{p.d, p.M, p.K, p.K_ivf, p.model, {}};
+  writer.put(&header, 1);
+  writer.put(p.codebooks.data<float>(), p.codebooks.numel());
+  writer.put(p.levels.data(), static_cast<int64_t>(p.levels.size()));
+  return writer.finish();
+}
+
+/// Entries in the order of lists and ids, cut into the pieces of lists.
+std::vector<std::byte> segment_section(int64_t width, const IvfEntries& entries) {
+  const auto n = static_cast<int64_t>(entries.ids.size());
+  std::vector<int64_t> order(static_cast<size_t>(n));
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return entries.lists[a] != entries.lists[b] ? entries.lists[a] < entries.lists[b] : entries.ids[a] < entries.ids[b];
+  });
+  std::vector<uint32_t> lists, counts, ids;
+  std::vector<uint8_t> codes;
+  for (const int64_t i : order) {
+    if (lists.empty() || lists.back() != entries.lists[i]) {
+      lists.push_back(entries.lists[i]);
+      counts.push_back(0);
+    }
+    const auto lane = static_cast<size_t>(counts.back()++ % kBlock);
+    if (lane == 0) {
+      ids.resize(ids.size() + kBlock, ~uint32_t{0});
+      codes.resize(codes.size() + static_cast<size_t>(width * kBlock));
+    }
+    ids[ids.size() - kBlock + lane] = entries.ids[i];
+    uint8_t* const block = codes.data() + codes.size() - static_cast<size_t>(width * kBlock);
+    for (int64_t m = 0; m < width; ++m) block[static_cast<size_t>(m * kBlock) + lane] = entries.bytes[i * width + m];
+  }
+  std::vector<int64_t> ranges;
+  for (const auto& [begin, end] : entries.ranges) ranges.insert(ranges.end(), {begin, end});
+  Writer writer(Kind::segment);
+  const auto size = [](const auto& values) { return static_cast<int64_t>(values.size()); };
+  const SegmentHeader header{n, size(lists), size(ids) / kBlock, size(entries.ranges), {}};
+  writer.put(&header, 1);
+  writer.put(ranges.data(), size(ranges));
+  writer.put(lists.data(), size(lists));
+  writer.put(counts.data(), size(counts));
+  writer.put(ids.data(), size(ids));
+  writer.put(codes.data(), size(codes));
+  return writer.finish();
+}
+
+/// A file open for adding, locked against others who would.
+class Appender {
+ public:
+  explicit Appender(const std::string& path) : path_(path), fd_(::open(path.c_str(), O_RDWR | O_CLOEXEC)) {
+    check(fd_ >= 0, "{}: cannot open: {}", path, reason());
+    if (::flock(fd_, LOCK_EX | LOCK_NB) == 0) return;
+    const std::string why = errno == EWOULDBLOCK ? "another process is adding to it" : reason();
+    ::close(fd_);
+    fail("{}: cannot add: {}", path, why);
+  }
+  ~Appender() { ::close(fd_); }
+  Appender(const Appender&) = delete;
+  Appender& operator=(const Appender&) = delete;
+
+  void truncate(int64_t end) { check(::ftruncate(fd_, end) == 0, "{}: cannot write: {}", path_, reason()); }
+
+  void write(const void* data, int64_t bytes, int64_t at) {
+    const auto* from = static_cast<const char*>(data);
+    while (bytes > 0) {
+      const ssize_t n = ::pwrite(fd_, from, static_cast<size_t>(bytes), at);
+      if (n < 0 && errno == EINTR) continue;
+      check(n > 0, "{}: cannot write: {}", path_, n < 0 ? reason() : "nothing was accepted");
+      from += n, at += n, bytes -= n;
+    }
+  }
+
+  void sync() { check(::fdatasync(fd_) == 0, "{}: cannot write: {}", path_, reason()); }
+
+ private:
+  static std::string reason() { return std::generic_category().message(errno); }
+
+  const std::string& path_;
+  int fd_;
+};
+
+}  // namespace
+
+void IvfFile::create(const std::string& path, const IvfParameters& parameters, const IvfEntries& entries) {
+  std::vector<std::vector<std::byte>> sections = {parameters_section(parameters)};
+  if (!entries.ids.empty()) sections.push_back(segment_section(parameters.width(), entries));
+  int64_t end = kFirstSection;
+  for (const auto& section : sections) end += static_cast<int64_t>(section.size());
+  std::vector<std::byte> header(static_cast<size_t>(kFirstSection));
+  for (const int index : {0, 1}) {
+    const Slot slot = make_slot(static_cast<uint64_t>(index), end, static_cast<int64_t>(sections.size()));
+    std::memcpy(header.data() + index * kSlotStride, &slot, sizeof(slot));
+  }
+  AtomicFile file(path);
+  file.write(header.data(), header.size());
+  for (const auto& section : sections) file.write(section.data(), section.size());
+  file.commit();
+}
+
+void IvfFile::append(const std::string& path, const IvfEntries& entries) {
+  Appender out(path);
+  const IvfFile index = open(path);
+  for (const IvfSegment& segment : index.segments()) check_disjoint(path, segment.ranges, entries.ranges);
+  const std::vector<std::byte> section = segment_section(index.parameters().width(), entries);
+  Slot slots[2];
+  for (const int i : {0, 1}) std::memcpy(&slots[i], index.file_->data() + i * kSlotStride, sizeof(Slot));
+  const int newer = slots[0].generation > slots[1].generation ? 0 : 1;
+  const int64_t end = slots[newer].end, bytes = static_cast<int64_t>(section.size());
+  out.truncate(end);  // drops what a crash left behind it
+  out.write(section.data(), bytes, end);
+  out.sync();
+  const Slot slot = make_slot(slots[newer].generation + 1, end + bytes, slots[newer].sections + 1);
+  out.write(&slot, sizeof(slot), (1 - newer) * kSlotStride);
+  out.sync();
+}
+
+}  // namespace qinco

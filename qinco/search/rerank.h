@@ -1,0 +1,40 @@
+// The second stage of two-stage search: candidates are decoded by the network and ordered by exact distance.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "kernels/context.h"
+#include "qinco/search/additive_index.h"
+#include "tensor/tensor.h"
+
+namespace qinco {
+
+/// codes [n,M] -> x [n,d] in the original space.
+using Decoder = std::function<void(int64_t n, const int32_t* codes, float* x)>;
+/// Writes the codes [M] of vector `id`; called from several threads.
+using CodeReader = std::function<void(int64_t id, int32_t* codes)>;
+
+/// Seconds spent in the parts of a search.
+struct SearchSeconds {
+  double scan = 0, decode = 0, distances = 0;
+  double total() const { return scan + decode + distances; }
+};
+
+/// Re-ranks candidates [nq,nshort] (-1: none) of queries [nq,d]: decodes them and gives the k <= nshort nearest of each
+/// query, ids [nq,k] and squared distances [nq,k], the lower id first among equal ones; -1 and +infinity where there
+/// are fewer. Adds its time to `seconds`.
+void rerank(const kernels::Context& context, const Decoder& decode, const CodeReader& codes_of, int64_t M, int64_t d,
+            int64_t nq, const float* queries, int64_t nshort, const int64_t* candidates, int64_t k, int64_t* ids,
+            float* distances, SearchSeconds& seconds);
+
+struct TwoStageResult {
+  Tensor before, after;  // ids i32 [nq,k] in the order of the short-list, and re-ranked; -1 where there are fewer
+  SearchSeconds seconds;
+};
+
+/// Scans the index for the nshort best of queries f32 [nq,d] and re-ranks them; keeps the k <= nshort first.
+TwoStageResult two_stage_search(const kernels::Context& context, const AdditiveIndex& index, const Decoder& decode,
+                                const Tensor& queries, int64_t nshort, int64_t k);
+
+}  // namespace qinco

@@ -1,0 +1,150 @@
+// IVF-QINCo through the real binary: centroids, training, building, adding in parts, killing, merging, searching.
+#include <chrono>
+#include <csignal>
+#include <thread>
+
+#include "qinco/search/ivf_file.h"
+#include "tests/apps/workspace.h"
+
+namespace qinco::tests {
+namespace {
+
+/// A workspace with centroids, an IVF-QINCo model and a built index.
+class IvfWorkspace : public Workspace {
+ public:
+  IvfWorkspace() {
+    run_well({"kmeans", "--training_data", base(), "--k", "24", "--o", file("centroids.fvecs")});
+    Arguments training = with(with(train(1), "--model", ivf_model()), "--IVF_centroids", file("centroids.fvecs"));
+    training.push_back("--ivf");
+    run_well(training);
+    run_well({"index", "build", "--model", ivf_model(), "--training_data", base(), "--o", index()});
+  }
+  std::string ivf_model() const { return file("ivf.safetensors"); }
+  std::string index() const { return file("base.index"); }
+  Arguments add() const { return {"index", "add", "--index", index(), "--model", ivf_model(), "--i", base()}; }
+  Arguments search_index() const {
+    return {"index",   "search",        "--index",     index(),    "--model", ivf_model(), "--queries",
+            queries(), "--groundtruth", groundtruth(), "--nprobe", "1,24",    "--nshort",  "10,600"};
+  }
+  std::string copy_of_index(const std::string& name) const {
+    std::filesystem::copy_file(index(), file(name));
+    return file(name);
+  }
+  static void run_well(const Arguments& arguments) {
+    const Outcome outcome = run(arguments);
+    REQUIRE_MESSAGE(outcome.code == 0, outcome.err);
+  }
+};
+
+Json without_times(Json points) {
+  for (Json& point : points)
+    for (const char* key : {"qps", "seconds", "pareto"}) point.erase(key);
+  return points;
+}
+
+TEST_CASE("kmeans: centroids, and what is refused") {
+  const Workspace space;
+  const Arguments arguments = {"kmeans", "--training_data", space.base(), "--k", "10", "--o", space.file("c.npy")};
+  const Json results = results_of(arguments);
+  for (const char* key : {"mse", "iterations", "seconds"}) CHECK(results.contains(key));
+  CHECK(read_all(space.file("c.npy")).shape() == Shape{10, Workspace::kD});
+  CHECK(results_of(with(arguments, "--init", "plus_plus")).at("mse") < results.at("mse").get<double>() * 1.1);
+  expect_error(space.path(), with(arguments, "--k", "601"), 1, {"--k 601: expected 1 to 600"});
+  expect_error(space.path(), with(arguments, "--iterations", "0"), 1, {"--iterations 0"});
+  expect_error(space.path(), with(arguments, "--init", "best"), 2, {"--init"});
+}
+
+TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive search") {
+  const IvfWorkspace space;
+  const Json info = results_of({"info", space.ivf_model()});
+  CHECK(info.at("variant") == "ivf-qinco");
+  CHECK(info.at("K_ivf") == 24);
+  const Json added = results_of(space.add());
+  CHECK(added.at("added") == Workspace::kN);
+  const Json results = results_of(with(space.search_index(), "--o", space.file("ids.npy")));
+  const Json& points = results.at("points");
+  REQUIRE(points.size() == 4);
+  for (const Json& point : points) {
+    for (const char* key : {"nprobe", "nshort", "recall", "recall_before", "qps", "pareto"}) CHECK(point.contains(key));
+    for (const char* key : {"scan", "decode", "distances", "total"}) CHECK(point.at("seconds").contains(key));
+  }
+  const Json eval = results_of(with(space.eval(), "--model", space.ivf_model()));
+  CHECK(points[3].at("nprobe") == 24);
+  CHECK(points[3].at("recall") == eval.at("recall"));
+  CHECK(read_npy(space.file("ids.npy")).shape() == Shape{20, 100});
+  const Json about = results_of({"index", "info", "--index", space.index()});
+  CHECK(about.at("n") == Workspace::kN);
+  CHECK(about.at("bytes_per_vector") == 4);  // 3 codes and a norm
+
+  const std::string codes = space.file("ivf_codes.npy");
+  CHECK(run(with(with(space.encode(), "--model", space.ivf_model()), "--o", codes)).code == 0);
+  Arguments raw = with(space.encode(), "--model", space.ivf_model());
+  raw.push_back("--raw");
+  expect_error(space.path(), raw, 1, {"ivf-qinco", ".npy only"});
+  const std::string again = space.file("again.index");
+  CHECK(run({"index", "build", "--model", space.ivf_model(), "--training_data", space.base(), "--training_codes", codes,
+             "--o", again})
+            .code == 0);
+  CHECK(run(with(with(space.add(), "--index", again), "--codes", codes)).code == 0);
+  CHECK(read_bytes(again) == read_bytes(space.index()));
+}
+
+TEST_CASE("index: shards and batches merge into what one addition gives") {
+  const IvfWorkspace space;
+  const std::string first = space.copy_of_index("0.index"), second = space.copy_of_index("1.index");
+  CHECK(run(space.add()).code == 0);
+  const Json expected = without_times(results_of(space.search_index()).at("points"));
+  CHECK(run(with(with(space.add(), "--index", first), "--shard", "0/2")).code == 0);
+  CHECK(run(with(with(with(space.add(), "--index", second), "--shard", "1/2"), "--batch", "70")).code == 0);
+  CHECK(results_of({"index", "info", "--index", second}).at("segments") == 5);
+  CHECK(run({"index", "merge", "--o", first, "--i", second, first}).code == 0);
+  const Json about = results_of({"index", "info", "--index", first});
+  CHECK(about.at("n") == Workspace::kN);
+  CHECK(about.at("segments") == 1);
+  CHECK(without_times(results_of(with(space.search_index(), "--index", first)).at("points")) == expected);
+  expect_error(space.path(), {"index", "merge", "--o", space.file("m"), "--i", first, second}, 1,
+               {"ids 300 to 369 are in the index already"});
+  expect_error(space.path(), with(space.add(), "--shard", "2/2"), 2, {"--shard 2/2"});
+  expect_error(space.path(), with(space.add(), "--first_id", "599"), 1, {"ids 599 to 599 are in the index already"});
+}
+
+TEST_CASE("index: kill -9 while adding loses no more than the batch, and --resume completes it") {
+  const IvfWorkspace space;
+  const std::string whole = space.copy_of_index("whole.index");
+  const Arguments batches = with(space.add(), "--batch", "3");
+  CHECK(run(with(batches, "--index", whole)).code == 0);
+  Arguments resume = batches;
+  resume.push_back("--resume");
+  int64_t last = 0;
+  for (const int wait : {8, 12, 18, 25}) {
+    Process process(resume);
+    std::this_thread::sleep_for(std::chrono::milliseconds(wait));
+    process.send(SIGKILL);
+    process.finish();
+    const IvfFile file = IvfFile::open(space.index());
+    CHECK(file.size() >= last);
+    CHECK((file.size() % 3 == 0));
+    last = file.size();
+  }
+  CHECK(run(resume).code == 0);
+  CHECK(read_bytes(space.index()) == read_bytes(whole));
+  CHECK(results_of(resume).at("added") == 0);
+}
+
+TEST_CASE("index: what does not fit is refused by name") {
+  const IvfWorkspace space;
+  expect_error(space.path(), with(space.add(), "--model", space.model()), 1,
+               {"model.safetensors", "expected ivf-qinco"});
+  expect_error(space.path(), with(space.add(), "--index", space.base()), 1, {"base.fvecs", "not an index file"});
+  expect_error(space.path(), with(space.search_index(), "--nprobe", "0"), 1, {"--nprobe 0"});
+  const std::string bytes = read_bytes(space.index()), damaged = space.file("damaged.index");
+  write_bytes(damaged, bytes.substr(0, bytes.size() - 1));
+  expect_error(space.path(), with(space.search_index(), "--index", damaged), 1, {damaged, "truncated index"});
+  write_bytes(damaged, bytes.substr(0, 9000) + '\x7f' + bytes.substr(9001));
+  expect_error(space.path(), with(space.add(), "--index", damaged), 1, {damaged, "damaged index"});
+  const Json empty = results_of(space.search_index());
+  CHECK(empty.at("points")[0].at("recall").at("100") == 0.0);
+}
+
+}  // namespace
+}  // namespace qinco::tests

@@ -1,0 +1,129 @@
+// scan: scores by look-up tables, exact on integers; ties by the lowest id, NaN never, -1 where there are too few.
+#include <doctest/doctest.h>
+
+#include "tests/kernels/harness.h"
+
+namespace qinco::kernels::tests {
+
+namespace {
+
+QINCO_COVERS(scan);
+
+struct Result {
+  std::vector<int64_t> ids;
+  std::vector<float> scores;
+};
+
+/// Lists of the given lengths over random codes, and the queries' tables.
+struct Problem {
+  Problem(int64_t number, int64_t codes, std::vector<int64_t> list_lengths, bool with_norms, std::vector<float> values)
+      : nq(number), M(codes), lengths(std::move(list_lengths)), tables(std::move(values)) {
+    Data data(7);
+    int64_t first = 5;
+    for (const int64_t n : lengths) {
+      const int64_t blocks = (n + kScanBlock - 1) / kScanBlock;
+      const std::vector<int32_t> drawn = data.ids(blocks * M * kScanBlock, 256);
+      packed.emplace_back(drawn.begin(), drawn.end());
+      norms.push_back(with_norms ? data.integers(n, 20) : std::vector<float>());
+      firsts.push_back(first);
+      first += n + 3;
+    }
+  }
+
+  Result run(const Table<float>& t, const Context& context, int64_t k) const {
+    std::vector<ScanList<float>> lists;
+    std::vector<std::vector<float>> own_norms = norms;  // exactly n: a read beyond would be seen by sanitizers
+    for (size_t l = 0; l < lengths.size(); ++l)
+      lists.push_back({lengths[l], packed[l].data(), norms[l].empty() ? nullptr : own_norms[l].data(),
+                       static_cast<float>(l % 3), firsts[l]});
+    Buffer<float> all_tables(tables);
+    std::vector<ScanQuery<float>> queries;
+    for (int64_t q = 0; q < nq; ++q) {
+      const int64_t skipped = q % 2;  // the second query does not visit the first list
+      queries.push_back(
+          {all_tables.data() + q * M * 256, static_cast<int64_t>(lists.size()) - skipped, lists.data() + skipped});
+    }
+    Buffer<int64_t> ids(nq * k, 1);
+    Buffer<float> scores(nq * k, 1);
+    t.scan(context, {nq, M, k, queries.data(), ids.data(), scores.data()});
+    CHECK((ids.guards_hold() && scores.guards_hold()));
+    return {ids.values(), scores.values()};
+  }
+
+  int64_t nq, M;
+  std::vector<int64_t> lengths;
+  std::vector<float> tables;  // [nq,M,256]
+  std::vector<std::vector<uint8_t>> packed;
+  std::vector<std::vector<float>> norms;
+  std::vector<int64_t> firsts;
+};
+
+void check_against_reference(const Problem& problem, int64_t k, const std::string& what) {
+  const Result expected = problem.run(table<float>(Isa::reference), TestContext(), k);
+  for_each_isa([&](const Table<float>& t, Isa isa) {
+    const Result result = problem.run(t, TestContext(), k);
+    CHECK_MESSAGE(result.ids == expected.ids, fmt::format("{} {} k={}", isa_name(isa), what, k));
+    check_equal(result.scores, expected.scores, what);
+  });
+}
+
+}  // namespace
+
+TEST_CASE("scan: the reference on a case by hand") {
+  // Two codes; table m maps code c to 10^m * c. Vectors (0,0), (1,0), (0,1), (1,1), of which the second has norm -5.
+  std::vector<float> tables(512);
+  for (int c = 0; c < 256; ++c) tables[c] = static_cast<float>(c), tables[256 + c] = static_cast<float>(10 * c);
+  std::vector<uint8_t> codes(2 * kScanBlock, 200);
+  codes[0] = 0, codes[1] = 1, codes[2] = 0, codes[3] = 1;
+  codes[32] = 0, codes[33] = 0, codes[34] = 1, codes[35] = 1;
+  const std::vector<float> norms = {0, -5, 0, 0};
+  const ScanList<float> list{4, codes.data(), norms.data(), 0.5f, 100};
+  const ScanQuery<float> query{tables.data(), 1, &list};
+  for_each_isa_and_reference([&](const Table<float>& t, Isa) {
+    std::vector<int64_t> ids(5);
+    std::vector<float> scores(5);
+    t.scan(TestContext(), {1, 2, 5, &query, ids.data(), scores.data()});
+    CHECK(ids == std::vector<int64_t>{101, 100, 102, 103, -1});
+    CHECK(scores == std::vector<float>{-3.5f, 0.5f, 10.5f, 11.5f, kInf});
+  });
+}
+
+TEST_CASE("scan: integer tables give the reference's ids, at tail sizes of n, M and k") {
+  for (const int64_t n : kTailSizes)
+    for (const int64_t k : {1, 2, 10, 200})
+      check_against_reference(Problem(2, 4, {n, 2 * n, 0, 1}, n % 2 == 1, Data(1).integers(2 * 4 * 256, 3)), k,
+                              fmt::format("n={}", n));
+  for (const int64_t M : {1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 64, 65})
+    check_against_reference(Problem(3, M, {100, 31}, true, Data(2).integers(3 * M * 256, 50)), 20,
+                            fmt::format("M={}", M));
+}
+
+TEST_CASE("scan: real tables give the reference's bits: every version adds in the same order") {
+  for (const int64_t k : {1, 50, 2000})
+    check_against_reference(Problem(4, 8, {1000, 333, 64}, true, Data(3).normal(4 * 8 * 256, 0, 10)), k, "real");
+}
+
+TEST_CASE("scan: NaN never enters, infinities order, and nothing to scan gives nothing") {
+  std::vector<float> tables = Data(4).integers(2 * 256, 5);
+  for (size_t i = 0; i < 512; i += 7) tables[i] = kNan;
+  for (size_t i = 3; i < 512; i += 11) tables[i] = kInf;
+  for (size_t i = 5; i < 512; i += 64) tables[i] = -kInf;
+  for (const int64_t k : {1, 5, 300}) check_against_reference(Problem(1, 2, {200}, false, tables), k, "special");
+  for_each_isa_and_reference([&](const Table<float>& t, Isa) {
+    const Result all_nan = Problem(1, 1, {40}, false, std::vector<float>(256, kNan)).run(t, TestContext(), 3);
+    CHECK(all_nan.ids == std::vector<int64_t>{-1, -1, -1});
+    CHECK(all_nan.scores == std::vector<float>{kInf, kInf, kInf});
+    CHECK(Problem(2, 1, {0}, false, std::vector<float>(512, 1)).run(t, TestContext(), 1).ids ==
+          std::vector<int64_t>{-1, -1});
+    CHECK(Problem(1, 1, {40}, false, std::vector<float>(256, 1)).run(t, TestContext(), 0).ids.empty());
+  });
+}
+
+TEST_CASE("scan: the same results at any thread count") {
+  const Problem problem(37, 5, {500, 100}, true, Data(5).normal(37 * 5 * 256));
+  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
+    check_any_thread_count([&](const Context& c) { return problem.run(t, c, 30).ids; }, isa_name(isa));
+  });
+}
+
+}  // namespace qinco::kernels::tests

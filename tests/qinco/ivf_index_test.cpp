@@ -1,0 +1,264 @@
+// The IVF-QINCo index: its search against plain loops, its file against damage, merging, and many threads at once.
+#include "qinco/search/ivf_index.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "qinco/search/flat.h"
+#include "tests/qinco/model_fixtures.h"
+
+namespace qinco {
+namespace {
+
+using kernels::Context;
+using testing::random_model;
+using testing::random_vectors;
+using testing::TemporaryDirectory;
+using tests::contains;
+using tests::error_of;
+
+constexpr int64_t kD = 6, kN = 900;
+
+QincoConfig ivf_config() {
+  QincoConfig config;
+  config.d = kD, config.M = 3, config.K = 16, config.L = 1, config.h = 5, config.db_scale = 2, config.K_ivf = 20;
+  return config;
+}
+
+/// A built index, vectors, and their decoded form.
+struct World {
+  World() : coder(std::make_shared<IvfCoder>(random_model(ivf_config(), 1))), x(random_vectors(ivf_config(), kN, 2)) {
+    IvfBuilder builder(coder);
+    builder.add(kN, x.data<float>());
+    builder.write(path());
+    decoded = Tensor::empty(x.shape());
+    codes.resize(static_cast<size_t>(kN * 4));
+    coder->codec().encode(kN, x.data<float>(), codes.data(), decoded.data<float>());
+  }
+  std::string path() const { return directory.file("a.index"); }
+  std::span<const float> rows(int64_t begin, int64_t end) const {
+    return {x.data<float>() + begin * kD, static_cast<size_t>((end - begin) * kD)};
+  }
+  /// An index of all vectors, added in three batches.
+  IvfIndex full() const {
+    IvfIndex index(path(), coder);
+    for (int64_t begin = 0; begin < kN; begin += 350) index.add(rows(begin, std::min(kN, begin + 350)), begin);
+    return index;
+  }
+
+  TemporaryDirectory directory;
+  std::shared_ptr<const IvfCoder> coder;
+  Tensor x, decoded;
+  std::vector<int32_t> codes;
+};
+
+std::span<const float> span_of(const Tensor& x) {
+  return {x.data<float>(), static_cast<size_t>(x.numel())};
+}
+
+std::string read_bytes(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void write_bytes(const std::string& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
+TEST_CASE("IVF index: visiting and re-ranking all is the exhaustive search of the decoded vectors") {
+  const World world;
+  const IvfIndex index = world.full();
+  CHECK(index.size() == kN);
+  CHECK(index.file().next_id() == kN);
+  CHECK(index.file().segments().size() == 3);
+  const Tensor queries = random_vectors(ivf_config(), 40, 3);
+  const IvfResult result = index.search(span_of(queries), {10, 20, kN});
+  const Tensor exact = flat_search(Context::cpu(), world.decoded, queries, 10);
+  for (int64_t i = 0; i < 400; ++i) CHECK(result.ids[static_cast<size_t>(i)] == exact.data<int32_t>()[i]);
+  for (int64_t q = 0; q < 40; ++q) {
+    const float* const found = world.decoded.data<float>() + result.ids[static_cast<size_t>(q * 10)] * kD;
+    double sum = 0;
+    for (int64_t j = 0; j < kD; ++j)
+      sum += std::pow(static_cast<double>(found[j] - queries.data<float>()[q * kD + j]), 2);
+    CHECK(result.distances[static_cast<size_t>(q * 10)] == doctest::Approx(sum).epsilon(1e-4));
+  }
+}
+
+TEST_CASE("IVF index: nprobe lists are visited and no others, the short-list is that of the fixed codebooks") {
+  const World world;
+  const IvfIndex index = world.full();
+  const Tensor queries = random_vectors(ivf_config(), 30, 4);
+  const IvfParameters& p = index.file().parameters();
+  for (const int64_t nprobe : {1, 3}) {
+    const IvfResult result = index.search(span_of(queries), {50, nprobe, 50});
+    for (int64_t q = 0; q < 30; ++q) {
+      const float* const query = queries.data<float>() + q * kD;
+      std::vector<std::pair<double, int64_t>> lists;
+      for (int64_t c = 0; c < p.K_ivf; ++c) {
+        double sum = 0;
+        for (int64_t j = 0; j < kD; ++j)
+          sum += std::pow(static_cast<double>(world.coder->centroids().data<float>()[c * kD + j] - query[j]), 2);
+        lists.emplace_back(sum, c);
+      }
+      std::sort(lists.begin(), lists.end());
+      std::set<int64_t> near;
+      for (int64_t i = 0; i < nprobe; ++i) near.insert(lists[static_cast<size_t>(i)].second);
+      int64_t expected = 0;
+      for (int64_t i = 0; i < kN; ++i) expected += static_cast<int64_t>(near.count(world.codes[i * 4]));
+      int64_t found = 0;
+      double last = -1;
+      for (int64_t i = 0; i < 50; ++i) {
+        const int64_t id = result.short_list[static_cast<size_t>(q * 50 + i)];
+        if (id < 0) continue;
+        ++found;
+        CHECK(near.count(world.codes[static_cast<size_t>(id * 4)]) == 1);
+        // ||q - (c + r)||^2 falls in the order of the short-list, up to the 8 bits of its norm.
+        double sum = 0;
+        for (int64_t j = 0; j < kD; ++j) {
+          double value = static_cast<double>(
+              world.coder->centroids().data<float>()[world.codes[static_cast<size_t>(id * 4)] * kD + j]);
+          for (int64_t m = 0; m < p.M; ++m)
+            value += static_cast<double>(
+                p.codebooks.data<float>()[(m * p.K + world.codes[static_cast<size_t>(id * 4 + 1 + m)]) * kD + j]);
+          sum += std::pow(value - static_cast<double>(query[j]), 2);
+        }
+        CHECK(sum > last - 1.0);
+        last = std::max(last, sum);
+      }
+      CHECK(found == std::min<int64_t>(expected, 50));
+    }
+  }
+}
+
+TEST_CASE("IVF index: batches, given codes and merged shards hold the same entries") {
+  const World world;
+  const IvfIndex batches = world.full();
+  const std::string whole = world.directory.file("whole.index"), first = world.directory.file("0.index"),
+                    second = world.directory.file("1.index"), merged = world.directory.file("merged.index");
+  IvfBuilder builder(world.coder);
+  builder.add(kN, world.x.data<float>(), world.codes.data());
+  for (const std::string& path : {whole, first, second}) builder.write(path);
+  IvfIndex(whole, world.coder).add(world.rows(0, kN), 0, world.codes.data());
+  IvfIndex(second, world.coder).add(world.rows(400, kN), 400);
+  IvfIndex(first, world.coder).add(world.rows(0, 400), 0);
+  merge_indexes({second, first}, merged);
+  CHECK(read_bytes(merged) == read_bytes([&] {
+          merge_indexes({world.path()}, whole);  // sorted by list and id, whatever the batches
+          return whole;
+        }()));
+  const IvfIndex index(merged, world.coder);
+  CHECK(index.file().segments().size() == 1);
+  CHECK(index.file().segments()[0].ranges == std::vector<IdRange>{{0, kN}});
+  const Tensor queries = random_vectors(ivf_config(), 25, 5);
+  const IvfSearchOptions options{5, 4, 30};
+  CHECK(index.search(span_of(queries), options).ids == batches.search(span_of(queries), options).ids);
+  CHECK(contains(error_of([&] { merge_indexes({merged, first}, whole); }), "ids 0 to 399 are in the index already"));
+  const std::string other = world.directory.file("other.index");
+  IvfBuilder apart(world.coder);
+  apart.add(500, world.x.data<float>());
+  apart.write(other);
+  CHECK(contains(error_of([&] { merge_indexes({first, other}, whole); }), "built apart"));
+}
+
+TEST_CASE("IVF index: hostile queries, too few entries, empty lists and bad sizes") {
+  const World world;
+  IvfIndex index(world.path(), world.coder);
+  const Tensor queries = random_vectors(ivf_config(), 3, 6);
+  CHECK(index.search(span_of(queries), {2, 5, 9}).ids == std::vector<int64_t>(6, -1));  // nothing in it
+  index.add(world.rows(0, 4), 7);
+  queries.data<float>()[kD] = NAN;
+  queries.data<float>()[2 * kD] = INFINITY;
+  const IvfResult result = index.search(span_of(queries), {6, 1000, 9});
+  CHECK(std::count(result.ids.begin(), result.ids.begin() + 6, -1) == 2);
+  for (int64_t i = 0; i < 4; ++i)
+    CHECK((result.ids[static_cast<size_t>(i)] >= 7 && result.ids[static_cast<size_t>(i)] < 11));
+  CHECK(std::all_of(result.ids.begin() + 6, result.ids.end(), [](int64_t id) { return id == -1; }));
+  CHECK(std::all_of(result.distances.begin() + 6, result.distances.end(), [](float v) { return v == INFINITY; }));
+  CHECK(contains(error_of([&] {
+                   index.search({queries.data<float>(), 7});
+                 }),
+                 "7 values are not queries of dimension 6"));
+  CHECK(contains(error_of([&] { index.search(span_of(queries), {10, 1, 5}); }), "10 neighbours asked for of 5"));
+  CHECK(contains(error_of([&] { index.search(span_of(queries), {1, 0, 5}); }), "nprobe 0"));
+  CHECK(contains(error_of([&] { index.add(world.rows(0, 4), 10); }), "ids 10 to 10 are in the index already"));
+  CHECK(contains(error_of([&] { index.add(world.rows(0, 1), -1); }), "1 ids from -1 on"));
+  CHECK(contains(error_of([&] { index.add({queries.data<float>(), 7}, 50); }), "7 values are not vectors"));
+  std::vector<int32_t> codes = {20, 0, 0, 0};
+  CHECK(contains(error_of([&] { index.add(world.rows(0, 1), 50, codes.data()); }),
+                 "expected a list from 0 to 19, found 20"));
+  CHECK(index.size() == 4);
+  const auto other = std::make_shared<IvfCoder>(random_model(ivf_config(), 9));
+  CHECK(contains(error_of([&] { IvfIndex(world.path(), other); }), "another model"));
+  QincoConfig plain = ivf_config();
+  plain.K_ivf = 0;
+  CHECK(contains(error_of([&] { IvfCoder{random_model(plain, 1)}; }), "variant qinco, expected ivf-qinco"));
+}
+
+TEST_CASE("IVF file: no flipped bit is overlooked, no truncation either") {
+  const World world;
+  world.full();
+  const std::string good = read_bytes(world.path()), broken = world.directory.file("broken.index");
+  const Tensor queries = random_vectors(ivf_config(), 5, 7);
+  const std::vector<int64_t> expected = IvfIndex(world.path(), world.coder).search(span_of(queries)).ids;
+  int64_t errors = 0, flips = 0;
+  for (size_t at = 0; at < good.size(); at += at < 60 ? 1 : 397) {
+    std::string bytes = good;
+    bytes[at] = static_cast<char>(bytes[at] ^ (1 << (at % 8)));
+    write_bytes(broken, bytes);
+    ++flips;
+    try {
+      const std::vector<int64_t> found = IvfIndex(broken, world.coder).search(span_of(queries)).ids;
+      CHECK(found == expected);
+    } catch (const Error& error) {
+      ++errors;
+      CHECK(contains(error.what(), broken + ":"));
+    }
+  }
+  CHECK(errors > flips / 2);  // the others are bytes between the header slots
+  for (const size_t size : {size_t{0}, size_t{100}, size_t{8191}, size_t{8192}, good.size() / 2, good.size() - 1}) {
+    write_bytes(broken, good.substr(0, size));
+    CHECK(contains(error_of([&] { IvfIndex(broken, world.coder); }), broken));
+  }
+  write_bytes(broken, std::string(20000, 'x'));
+  CHECK(contains(error_of([&] { IvfIndex(broken, world.coder); }), "not an index file"));
+}
+
+TEST_CASE("IVF file: what a crash left behind the end is ignored, and dropped by the next addition") {
+  const World world;
+  IvfIndex(world.path(), world.coder).add(world.rows(0, 100), 0);
+  const std::string before = read_bytes(world.path());
+  IvfIndex(world.path(), world.coder).add(world.rows(100, 200), 100);
+  const std::string after = read_bytes(world.path());
+  // The entries are written, whole or in part, but no header says so yet.
+  for (const size_t written : {before.size() + 1, after.size() - 1, after.size()}) {
+    write_bytes(world.path(), before + after.substr(before.size(), written - before.size()));
+    IvfIndex index(world.path(), world.coder);
+    CHECK(index.size() == 100);
+    index.add(world.rows(100, 200), 100);
+    CHECK(index.size() == 200);
+    CHECK(read_bytes(world.path()) == after);
+  }
+}
+
+TEST_CASE("IVF index: searches from many threads at once give what one gives") {
+  const World world;
+  const IvfIndex index = world.full();
+  const Tensor queries = random_vectors(ivf_config(), 50, 8);
+  const IvfSearchOptions options{10, 5, 40};
+  const std::vector<int64_t> expected = index.search(span_of(queries), options).ids;
+  std::vector<std::vector<int64_t>> found(4);
+  std::vector<std::thread> threads;
+  for (auto& ids : found)
+    threads.emplace_back([&] {
+      for (int i = 0; i < 5; ++i) ids = index.search(span_of(queries), options).ids;
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (const auto& ids : found) CHECK(ids == expected);
+}
+
+}  // namespace
+}  // namespace qinco
