@@ -47,6 +47,8 @@ QincoConfig config_from(const std::string& path, const Metadata& metadata) {
   config.L = metadata_int(path, metadata, "L");
   config.h = metadata_int(path, metadata, "h");
   config.lowrank = variant == "qinco-lr";
+  check(metadata.count("db_scale") > 0,  // of PyTorch's state dicts, say
+        "{}: db_scale is not known: `qinco convert {} MODEL.safetensors --db_scale S` adds it", path, path);
   config.db_scale = metadata_number<float>(path, metadata, "db_scale", "a number");
   config.validate();
   return config;
@@ -148,10 +150,6 @@ ModelContents read_model_file(const std::string& path) {
 
 Qinco load_model(const std::string& path) {
   const ModelContents contents = read_model_file(path);
-  const auto variant = contents.metadata.find("variant");
-  const bool torch = contents.source != "safetensors" && (variant->second == "qinco" || variant->second == "qinco-lr");
-  check(!torch || contents.metadata.count("db_scale") > 0,
-        "{}: a state dict without db_scale: `qinco convert {} MODEL.safetensors --db_scale S` adds it", path, path);
   return model_from(path, contents.metadata, contents.tensors);
 }
 
