@@ -36,9 +36,11 @@ Json convert_model(const ConvertOptions& options) {
   const std::string variant = metadata["variant"];
   check(metadata["format"] == "qinco" && variant != "qinco2", "{}: expected a QINCo model, found {} {}", options.input,
         metadata["format"], variant);
-  if (options.db_scale) metadata["db_scale"] = fmt::to_string(*options.db_scale);
-  const bool one_scale = variant == "qinco" || variant == "qinco-lr";
-  if (one_scale && metadata.count("db_scale") == 0)
+  const bool parts = variant == "pq-qinco";
+  if (options.db_scale && !parts) metadata["db_scale"] = fmt::to_string(*options.db_scale);
+  for (int64_t j = 0; options.db_scale && metadata.count(fmt::format("sub_quantizer_{}.d", j)) > 0; ++j)
+    metadata[fmt::format("sub_quantizer_{}.db_scale", j)] = fmt::to_string(*options.db_scale);
+  if (metadata.count(parts ? "sub_quantizer_0.db_scale" : "db_scale") == 0)
     throw UsageError(fmt::format("{}: a state dict without db_scale: give --db_scale", options.input));
   check_model(options.input, contents);  // only whole and valid models go on
   if (torch)

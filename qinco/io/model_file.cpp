@@ -51,6 +51,8 @@ QincoConfig config_from(const std::string& path, const Metadata& metadata) {
     config.K_ivf = metadata_int(path, metadata, "K_ivf");
     check(config.K_ivf >= 1, "{}: metadata 'K_ivf': expected 1 or more, found {}", path, config.K_ivf);
   }
+  check(metadata.count("db_scale") > 0,  // of PyTorch's state dicts, say
+        "{}: db_scale is not known: `qinco convert {} MODEL.safetensors --db_scale S` adds it", path, path);
   config.db_scale = metadata_number<float>(path, metadata, "db_scale", "a number");
   config.validate();
   return config;
@@ -153,17 +155,8 @@ ModelContents read_model_file(const std::string& path) {
   return {"safetensors", std::move(file.metadata), std::move(file.tensors)};
 }
 
-void check_scale(const std::string& path, const ModelContents& contents) {
-  if (contents.source == "safetensors") return;
-  const std::string& variant = metadata_text(path, contents.metadata, "variant");
-  const std::string key = variant == "pq-qinco" ? "sub_quantizer_0.db_scale" : "db_scale";
-  check(variant == "qinco2" || contents.metadata.count(key) > 0,
-        "{}: a state dict without db_scale: `qinco convert {} MODEL.safetensors --db_scale S` adds it", path, path);
-}
-
 Qinco load_model(const std::string& path) {
   const ModelContents contents = read_model_file(path);
-  check_scale(path, contents);
   return model_from(path, contents.metadata, contents.tensors);
 }
 

@@ -91,7 +91,6 @@ void save_product(const std::string& path, const ProductQinco& model) {
 
 ProductQinco load_product(const std::string& path) {
   ModelContents file = read_model_file(path);
-  check_scale(path, file);
   const auto variant = file.metadata.find("variant");
   if (variant != file.metadata.end() && variant->second == "pq-qinco") return product_from(path, file);
   ProductQinco model;

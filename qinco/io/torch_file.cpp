@@ -87,11 +87,17 @@ class TorchFile {
     const Tensor tensor = tensors_.read(value, "a number");
     return tensor.numel() == 1 ? std::optional(tensor.item<double>()) : std::nullopt;
   }
+  /// What the dict itself says, and what write_torch_file leaves in the attribute _metadata of a state dict.
   void add_db_scale(const Value& dict, Metadata& metadata) {
-    const Value* value = lookup(dict, "db_scale");
-    if (const Value* const more = lookup(dict.object->state, "_metadata"); more && !value)  // what we write
-      if (const Value* const whole = lookup(*more, "")) value = lookup(*whole, "db_scale");
-    if (value) set_db_scale(*value, metadata, "db_scale");
+    if (const Value* const value = lookup(dict, "db_scale")) set_db_scale(*value, metadata, "db_scale");
+    const Value* const modules = lookup(dict.object->state, "_metadata");
+    if (modules == nullptr || !modules->is(Kind::dict)) return;
+    for (size_t i = 0; i < modules->object->items.size(); i += 2) {
+      const std::string_view module = modules->object->items[i].text();
+      const Value* const value = lookup(modules->object->items[i + 1], "db_scale");
+      if (value == nullptr || module.size() > 80 || !is_printable(module)) continue;
+      set_db_scale(*value, metadata, std::string(module) + (module.empty() ? "" : ".") + "db_scale");
+    }
   }
   void set_db_scale(const Value& value, Metadata& metadata, const std::string& key) {
     const std::optional<double> scale = number(value);

@@ -18,7 +18,8 @@ bool is_torch_file(const std::string& path);
 ModelContents read_torch_file(const std::string& path);
 
 /// Writes the tensors as a state dict that torch.load opens with weights_only=True, atomically; db_scale goes along as
-/// state_dict._metadata[""]["db_scale"], which PyTorch carries and read_torch_file finds.
+/// state_dict._metadata[MODULE]["db_scale"], MODULE "" or a part's name, which PyTorch carries and read_torch_file
+/// finds.
 void write_torch_file(const std::string& path, const ModelContents& contents);
 
 }  // namespace qinco

@@ -14,6 +14,7 @@ namespace {
 
 constexpr size_t kAlignment = 64;  // of every entry's data
 constexpr const char* kFolder = "model/";
+constexpr std::string_view kScale = ".db_scale";
 
 template <class T>
 void append(std::string& bytes, T value) {
@@ -161,13 +162,16 @@ void write_torch_file(const std::string& path, const ModelContents& contents) {
   for (const auto& [name, tensor] : contents.tensors) {
     pickle.text(name), pickle.tensor(tensor, fmt::to_string(key++)), pickle.op(torch::kSetItem);
   }
-  const auto scale = contents.metadata.find("db_scale");
-  if (scale != contents.metadata.end()) {  // where PyTorch keeps a state dict's own attributes: {"": {...}}
-    pickle.op(torch::kEmptyDict), pickle.text("_metadata"), pickle.ordered_dict(), pickle.text("");
+  pickle.op(torch::kEmptyDict), pickle.text("_metadata"), pickle.ordered_dict();
+  for (const auto& [name, value] : contents.metadata) {
+    const bool whole = name == kScale.substr(1);
+    if (!whole && !name.ends_with(kScale)) continue;
+    pickle.text(whole ? std::string() : name.substr(0, name.size() - kScale.size()));  // the module
     pickle.op(torch::kEmptyDict), pickle.text("version"), pickle.integer(1), pickle.op(torch::kSetItem);
-    pickle.text("db_scale"), pickle.real(metadata_double(path, contents.metadata, "db_scale"));
-    pickle.op(torch::kSetItem), pickle.op(torch::kSetItem), pickle.op(torch::kSetItem), pickle.op(torch::kBuild);
+    pickle.text(kScale.substr(1)), pickle.real(metadata_double(path, contents.metadata, name));
+    pickle.op(torch::kSetItem), pickle.op(torch::kSetItem);
   }
+  pickle.op(torch::kSetItem), pickle.op(torch::kBuild);
   ZipWriter zip(path);
   const std::string& bytes = pickle.finish();
   zip.add("data.pkl", bytes.data(), bytes.size());

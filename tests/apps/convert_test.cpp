@@ -54,6 +54,8 @@ TEST_CASE("convert: PyTorch's models of every variant keep all their parameters"
     CHECK(to.metadata == from.metadata);
     REQUIRE(to.tensors.size() == from.tensors.size());
     for (const auto& [tensor_name, tensor] : from.tensors) CHECK(same_bits(to.tensors.at(tensor_name), tensor));
+    succeed({"convert", out, space.file("again.pt")});
+    CHECK(read_model_file(space.file("again.pt")).metadata == from.metadata);
     const Json before = results_of({"info", golden(name)}), after = results_of({"info", out});
     CHECK(before["parameters"] == after["parameters"]);
     CHECK(before["variant"] == after["variant"]);

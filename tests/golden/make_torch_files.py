@@ -71,11 +71,11 @@ def save_as_if_on_gpu(model, name):
 
 def views_of_one_storage(state):
     """The parameters as slices of one flat tensor, matrices transposed in it."""
-    flat = torch.cat([v.T.reshape(-1) for v in state.values()])
+    flat = torch.cat([v.mT.reshape(-1) if v.dim() == 2 else v for v in state.values()])
     views, at = {}, 0
     for k, v in state.items():
         part = flat[at : at + v.numel()]
-        views[k] = part.view(*v.T.shape).T
+        views[k] = part.view(*v.mT.shape).mT if v.dim() == 2 else part
         at += v.numel()
     return views
 
@@ -88,6 +88,9 @@ def all_files():
     save(model, "qinco.pt")
     save(model, "qinco_protocol4.pt", pickle_protocol=4)
     save(torch.nn.DataParallel(model), "qinco_wrapped.pt")
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+    save(torch.nn.parallel.DistributedDataParallel(model), "qinco_distributed.pt")
+    torch.distributed.destroy_process_group()
     save_as_if_on_gpu(model, "qinco_gpu.pt")
     save(state, "state_dict.pt")
     save(views_of_one_storage(state), "state_dict_views.pt")

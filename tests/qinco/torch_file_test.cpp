@@ -60,7 +60,8 @@ void check_codec(const std::string& model, const std::string& expected_file) {
 
 TEST_CASE("torch files: models saved whole, by old and new PyTorch and NumPy, wrapped, from a GPU, in protocol 4") {
   const TensorMap expected = expected_parameters(read_safetensors(golden("expected_qinco.safetensors")));
-  for (const char* name : {"qinco.pt", "qinco_old.pt", "qinco_wrapped.pt", "qinco_gpu.pt", "qinco_protocol4.pt"}) {
+  for (const char* name :
+       {"qinco.pt", "qinco_old.pt", "qinco_wrapped.pt", "qinco_distributed.pt", "qinco_gpu.pt", "qinco_protocol4.pt"}) {
     CAPTURE(name);
     const ModelContents contents = read_model_file(golden(name));
     CHECK(contents.source == "PyTorch module model_qinco.QINCo");

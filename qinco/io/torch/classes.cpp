@@ -28,6 +28,8 @@ constexpr std::string_view kOthers[] = {
     "torch.nn.parameter.Parameter",
     "torch.nn.parallel.data_parallel.DataParallel",
     "torch.nn.parallel.distributed.DistributedDataParallel",
+    "torch.nn.parallel.distributed._BucketCapacityConfig",
+    "torch.distributed.algorithms.join._JoinConfig",
     // dtypes and storages; which of them a tensor may have is the matter of tensors.cpp
     "torch.float32",
     "torch.float64",
