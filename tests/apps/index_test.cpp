@@ -89,6 +89,26 @@ TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive searc
   CHECK(read_bytes(again) == read_bytes(space.index()));
 }
 
+TEST_CASE("index: an HNSW coarse quantizer, swept over efSearch") {
+  const IvfWorkspace space;
+  const std::string graph = space.file("graph.index");
+  CHECK(run({"index", "build", "--model", space.ivf_model(), "--training_data", space.base(), "--o", graph, "--hnsw",
+             "8", "--efConstruction", "40"})
+            .code == 0);
+  CHECK(run(with(space.add(), "--index", graph)).code == 0);
+  CHECK(run(space.add()).code == 0);
+  CHECK(results_of({"index", "info", "--index", graph}).at("coarse") == "hnsw");
+  const Json flat = results_of(space.search_index()).at("points");
+  const Json swept = results_of(with(with(space.search_index(), "--index", graph), "--efSearch", "24,30")).at("points");
+  REQUIRE(swept.size() == 2 * flat.size());
+  CHECK(flat[0].at("efSearch").is_null());
+  CHECK(swept[0].at("efSearch") == 24);
+  CHECK(swept[2].at("efSearch") == 30);
+  CHECK(swept[0].at("recall") == flat[0].at("recall"));
+  CHECK(swept.back().at("recall") == flat.back().at("recall"));
+  expect_error(space.path(), with(space.search_index(), "--efSearch", "0"), 1, {"--efSearch 0"});
+}
+
 TEST_CASE("index: shards and batches merge into what one addition gives") {
   const IvfWorkspace space;
   const std::string first = space.copy_of_index("0.index"), second = space.copy_of_index("1.index");
