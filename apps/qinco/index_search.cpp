@@ -9,9 +9,11 @@
 #include "apps/qinco/command.h"
 #include "apps/qinco/index.h"
 #include "apps/qinco/stream.h"
+#include "apps/report/chart.h"
 #include "qinco/io/vectors.h"
 #include "qinco/search/ivf_index.h"
 #include "qinco/search/recall.h"
+#include "tensor/file.h"
 #include "tensor/npy.h"
 
 namespace qinco::app {
@@ -20,7 +22,7 @@ namespace {
 constexpr std::array<int64_t, 3> kRanks = {1, 10, 100};
 
 struct SearchOptions {
-  std::string model, index, queries, groundtruth, output;
+  std::string model, index, queries, groundtruth, output, plot;
   std::vector<int64_t> nprobe = {1, 4, 16, 64}, nshort = {10, 100, 1000}, ef_search = {64};
   int64_t k = 100;
 };
@@ -63,6 +65,23 @@ void mark_pareto(Json& points) {
   }
 }
 
+/// Queries per second over recall@1, a line for each nshort (and efSearch).
+void write_plot(const std::string& path, const Json& points) {
+  report::LineChart chart{"1-recall@1", "queries per second", true, false, {}, {}};
+  for (const Json& point : points) {
+    std::string label = fmt::format("nshort {}", point["nshort"].get<int64_t>());
+    if (!point["efSearch"].is_null()) label += fmt::format(", efSearch {}", point["efSearch"].get<int64_t>());
+    auto found = std::find_if(chart.series.begin(), chart.series.end(),
+                              [&](const report::Series& series) { return series.label == label; });
+    if (found == chart.series.end()) {
+      chart.series.push_back({label, static_cast<int>(chart.series.size() + 1) % report::kColours, {}});
+      found = chart.series.end() - 1;
+    }
+    found->points.push_back({point["recall"]["1"].get<double>(), point["qps"].get<double>()});
+  }
+  write_file(path, report::svg_file(chart));
+}
+
 void print_points(const Common& common, const Json& points) {
   common.print(
       "nprobe efSearch nshort  short-list @1/10/100    re-ranked @1/10/100     queries/s  scan, decode, distances (s)");
@@ -88,6 +107,8 @@ void check_options(const SearchOptions& options) {
 
 void search(const SearchOptions& options, const Common& common) {
   check_options(options);
+  for (const std::string& path : {options.output, options.plot})
+    if (!path.empty()) check_writable(path);
   const IvfIndex index(options.index, load_coder(options.model));
   const VectorFile file = VectorFile::open(options.queries);
   check(file.dim() == index.d(), "{}: queries have dimension {}, expected {} as in {}", options.queries, file.dim(),
@@ -113,6 +134,7 @@ void search(const SearchOptions& options, const Common& common) {
       }
   mark_pareto(points);
   print_points(common, points);
+  if (!options.plot.empty()) write_plot(options.plot, points);
   common.report({{"n", index.size()}, {"nq", nq}, {"k", options.k}, {"points", points}});
 }
 
@@ -138,6 +160,8 @@ void add_index_search(Program& program) {
       ->delimiter(',')
       ->capture_default_str();
   command.add_option("--k", options->k, "neighbours kept, at most nshort")->capture_default_str();
+  command.add_option("--plot", options->plot, "queries per second over recall@1, as a drawing (.svg)")
+      ->type_name("FILE");
   command.add_option("--o", options->output, "ids found with the last setting, -1 where there are fewer (.npy)")
       ->type_name("FILE");
 }

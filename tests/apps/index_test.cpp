@@ -61,7 +61,12 @@ TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive searc
   CHECK(info.at("K_ivf") == 24);
   const Json added = results_of(space.add());
   CHECK(added.at("added") == Workspace::kN);
-  const Json results = results_of(with(space.search_index(), "--o", space.file("ids.npy")));
+  const std::string plot = space.file("plot.svg");
+  const Json results = results_of(with(with(space.search_index(), "--o", space.file("ids.npy")), "--plot", plot));
+  const std::string drawing = read_bytes(plot);
+  CHECK(drawing.rfind("<svg xmlns=", 0) == 0);
+  for (const char* part : {"nshort 10<", "nshort 600<", "<circle", "</svg>", "queries per second"})
+    CHECK_MESSAGE(contains(drawing, part), part);
   const Json& points = results.at("points");
   REQUIRE(points.size() == 4);
   for (const Json& point : points) {
