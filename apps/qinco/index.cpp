@@ -24,6 +24,7 @@ constexpr int64_t kTrainBlock = 4096;
 struct BuildOptions {
   std::string model, training_data, training_codes, output;
   std::optional<int64_t> nt;
+  int64_t links = 0, ef_construction = 200;
 };
 
 struct AddOptions {
@@ -72,7 +73,9 @@ void build(const BuildOptions& options, const Common& common) {
     progress.update(i + count);
     stop_if_asked(signals);
   }
-  builder.write(options.output);
+  progress.clear();
+  if (options.links > 0) common.print("linking {} centroids", coder->config().K_ivf);
+  builder.write(options.output, options.links, options.ef_construction);
   progress.clear();
   common.print("{}: an empty index of {} lists, fitted to {} vectors in {:.1f} s", options.output,
                coder->config().K_ivf, nt, watch.seconds());
@@ -180,6 +183,7 @@ void info(const std::string& path, const Common& common) {
                       {"K", p.K},
                       {"K_ivf", p.K_ivf},
                       {"bytes_per_vector", p.width()},
+                      {"coarse", p.graph.empty() ? "flat" : "hnsw"},
                       {"next_id", file.next_id()},
                       {"segments", file.segments().size()},
                       {"empty_lists", empty},
@@ -199,6 +203,12 @@ void add_index_build(Program& program) {
   command.add_option("--training_data", options->training_data, "vectors to fit to")->required()->type_name("FILE");
   command.add_option("--training_codes", options->training_codes, "their codes (.npy, from encode)")->type_name("FILE");
   command.add_option("--nt", options->nt, "fit to the first nt vectors (default: all)");
+  command
+      .add_option("--hnsw", options->links, "links a centroid: the coarse quantizer is an HNSW graph (0: it is flat)")
+      ->check(CLI::Range(0, 1000))
+      ->capture_default_str();
+  command.add_option("--efConstruction", options->ef_construction, "candidates considered while linking")
+      ->capture_default_str();
   command.add_option("--o", options->output, "the index")->required()->type_name("FILE");
 }
 

@@ -9,9 +9,11 @@
 #include "apps/qinco/command.h"
 #include "apps/qinco/index.h"
 #include "apps/qinco/stream.h"
+#include "apps/report/chart.h"
 #include "qinco/io/vectors.h"
 #include "qinco/search/ivf_index.h"
 #include "qinco/search/recall.h"
+#include "tensor/file.h"
 #include "tensor/npy.h"
 
 namespace qinco::app {
@@ -20,8 +22,8 @@ namespace {
 constexpr std::array<int64_t, 3> kRanks = {1, 10, 100};
 
 struct SearchOptions {
-  std::string model, index, queries, groundtruth, output;
-  std::vector<int64_t> nprobe = {1, 4, 16, 64}, nshort = {10, 100, 1000};
+  std::string model, index, queries, groundtruth, output, plot;
+  std::vector<int64_t> nprobe = {1, 4, 16, 64}, nshort = {10, 100, 1000}, ef_search = {64};
   int64_t k = 100;
 };
 
@@ -39,6 +41,18 @@ Json recalls(const std::vector<int64_t>& ids, const Tensor& truth) {
   return recall;
 }
 
+Json point_of(const IvfResult& result, const Tensor& truth) {
+  const SearchSeconds& seconds = result.seconds;
+  return {{"recall", recalls(result.ids, truth)},
+          {"recall_before", recalls(result.short_list, truth)},
+          {"qps", per_second(truth.size(0), seconds.total())},
+          {"seconds",
+           {{"scan", seconds.scan},
+            {"decode", seconds.decode},
+            {"distances", seconds.distances},
+            {"total", seconds.total()}}}};
+}
+
 /// Marks the points that no other one beats in both recall@1 and queries per second.
 void mark_pareto(Json& points) {
   for (Json& point : points) {
@@ -51,21 +65,41 @@ void mark_pareto(Json& points) {
   }
 }
 
+/// Queries per second over recall@1, a line for each nshort (and efSearch).
+void write_plot(const std::string& path, const Json& points) {
+  report::LineChart chart{"1-recall@1", "queries per second", true, false, {}, {}};
+  for (const Json& point : points) {
+    std::string label = fmt::format("nshort {}", point["nshort"].get<int64_t>());
+    if (!point["efSearch"].is_null()) label += fmt::format(", efSearch {}", point["efSearch"].get<int64_t>());
+    auto found = std::find_if(chart.series.begin(), chart.series.end(),
+                              [&](const report::Series& series) { return series.label == label; });
+    if (found == chart.series.end()) {
+      chart.series.push_back({label, static_cast<int>(chart.series.size() + 1) % report::kColours, {}});
+      found = chart.series.end() - 1;
+    }
+    found->points.push_back({point["recall"]["1"].get<double>(), point["qps"].get<double>()});
+  }
+  write_file(path, report::svg_file(chart));
+}
+
 void print_points(const Common& common, const Json& points) {
-  common.print("nprobe nshort  short-list @1/10/100    re-ranked @1/10/100     queries/s  scan, decode, distances (s)");
+  common.print(
+      "nprobe efSearch nshort  short-list @1/10/100    re-ranked @1/10/100     queries/s  scan, decode, distances (s)");
   for (const Json& point : points) {
     const Json &before = point["recall_before"], &after = point["recall"], &seconds = point["seconds"];
-    common.print("{:>6} {:>6}  {:.4f} {:.4f} {:.4f}   {:.4f} {:.4f} {:.4f}   {:>8.0f}{}  {:.3f} {:.3f} {:.3f}",
-                 point["nprobe"].get<int64_t>(), point["nshort"].get<int64_t>(), before["1"].get<double>(),
-                 before["10"].get<double>(), before["100"].get<double>(), after["1"].get<double>(),
-                 after["10"].get<double>(), after["100"].get<double>(), point["qps"].get<double>(),
-                 point["pareto"].get<bool>() ? "*" : " ", seconds["scan"].get<double>(),
-                 seconds["decode"].get<double>(), seconds["distances"].get<double>());
+    common.print("{:>6} {:>8} {:>6}  {:.4f} {:.4f} {:.4f}   {:.4f} {:.4f} {:.4f}   {:>8.0f}{}  {:.3f} {:.3f} {:.3f}",
+                 point["nprobe"].get<int64_t>(), point["efSearch"].is_null() ? "-" : point["efSearch"].dump(),
+                 point["nshort"].get<int64_t>(), before["1"].get<double>(), before["10"].get<double>(),
+                 before["100"].get<double>(), after["1"].get<double>(), after["10"].get<double>(),
+                 after["100"].get<double>(), point["qps"].get<double>(), point["pareto"].get<bool>() ? "*" : " ",
+                 seconds["scan"].get<double>(), seconds["decode"].get<double>(), seconds["distances"].get<double>());
   }
 }
 
 void check_options(const SearchOptions& options) {
   check(options.k >= 1, "--k {}: expected 1 or more", options.k);
+  for (const int64_t ef : options.ef_search)
+    check(ef >= 1 && ef <= (1 << 20), "--efSearch {}: expected 1 to {}", ef, 1 << 20);
   for (const int64_t nprobe : options.nprobe) check(nprobe >= 1, "--nprobe {}: expected 1 or more", nprobe);
   for (const int64_t nshort : options.nshort)
     check(nshort >= 1 && nshort <= (1 << 20), "--nshort {}: expected 1 to {}", nshort, 1 << 20);
@@ -73,6 +107,8 @@ void check_options(const SearchOptions& options) {
 
 void search(const SearchOptions& options, const Common& common) {
   check_options(options);
+  for (const std::string& path : {options.output, options.plot})
+    if (!path.empty()) check_writable(path);
   const IvfIndex index(options.index, load_coder(options.model));
   const VectorFile file = VectorFile::open(options.queries);
   check(file.dim() == index.d(), "{}: queries have dimension {}, expected {} as in {}", options.queries, file.dim(),
@@ -83,24 +119,22 @@ void search(const SearchOptions& options, const Common& common) {
   check(truth.size(0) == nq, "{}: {} rows, expected {}, one for each vector of {}", options.groundtruth, truth.size(0),
         nq, options.queries);
   Json points = Json::array();
+  std::vector<int64_t> efs = options.ef_search;
+  if (!index.has_graph()) efs = {1};  // no matter
   for (const int64_t nprobe : options.nprobe)
-    for (const int64_t nshort : options.nshort) {
-      const IvfResult result = index.search({queries.data<float>(), static_cast<size_t>(queries.numel())},
-                                            {std::min(options.k, nshort), nprobe, nshort});
-      points.push_back({{"nprobe", nprobe},
-                        {"nshort", nshort},
-                        {"recall", recalls(result.ids, truth)},
-                        {"recall_before", recalls(result.short_list, truth)},
-                        {"qps", per_second(nq, result.seconds.total())},
-                        {"seconds",
-                         {{"scan", result.seconds.scan},
-                          {"decode", result.seconds.decode},
-                          {"distances", result.seconds.distances},
-                          {"total", result.seconds.total()}}}});
-      if (!options.output.empty()) write_npy(options.output, as_tensor(result.ids, nq));
-    }
+    for (const int64_t ef : efs)
+      for (const int64_t nshort : options.nshort) {
+        const IvfResult result = index.search({queries.data<float>(), static_cast<size_t>(queries.numel())},
+                                              {std::min(options.k, nshort), nprobe, nshort, ef});
+        points.push_back(point_of(result, truth));
+        points.back()["nprobe"] = nprobe;
+        points.back()["efSearch"] = index.has_graph() ? Json(ef) : Json(nullptr);
+        points.back()["nshort"] = nshort;
+        if (!options.output.empty()) write_npy(options.output, as_tensor(result.ids, nq));
+      }
   mark_pareto(points);
   print_points(common, points);
+  if (!options.plot.empty()) write_plot(options.plot, points);
   common.report({{"n", index.size()}, {"nq", nq}, {"k", options.k}, {"points", points}});
 }
 
@@ -119,10 +153,15 @@ void add_index_search(Program& program) {
   command.add_option("--nprobe", options->nprobe, "lists visited, a list of settings")
       ->delimiter(',')
       ->capture_default_str();
+  command.add_option("--efSearch", options->ef_search, "candidates of an HNSW coarse quantizer, a list of settings")
+      ->delimiter(',')
+      ->capture_default_str();
   command.add_option("--nshort", options->nshort, "candidates decoded, a list of settings")
       ->delimiter(',')
       ->capture_default_str();
   command.add_option("--k", options->k, "neighbours kept, at most nshort")->capture_default_str();
+  command.add_option("--plot", options->plot, "queries per second over recall@1, as a drawing (.svg)")
+      ->type_name("FILE");
   command.add_option("--o", options->output, "ids found with the last setting, -1 where there are fewer (.npy)")
       ->type_name("FILE");
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <fmt/format.h>
 #include <iterator>
+#include <utility>
 
 #include "kernels/check.h"
 
@@ -75,6 +76,13 @@ double y_at(const Axis& axis, double value) {
   return kBottom - axis.place(value) * (kBottom - kTop);
 }
 
+constexpr const char* kFileStyle = R"(<style>svg { font: 12px system-ui, sans-serif; fill: #667085; background: #fff; }
+.grid { stroke: #e2e5ea; } .base { stroke: #667085; } .axis { font-size: 12.5px; }
+.line { fill: none; stroke: currentColor; stroke-width: 2.2; stroke-linejoin: round; }
+.dashed { stroke-dasharray: 5 4; stroke-width: 1.6; } circle, .name { fill: currentColor; }
+.s0 { color: #8a94a6; } .s1 { color: #1f6feb; } .s2 { color: #e07b00; } .s3 { color: #1a8f5a; } .s4 { color: #b0348f; }
+</style>)";
+
 using Out = std::back_insert_iterator<std::string>;
 
 void begin(Out out, const std::string& y_label) {
@@ -117,9 +125,8 @@ void draw_level(Out out, const Level& level, const Axis& y) {
                  at - 6, escape(level.label), number(level.y));
 }
 
-}  // namespace
-
-std::string svg(const LineChart& chart) {
+/// Both axes of a chart, wide enough for all that is drawn.
+std::pair<Axis, Axis> axes_of(const LineChart& chart) {
   double x_low = INFINITY, x_high = -INFINITY, y_low = INFINITY, y_high = -INFINITY;
   for (const Series& series : chart.series) {
     for (const Point& p : series.points) {
@@ -135,22 +142,46 @@ std::string svg(const LineChart& chart) {
     y_low = std::min(y_low, level.y);
     y_high = std::max(y_high, level.y);
   }
-  const Axis x = make_axis(x_low, x_high, false, 12);
-  const Axis y = make_axis(y_low, y_high, chart.log_y && y_low > 0, 7);
+  return {make_axis(x_low, x_high, false, 12), make_axis(y_low, y_high, chart.log_y && y_low > 0, 7)};
+}
 
-  std::string text;
-  Out out = std::back_inserter(text);
+void draw(Out out, const LineChart& chart, const Axis& x, const Axis& y) {
   begin(out, chart.y_label);
   draw_y_axis(out, y);
   for (double tick : x.ticks) {
-    if (tick != std::round(tick)) continue;  // epochs and bytes are whole
+    if (chart.whole_x && tick != std::round(tick)) continue;
     fmt::format_to(out, "<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", x_at(x, tick), kBottom + 18,
                    number(tick));
   }
   draw_x_label(out, chart.x_label);
   for (const Level& level : chart.levels) draw_level(out, level, y);
   for (const Series& series : chart.series) draw_series(out, series, x, y);
+}
+
+}  // namespace
+
+std::string svg(const LineChart& chart) {
+  const auto [x, y] = axes_of(chart);
+  std::string text;
+  Out out = std::back_inserter(text);
+  draw(out, chart, x, y);
   return text + "</svg>\n";
+}
+
+std::string svg_file(const LineChart& chart) {
+  const auto [x, y] = axes_of(chart);
+  std::string text;
+  Out out = std::back_inserter(text);
+  draw(out, chart, x, y);
+  for (const Series& series : chart.series) {
+    if (series.points.empty()) continue;
+    const Point& last = series.points.back();
+    fmt::format_to(out, "<text class=\"s{} name\" x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>\n",
+                   series.colour, x_at(x, last.x) - 8, y_at(y, last.y) + 4, escape(series.label));
+  }
+  const size_t head = text.find('>') + 1;
+  const std::string opening = "<svg xmlns=\"http://www.w3.org/2000/svg\"" + text.substr(4, head - 4);
+  return opening + kFileStyle + text.substr(head) + "</svg>\n";
 }
 
 std::string svg(const BarChart& chart) {

@@ -6,6 +6,8 @@
 
 namespace qinco::report {
 
+inline constexpr int kColours = 5;  // the style classes s0..s4
+
 struct Point {
   double x = 0, y = 0;
 };
@@ -26,6 +28,7 @@ struct Level {
 struct LineChart {
   std::string x_label, y_label;
   bool log_y = false;
+  bool whole_x = true;  // epochs and bytes are: ticks at whole numbers only
   std::vector<Series> series;
   std::vector<Level> levels;
 };
@@ -45,6 +48,9 @@ struct BarChart {
 /// The chart as an <svg> element. Points that are not finite are left out; at least one is required.
 std::string svg(const LineChart& chart);
 std::string svg(const BarChart& chart);
+
+/// The chart as a file of its own: with colours, and the names of the series beside their last points.
+std::string svg_file(const LineChart& chart);
 
 /// `text` with the characters that HTML gives a meaning replaced.
 std::string escape(const std::string& text);

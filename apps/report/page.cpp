@@ -47,8 +47,6 @@ pre { background: var(--card); border: 1px solid var(--rule); border-radius: 8px
 footer { margin-top: 32px; } footer p { font-size: 14px; margin: 0; }
 )";
 
-constexpr int kColours = 5;  // the classes s0..s4 of kStyle
-
 int colour(size_t method) {
   return static_cast<int>(method % kColours);
 }
@@ -75,8 +73,8 @@ std::string table(const Page& page) {
 
 // The two charts of training; empty when no method was trained by epochs.
 std::string training_charts(const Page& page) {
-  LineChart mse{"epoch", "validation MSE", false, {}, {}};
-  LineChart loss{"epoch", "training loss", false, {}, {}};
+  LineChart mse{"epoch", "validation MSE", false, true, {}, {}};
+  LineChart loss{"epoch", "training loss", false, true, {}, {}};
   for (size_t i = 0; i < page.methods.size(); ++i) {
     const Method& method = page.methods[i];
     if (method.epochs.empty()) continue;
@@ -99,7 +97,7 @@ std::string training_charts(const Page& page) {
 }
 
 std::string rate_chart(const Page& page) {
-  LineChart chart{"bytes per vector", "MSE", true, {}, {}};
+  LineChart chart{"bytes per vector", "MSE", true, true, {}, {}};
   for (size_t i = 0; i < page.methods.size(); ++i) {
     Series series{page.methods[i].label, colour(i), {}};
     for (const Rate& rate : page.methods[i].rates) series.points.push_back({rate.bytes, rate.mse});

@@ -6,6 +6,7 @@
 #include "kernels/check.h"
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
+#include "qinco/search/hnsw.h"
 #include "qinco/search/ivf_file.h"
 #include "qinco/search/ivf_layout.h"
 #include "tensor/ops.h"
@@ -91,7 +92,7 @@ void IvfBuilder::add(int64_t n, const float* x, const int32_t* codes) {
   }
 }
 
-void IvfBuilder::write(const std::string& path) const {
+void IvfBuilder::write(const std::string& path, int64_t links, int64_t ef_construction) const {
   const QincoConfig& config = coder_->config();
   IvfParameters p;
   p.d = config.d, p.M = config.M, p.K = config.K, p.K_ivf = config.K_ivf;
@@ -101,6 +102,10 @@ void IvfBuilder::write(const std::string& path) const {
   residual_norms(*coder_, p.codebooks, static_cast<int64_t>(lists_.size()), lists_.data(), within_.data(),
                  norms.data());
   p.levels = NormQuantizer(static_cast<int64_t>(norms.size()), norms.data()).levels();
+  std::vector<std::byte> graph;
+  if (links > 0)
+    graph = Hnsw::build(config.K_ivf, config.d, coder_->centroids().data<float>(), links, ef_construction).bytes();
+  p.graph = graph;
   IvfFile::create(path, p);
 }
 

@@ -47,8 +47,9 @@ class IvfBuilder {
 
   /// Takes in n more training vectors x [n,d] with their codes [n,M+1], or null to encode them here.
   void add(int64_t n, const float* x, const int32_t* codes = nullptr);
-  /// Writes the empty index, atomically. Throws Error when nothing was added.
-  void write(const std::string& path) const;
+  /// Writes the empty index, atomically. With `links` > 0 the coarse quantizer is an HNSW graph of that many links a
+  /// centroid, else flat. Throws Error when nothing was added.
+  void write(const std::string& path, int64_t links = 0, int64_t ef_construction = 200) const;
 
  private:
   std::shared_ptr<const IvfCoder> coder_;

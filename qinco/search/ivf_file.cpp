@@ -84,6 +84,11 @@ IvfParameters read_parameters(const std::string& path, Reader reader) {
   return p;
 }
 
+std::span<const std::byte> read_graph(Reader reader) {
+  const int64_t bytes = reader.take<GraphHeader>(1)->bytes;
+  return {reader.take<std::byte>(bytes), static_cast<size_t>(bytes)};
+}
+
 IvfSegment read_segment(const std::string& path, const IvfParameters& p, Reader reader) {
   const auto& header = *reader.take<SegmentHeader>(1);
   IvfSegment s;
@@ -125,7 +130,8 @@ IvfFile IvfFile::open(const std::string& path) {
   result.end_ = slot.end;
   int64_t at = kFirstSection;
   result.parameters_ = read_parameters(path, next_section(file, slot.end, Kind::parameters, at));
-  for (int64_t i = 1; i < slot.sections; ++i)
+  result.parameters_.graph = read_graph(next_section(file, slot.end, Kind::graph, at));
+  for (int64_t i = 2; i < slot.sections; ++i)
     result.segments_.push_back(read_segment(path, result.parameters_, next_section(file, slot.end, Kind::segment, at)));
   check(at == slot.end, "{}: damaged index: sections end at byte {}, expected {}", path, at, slot.end);
   return result;

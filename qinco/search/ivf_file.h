@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,9 +17,10 @@ namespace qinco {
 /// What does not change after an index is built.
 struct IvfParameters {
   int64_t d = 0, M = 0, K = 0, K_ivf = 0;
-  uint64_t model = 0;         // fingerprint of the model whose codes are kept
-  Tensor codebooks;           // f32 [M,K,d], fitted to the residuals
-  std::vector<float> levels;  // [256] of the norms' bytes
+  uint64_t model = 0;                // fingerprint of the model whose codes are kept
+  Tensor codebooks;                  // f32 [M,K,d], fitted to the residuals
+  std::vector<float> levels;         // [256] of the norms' bytes
+  std::span<const std::byte> graph;  // Hnsw::bytes of the centroids; empty: the coarse quantizer is flat
 
   int64_t width() const { return M + 1; }  // bytes of an entry beside its id: codes, norm
 };

@@ -9,6 +9,7 @@
 
 #include "kernels/check.h"
 #include "kernels/kernels.h"
+#include "kernels/parallel.h"
 
 namespace qinco {
 namespace {
@@ -35,6 +36,9 @@ IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> code
         "{}: index of d={} M={} K={} K_ivf={}, the model has d={} M={} K={} K_ivf={}", path, p.d, p.M, p.K, p.K_ivf,
         config.d, config.M, config.K, config.K_ivf);
   check(p.model == coder_->fingerprint(), "{}: the index was built for another model of the same sizes", path);
+  if (!p.graph.empty()) graph_ = Hnsw::from_bytes(p.d, p.graph);
+  check(!graph_ || graph_->size() == p.K_ivf, "{}: damaged index: a graph of {} centroids, expected {}", path,
+        graph_ ? graph_->size() : 0, p.K_ivf);
   centroid_norms_.resize(static_cast<size_t>(p.K_ivf));
   kernels::table<float>().row_squared_norm(kernels::Context::cpu(), p.K_ivf, p.d, coder_->centroids().data<float>(),
                                            centroid_norms_.data());
@@ -133,6 +137,23 @@ void IvfIndex::coarse(int64_t nq, const float* queries, int64_t nprobe, int32_t*
   kernel.topk(context, nq, K, nprobe, distances, lists, biases);
 }
 
+// The same by the graph; -1 and no bias where it found fewer.
+void IvfIndex::coarse_by_graph(int64_t nq, const float* queries, int64_t nprobe, int64_t ef, int32_t* lists,
+                               float* biases) const {
+  const int64_t d = file_.parameters().d;
+  const float* const centroids = coder_->centroids().data<float>();
+  kernels::parallel_for(kernels::Context::cpu(), nq, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t q = begin; q < end; ++q) {
+      graph_->search(queries + q * d, nprobe, ef, lists + q * nprobe);
+      for (int64_t i = q * nprobe; i < (q + 1) * nprobe && lists[i] >= 0; ++i) {
+        float product = 0;
+        for (int64_t j = 0; j < d; ++j) product += queries[q * d + j] * centroids[lists[i] * d + j];
+        biases[i] = centroid_norms_[static_cast<size_t>(lists[i])] - 2 * product;
+      }
+    }
+  });
+}
+
 // The nshort best of the lists that each query visits: slots [nq,nshort].
 void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t* slots) const {
   const kernels::Context& context = kernels::Context::cpu();
@@ -140,13 +161,18 @@ void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& op
   std::vector<int32_t> lists(static_cast<size_t>(nq * nprobe));
   std::vector<float> biases(lists.size()), tables(static_cast<size_t>(nq * table));
   std::vector<float> scores(static_cast<size_t>(nq * options.nshort));
-  coarse(nq, queries, nprobe, lists.data(), biases.data());
+  if (graph_) {
+    coarse_by_graph(nq, queries, nprobe, options.ef_search, lists.data(), biases.data());
+  } else {
+    coarse(nq, queries, nprobe, lists.data(), biases.data());
+  }
   tables_.make(context, nq, queries, tables.data());
   std::vector<std::vector<kernels::ScanList<float>>> visited(static_cast<size_t>(nq));
   std::vector<kernels::ScanQuery<float>> scans;
   for (int64_t q = 0; q < nq; ++q) {
     auto& visits = visited[static_cast<size_t>(q)];
     for (int64_t i = q * nprobe; i < (q + 1) * nprobe; ++i) {
+      if (lists[static_cast<size_t>(i)] < 0) continue;
       const auto list = static_cast<size_t>(lists[static_cast<size_t>(i)]);
       for (uint32_t at = list_begin_[list]; at < list_begin_[list + 1]; ++at) {
         const Piece& piece = pieces_[of_list_[at]];
@@ -167,6 +193,7 @@ IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOption
         queries.size(), d);
   check(1 <= k && k <= nshort, "search: {} neighbours asked for of {} candidates", k, nshort);
   check(options.nprobe >= 1, "search: nprobe {}, expected at least 1", options.nprobe);
+  check(options.ef_search >= 1, "search: efSearch {}, expected at least 1", options.ef_search);
   const Decoder decode = [&](int64_t n, const int32_t* all, float* x) {
     coder_->codec().decode(n, all, codes, codes, x);
   };

@@ -4,11 +4,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "qinco/search/additive_index.h"
+#include "qinco/search/hnsw.h"
 #include "qinco/search/ivf_coder.h"
 #include "qinco/search/ivf_file.h"
 #include "qinco/search/rerank.h"
@@ -16,9 +18,10 @@
 namespace qinco {
 
 struct IvfSearchOptions {
-  int64_t k = 10;        // neighbours
-  int64_t nprobe = 16;   // lists visited; at most all
-  int64_t nshort = 100;  // candidates decoded, at least k
+  int64_t k = 10;          // neighbours
+  int64_t nprobe = 16;     // lists visited; at most all
+  int64_t nshort = 100;    // candidates decoded, at least k
+  int64_t ef_search = 64;  // HNSW: candidates kept while looking for lists, if more than nprobe; a flat one ignores it
 };
 
 struct IvfResult {
@@ -37,6 +40,8 @@ class IvfIndex {
   const IvfFile& file() const { return file_; }
   int64_t size() const { return file_.size(); }
   int64_t d() const { return file_.parameters().d; }
+  /// Whether the coarse quantizer is a graph, for which ef_search matters.
+  bool has_graph() const { return graph_.has_value(); }
 
   /// Adds the vectors x [n,d], as ids first_id, first_id + 1, ..., durably and all or none, by IvfFile::append; their
   /// codes [n,M+1] are made here if null. Takes what it has added into this object: no search may run meanwhile.
@@ -57,6 +62,8 @@ class IvfIndex {
 
   void attach();
   void coarse(int64_t nq, const float* queries, int64_t nprobe, int32_t* lists, float* biases) const;
+  void coarse_by_graph(int64_t nq, const float* queries, int64_t nprobe, int64_t ef, int32_t* lists,
+                       float* biases) const;
   void scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t* slots) const;
   const Piece& piece_of(int64_t slot) const;
   void codes_of(int64_t slot, int32_t* codes) const;
@@ -65,6 +72,7 @@ class IvfIndex {
   std::shared_ptr<const IvfCoder> coder_;
   IvfFile file_;
   ScanTables tables_;
+  std::optional<Hnsw> graph_;
   std::vector<float> centroid_norms_;  // [K_ivf]
   std::vector<Piece> pieces_;          // of all segments, in the order of the file
   std::vector<uint32_t> of_list_;      // piece numbers by list

@@ -1,6 +1,7 @@
-// The bytes of an index file. Two header slots and then sections, each padded to 64 bytes. A section is its header and
-// its payload. The slot of the higher generation says where the file ends; adding writes behind that end, syncs, and
-// then writes the other slot: what is behind the end is of an addition that a crash cut short, and is ignored.
+// The bytes of an index file. Two header slots and then sections, each padded to 64 bytes: parameters, graph, segments.
+// A section is its header and its payload. The slot of the higher generation says where the file ends; adding writes
+// behind that end, syncs, and then writes the other slot: what is behind the end is of an addition that a crash cut
+// short, and is ignored.
 #pragma once
 
 #include <cstddef>
@@ -22,11 +23,11 @@ struct Slot {
   uint32_t reserved;
   uint64_t generation;
   int64_t end;        // bytes of the file that count
-  int64_t sections;   // the parameters' and one a segment
+  int64_t sections;   // two, and one a segment
   uint64_t checksum;  // of the bytes before it
 };
 
-enum class Kind : uint64_t { parameters = 1, segment = 2 };
+enum class Kind : uint64_t { parameters = 1, segment = 2, graph = 3 };
 
 struct SectionHeader {
   Kind kind;
@@ -43,6 +44,12 @@ struct ParametersHeader {
   int64_t reserved[3];
 };
 static_assert(sizeof(ParametersHeader) == kAlign);
+
+struct GraphHeader {
+  int64_t bytes;  // 0: none, the coarse quantizer is flat
+  int64_t reserved[7];
+};
+static_assert(sizeof(GraphHeader) == kAlign);
 
 struct SegmentHeader {
   int64_t n, pieces, blocks, ranges;

@@ -15,7 +15,7 @@ void check_same_build(const IvfFile& file, const IvfFile& first) {
   const IvfParameters &a = file.parameters(), &b = first.parameters();
   const bool same = a.d == b.d && a.M == b.M && a.K == b.K && a.K_ivf == b.K_ivf && a.model == b.model &&
                     same_values(a.codebooks.data<float>(), b.codebooks.data<float>(), a.codebooks.numel()) &&
-                    a.levels == b.levels;
+                    a.levels == b.levels && std::equal(a.graph.begin(), a.graph.end(), b.graph.begin(), b.graph.end());
   check(same, "{}: not a copy of the index that {} is one of: built apart", file.path(), first.path());
 }
 

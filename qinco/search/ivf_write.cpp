@@ -66,6 +66,14 @@ std::vector<std::byte> parameters_section(const IvfParameters& p) {
   return writer.finish();
 }
 
+std::vector<std::byte> graph_section(std::span<const std::byte> graph) {
+  Writer writer(Kind::graph);
+  const GraphHeader header{static_cast<int64_t>(graph.size()), {}};
+  writer.put(&header, 1);
+  writer.put(graph.data(), header.bytes);
+  return writer.finish();
+}
+
 /// Entries in the order of lists and ids, cut into the pieces of lists.
 std::vector<std::byte> segment_section(int64_t width, const IvfEntries& entries) {
   const auto n = static_cast<int64_t>(entries.ids.size());
@@ -142,7 +150,7 @@ class Appender {
 }  // namespace
 
 void IvfFile::create(const std::string& path, const IvfParameters& parameters, const IvfEntries& entries) {
-  std::vector<std::vector<std::byte>> sections = {parameters_section(parameters)};
+  std::vector<std::vector<std::byte>> sections = {parameters_section(parameters), graph_section(parameters.graph)};
   if (!entries.ids.empty()) sections.push_back(segment_section(parameters.width(), entries));
   int64_t end = kFirstSection;
   for (const auto& section : sections) end += static_cast<int64_t>(section.size());

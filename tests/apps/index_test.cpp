@@ -61,7 +61,12 @@ TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive searc
   CHECK(info.at("K_ivf") == 24);
   const Json added = results_of(space.add());
   CHECK(added.at("added") == Workspace::kN);
-  const Json results = results_of(with(space.search_index(), "--o", space.file("ids.npy")));
+  const std::string plot = space.file("plot.svg");
+  const Json results = results_of(with(with(space.search_index(), "--o", space.file("ids.npy")), "--plot", plot));
+  const std::string drawing = read_bytes(plot);
+  CHECK(drawing.rfind("<svg xmlns=", 0) == 0);
+  for (const char* part : {"nshort 10<", "nshort 600<", "<circle", "</svg>", "queries per second"})
+    CHECK_MESSAGE(contains(drawing, part), part);
   const Json& points = results.at("points");
   REQUIRE(points.size() == 4);
   for (const Json& point : points) {
@@ -87,6 +92,26 @@ TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive searc
             .code == 0);
   CHECK(run(with(with(space.add(), "--index", again), "--codes", codes)).code == 0);
   CHECK(read_bytes(again) == read_bytes(space.index()));
+}
+
+TEST_CASE("index: an HNSW coarse quantizer, swept over efSearch") {
+  const IvfWorkspace space;
+  const std::string graph = space.file("graph.index");
+  CHECK(run({"index", "build", "--model", space.ivf_model(), "--training_data", space.base(), "--o", graph, "--hnsw",
+             "8", "--efConstruction", "40"})
+            .code == 0);
+  CHECK(run(with(space.add(), "--index", graph)).code == 0);
+  CHECK(run(space.add()).code == 0);
+  CHECK(results_of({"index", "info", "--index", graph}).at("coarse") == "hnsw");
+  const Json flat = results_of(space.search_index()).at("points");
+  const Json swept = results_of(with(with(space.search_index(), "--index", graph), "--efSearch", "24,30")).at("points");
+  REQUIRE(swept.size() == 2 * flat.size());
+  CHECK(flat[0].at("efSearch").is_null());
+  CHECK(swept[0].at("efSearch") == 24);
+  CHECK(swept[2].at("efSearch") == 30);
+  CHECK(swept[0].at("recall") == flat[0].at("recall"));
+  CHECK(swept.back().at("recall") == flat.back().at("recall"));
+  expect_error(space.path(), with(space.search_index(), "--efSearch", "0"), 1, {"--efSearch 0"});
 }
 
 TEST_CASE("index: shards and batches merge into what one addition gives") {

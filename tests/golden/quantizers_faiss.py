@@ -46,7 +46,8 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--full", action="store_true")
 full = parser.parse_args().full
 learn, base = read_bvecs("learn.bvecs"), read_bvecs("base.bvecs")
+M, bits = (8, 8) if full else (16, 4)
 if not full:
-    learn, base = learn[:10000], base[:5000]
+    learn, base = learn[:4000], base[:2000]
 for name, run in (("PQ", pq_error), ("OPQ", opq_error)) + ((("RQ", rq_error),) if full else ()):
-    print(f"{name} 8x{8 if full else 6}: {run(learn, base, 8, 8 if full else 6):.6g}")
+    print(f"{name} {M}x{bits}: {run(learn, base, M, bits):.6g}")

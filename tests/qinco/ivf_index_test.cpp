@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "qinco/search/flat.h"
+#include "qinco/search/hnsw.h"
 #include "tests/qinco/model_fixtures.h"
 
 namespace qinco {
@@ -162,6 +163,56 @@ TEST_CASE("IVF index: batches, given codes and merged shards hold the same entri
   apart.add(500, world.x.data<float>());
   apart.write(other);
   CHECK(contains(error_of([&] { merge_indexes({first, other}, whole); }), "built apart"));
+}
+
+TEST_CASE("HNSW: nearly the nearest, the same graph again, and from its bytes") {
+  const int64_t n = 2000, d = 8, k = 10;
+  const Tensor x = Tensor::empty({n, d}), queries = Tensor::empty({50, d});
+  Random(1).normal(x);
+  Random(2).normal(queries);
+  const Hnsw built = Hnsw::build(n, d, x.data<float>(), 16, 100);
+  const std::vector<std::byte> bytes = built.bytes();
+  CHECK(Hnsw::build(n, d, x.data<float>(), 16, 100).bytes() == bytes);
+  const Hnsw graph = Hnsw::from_bytes(d, bytes);
+  CHECK(graph.size() == n);
+  const Tensor exact = flat_search(Context::cpu(), x, queries, k);
+  int64_t hits = 0;
+  std::vector<int32_t> ids(k), same(k);
+  for (int64_t q = 0; q < 50; ++q) {
+    graph.search(queries.data<float>() + q * d, k, 100, ids.data());
+    built.search(queries.data<float>() + q * d, k, 100, same.data());
+    CHECK(ids == same);
+    for (int64_t i = 0; i < k; ++i) hits += ids[static_cast<size_t>(i)] == exact.data<int32_t>()[q * k + i];
+  }
+  CHECK(hits > 490);
+  std::vector<int32_t> many(3000);
+  graph.search(queries.data<float>(), 3000, 1, many.data());
+  CHECK(std::count(many.begin(), many.end(), -1) >= 1000);
+  CHECK(contains(error_of([&] { Hnsw::from_bytes(d, std::span(bytes).first(bytes.size() - 1)); }), "HNSW"));
+  CHECK(contains(error_of([&] { Hnsw::build(n, d, x.data<float>(), 1, 100); }), "1 links, expected 2 to 1000"));
+}
+
+TEST_CASE("IVF index: with a graph over few centroids, the lists and results of the flat coarse quantizer") {
+  const World world;
+  const IvfIndex flat = world.full();
+  const std::string path = world.directory.file("graph.index"), merged = world.directory.file("merged.index");
+  IvfBuilder builder(world.coder);
+  builder.add(kN, world.x.data<float>());
+  builder.write(path, 8, 50);
+  IvfIndex index(path, world.coder);
+  CHECK(index.has_graph());
+  CHECK_FALSE(flat.has_graph());
+  index.add(world.rows(0, kN), 0);
+  const Tensor queries = random_vectors(ivf_config(), 40, 12);
+  const IvfSearchOptions options{5, 4, 30, 20};
+  const std::vector<int64_t> expected = flat.search(span_of(queries), options).ids;
+  CHECK(index.search(span_of(queries), options).ids == expected);
+  merge_indexes({path}, merged);
+  CHECK(IvfIndex(merged, world.coder).search(span_of(queries), options).ids == expected);
+  CHECK(contains(error_of([&] { merge_indexes({path, world.path()}, merged); }), "built apart"));
+  queries.data<float>()[0] = NAN;
+  CHECK(index.search(span_of(queries), options).ids[0] == -1);
+  CHECK(contains(error_of([&] { index.search(span_of(queries), {1, 1, 1, 0}); }), "efSearch 0"));
 }
 
 TEST_CASE("IVF index: hostile queries, too few entries, empty lists and bad sizes") {

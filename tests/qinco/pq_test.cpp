@@ -148,16 +148,16 @@ TEST_CASE("PQ and OPQ: the same bits at any thread count, and steps are counted 
 }
 
 TEST_CASE("PQ and OPQ on real data: within 1% of Faiss's error") {
-  // Faiss 1.15 on the same vectors (tests/golden/quantizers_faiss.py).
-  constexpr double kFaissPq = 39589.9, kFaissOpq = 42041.8;
+  constexpr double kFaissPq = 35452.5, kFaissOpq = 37864.8;  // Faiss 1.15: tests/golden/quantizers_faiss.py
   const std::string folder = QINCO_SOURCE_DIR "/data/sift-sample/";
-  const Tensor learn = read_rows(folder + "learn.bvecs", 0, 10000), base = read_rows(folder + "base.bvecs", 0, 5000);
+  const Tensor learn = read_rows(folder + "learn.bvecs", 0, 4000), base = read_rows(folder + "base.bvecs", 0, 2000);
   PqOptions options;
-  const ProductQuantizer pq = train_pq(Context::cpu(), 10000, 128, learn.data<float>(), 8, 64, options);
-  const ProductQuantizer opq = train_opq(Context::cpu(), 10000, 128, learn.data<float>(), 8, 64, options);
-  MESSAGE("PQ 8x6 " << mse(pq, base) << ", OPQ 8x6 " << mse(opq, base));
-  CHECK(mse(pq, base) < 1.01 * kFaissPq);
-  CHECK(mse(opq, base) < 1.01 * kFaissOpq);
+  options.opq_iterations = 8;
+  const double pq = mse(train_pq(Context::cpu(), 4000, 128, learn.data<float>(), 16, 16, options), base);
+  const double opq = mse(train_opq(Context::cpu(), 4000, 128, learn.data<float>(), 16, 16, options), base);
+  CHECK(pq < 1.01 * kFaissPq);
+  CHECK(opq < 1.01 * kFaissOpq);
+  CHECK(opq < 0.97 * pq);  // from a random rotation, as in Faiss, OPQ ends above PQ here
 }
 
 TEST_CASE("PQ files: what is written is read back, and anything else is refused") {
