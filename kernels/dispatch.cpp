@@ -9,6 +9,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace qinco::kernels {
@@ -28,6 +30,22 @@ uint64_t saved_states() {
   return (uint64_t{high} << 32) | low;
 }
 
+// Whether the kernel lets this process use the tile registers; asked for once, before any thread uses them.
+bool tiles_permitted() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+// Beside AVX-512: bfloat16 conversions and tile products, and the tile states saved by the system.
+bool has_amx(uint64_t states) {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAvx512Bf16 = 1u << 5;
+  constexpr uint64_t kTiles = 0x60000;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kAmxBf16) || !(d & kAmxTile)) return false;
+  if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & kAvx512Bf16)) return false;
+  return (states & kTiles) == kTiles && tiles_permitted();
+}
+
 Isa detect() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   const uint64_t states = saved_states();
@@ -38,6 +56,7 @@ Isa detect() {
   const bool avx2 = fma && (b & bit_AVX2) && (b & bit_BMI2) && (states & kYmm) == kYmm;
   const unsigned wanted = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
   const bool avx512 = avx2 && (b & wanted) == wanted && (states & kZmm) == kZmm;
+  if (avx512 && has_amx(states)) return Isa::amx;
   return avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::reference;
 }
 #else
@@ -115,6 +134,7 @@ const Table<float>& table(Isa isa) {
   // they run only on machines that have it.
 #define QINCO_FILL_AVX2(family) avx2::fill_##family(t);
 #define QINCO_FILL_AVX512(family) avx512::fill_##family(t);
+#define QINCO_FILL_AMX(family) amx::fill_##family(t);
   static const Table<float> with_avx2 = [] {
     Table<float> t = plain;
     if (best_isa() >= Isa::avx2) {
@@ -129,10 +149,19 @@ const Table<float>& table(Isa isa) {
     }
     return t;
   }();
+  static const Table<float> with_amx = [] {
+    Table<float> t = with_avx512;
+    if (best_isa() >= Isa::amx) {
+      QINCO_AMX_FAMILIES(QINCO_FILL_AMX)
+    }
+    return t;
+  }();
 #undef QINCO_FILL_AVX2
 #undef QINCO_FILL_AVX512
+#undef QINCO_FILL_AMX
   isa = clamp(isa);
-  if (isa >= Isa::avx512) return with_avx512;
+  if (isa == Isa::amx) return with_amx;
+  if (isa == Isa::avx512) return with_avx512;
   if (isa == Isa::avx2) return with_avx2;
 #endif
   (void)isa;

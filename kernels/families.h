@@ -4,12 +4,18 @@
 
 #include "kernels/kernels.h"
 
+// clang-format off
 #define QINCO_KERNEL_FAMILIES(X) \
-  X(gemm) X(elementwise) X(copy) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk) X(scan)
+  X(gemm) X(linear) X(elementwise) X(copy) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) \
+  X(topk) X(scan)
+// clang-format on
 
 // The families that have a SIMD version in cpu/ (the others move data; the reference is already at memory speed).
 #define QINCO_CPU_FAMILIES(X) \
-  X(gemm) X(elementwise) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk) X(scan)
+  X(gemm) X(linear) X(elementwise) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk) X(scan)
+
+// The families that have a version for the matrix unit in cpu/amx/.
+#define QINCO_AMX_FAMILIES(X) X(linear) X(candidate)
 
 namespace qinco::kernels {
 
@@ -27,6 +33,9 @@ QINCO_CPU_FAMILIES(QINCO_DECLARE)
 }
 namespace avx512 {
 QINCO_CPU_FAMILIES(QINCO_DECLARE)
+}
+namespace amx {
+QINCO_AMX_FAMILIES(QINCO_DECLARE)
 }
 #undef QINCO_DECLARE
 

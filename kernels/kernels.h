@@ -34,6 +34,22 @@ struct Gemm {
   bool relu = false;
 };
 
+/// y = act(acc * y + x W^T + residual), with W [n,k] packed by linear_pack: acc is 1 with `accumulate`, else 0; act is
+/// relu or nothing.
+template <class T>
+struct Linear {
+  int64_t m = 0, n = 0, k = 0;
+  const T* x = nullptr;  // [m,k]
+  int64_t ldx = 0;
+  const T* packed = nullptr;
+  T* y = nullptr;  // [m,n]
+  int64_t ldy = 0;
+  bool accumulate = false;
+  const T* residual = nullptr;  // [m,n] with leading dimension ldr, added, or null; may be y itself
+  int64_t ldr = 0;
+  bool relu = false;
+};
+
 // The element-wise families. An op is its functor in functors.h and its row here.
 #define QINCO_UNARY_OPS(X) X(neg) X(relu) X(gelu) X(tanh) X(sigmoid) X(exp) X(log) X(sqrt) X(square)
 #define QINCO_BINARY_OPS(X) X(add) X(sub) X(mul) X(div)
@@ -75,9 +91,13 @@ struct CandidateStep {
   int64_t K = 0, d = 0, h = 0, L = 0;  // K, d, h, L >= 1
   const T* z_table = nullptr;          // [K,d]  c + W_c c + b
   const T* a_table = nullptr;          // [K,h]  W_up,1 (c + W_c c + b)
-  const T* const* w_up = nullptr;      // L pointers to [h,d]; w_up[0] is not read (it is inside a_table)
+  const T* const* w_up = nullptr;      // L pointers to [h,d]
   const T* const* w_down = nullptr;    // L pointers to [d,h]
 };
+
+/// What a candidate search may round. `exact`: a coarse screen may come first, but every candidate that its rounding
+/// could have put wrong is compared again at the precision of `linear`. `fast`: the screen decides.
+enum class Precision : uint8_t { exact, fast };
 
 /// The per-vector inputs and outputs of the candidate search over one packed step.
 template <class T>
@@ -88,6 +108,7 @@ struct CandidateSearch {
   const T* up_row = nullptr;  // [n,h]  u = W_up,1 r
   int32_t* codes = nullptr;   // [n]    argmin_k ||target - z_k||^2, lowest k among equals; 0 if all are NaN
   T* distances = nullptr;     // [n]    that distance, or null
+  Precision precision = Precision::exact;
 };
 
 /// Vectors whose codes lie together in a ScanList.
@@ -125,6 +146,7 @@ struct Scan {
 // clang-format off
 #define QINCO_KERNELS(X) \
   X(gemm) \
+  X(linear_packed_size) X(linear_pack) X(linear) \
   X(unary) X(unary_backward) X(binary) X(axpby) X(fill) \
   X(strided_copy) \
   X(sum) X(sum_squared_difference) X(row_sum) X(column_sum) X(row_squared_norm) X(row_argmin) \
@@ -143,6 +165,15 @@ template <class T>
 struct Table {
   // --- gemm
   void (*gemm)(const Context&, const Gemm<T>&) = nullptr;
+
+  // --- linear: a product whose weights are packed once and used often; a pack is for this table only.
+  /// Number of T that linear_pack writes for W [n,k].
+  int64_t (*linear_packed_size)(int64_t n, int64_t k) = nullptr;
+  /// W [n,k] has leading dimension ldw; packed is aligned to 64 bytes.
+  void (*linear_pack)(const Context&, int64_t n, int64_t k, const T* w, int64_t ldw, T* packed) = nullptr;
+  /// A row of y does not depend on the other rows. Float arithmetic, or on AMX three products of bfloat16 parts: then y
+  /// is within 2^-15 |x| |W|^T of the exact product.
+  void (*linear)(const Context&, const Linear<T>&) = nullptr;
 
   // --- elementwise
   /// y[i] = op(x[i]), i < n; in place allowed.

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "apps/qinco/command.h"
+#include "apps/qinco/precision.h"
 #include "apps/qinco/progress.h"
 #include "apps/qinco/stream.h"
 #include "kernels/kernels.h"
@@ -22,10 +23,11 @@ struct EncodeOptions {
   std::string model, input, output;
   bool raw = false;
   std::optional<int64_t> M_used;
+  kernels::Precision precision = kernels::Precision::exact;
 };
 
 void encode(const EncodeOptions& options, const Common& common) {
-  const ProductCodec codec(load_product(options.model));
+  const ProductCodec codec(load_product(options.model), options.precision);
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   const VectorFile vectors = VectorFile::open(options.input);
   check(vectors.dim() == codec.d(), "{}: vectors have dimension {}, expected {} as in {}", options.input, vectors.dim(),
@@ -74,6 +76,7 @@ void add_encode(Program& program) {
   command.add_option("--o", options->output, "codes: .npy int32 [n,nsub*M_used]")->required()->type_name("FILE");
   command.add_flag("--raw", options->raw, "write packed bits without a header instead of .npy");
   command.add_option("--M_used", options->M_used, "write only the first codes of each (sub-)quantizer (default: all)");
+  add_precision_option(command, options->precision);
 }
 
 }  // namespace qinco::app

@@ -4,6 +4,7 @@
 
 #include "apps/qinco/command.h"
 #include "apps/qinco/evaluate.h"
+#include "apps/qinco/precision.h"
 #include "apps/qinco/stream.h"
 #include "qinco/codec/product_codec.h"
 #include "qinco/io/product_file.h"
@@ -16,10 +17,11 @@ struct EvalOptions {
   EvaluationFiles files;
   std::optional<int64_t> M_used;
   bool multirate = false;
+  kernels::Precision precision = kernels::Precision::exact;
 };
 
 void eval(const EvalOptions& options, const Common& common) {
-  const ProductCodec codec(load_product(options.model));
+  const ProductCodec codec(load_product(options.model), options.precision);
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   check_evaluation_files(options.files, codec.d(), options.model);
   Coder coder;
@@ -41,6 +43,7 @@ void add_eval(Program& program) {
   add_evaluation_options(command, options->files);
   command.add_option("--M_used", options->M_used, "decode this many codes of each (sub-)quantizer (default: all)");
   command.add_flag("--multirate", options->multirate, "measure the MSE of every prefix of the codes too");
+  add_precision_option(command, options->precision);
 }
 
 }  // namespace qinco::app

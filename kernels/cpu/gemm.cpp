@@ -175,28 +175,74 @@ void run_pass(const Context& context, const Pass& pass, const Tasks& tasks, floa
   });
 }
 
+/// How B is cut into blocks, by the sizes alone.
+struct Blocks {
+  int64_t k, n;  // largest block
+
+  Blocks(int64_t all_n, int64_t all_k) {
+    const int64_t k_blocks = larger(1, blocks_of(all_k, kBlockK));
+    k = larger(1, blocks_of(blocks_of(all_k, k_blocks), kLanes)) * kLanes;
+    n = smaller(kBlockN, blocks_of(all_n, kTileCols) * kTileCols);
+  }
+
+  /// body(j, n, p, k) for every block of columns [j, j + n) and inner range [p, p + k). k = 0 still takes one pass, for
+  /// the epilogue.
+  template <class Body>
+  void for_each(int64_t all_n, int64_t all_k, Body&& body) const {
+    for (int64_t j = 0; j < all_n; j += n)
+      for (int64_t p = 0; p < larger(1, all_k); p += k) body(j, smaller(n, all_n - j), p, smaller(k, all_k - p));
+  }
+};
+
 void gemm(const Context& context, const Gemm<float>& g) {
   if (g.m <= 0 || g.n <= 0) return;
   if (g.m <= kTileRows && !g.trans_b) {  // one row of tiles reads B once: packing it would cost more than it saves
     run_pass(context, {g, 0, g.k, 0, g.n, nullptr}, Tasks(g.m, g.n, g.k), nullptr, 0);
     return;
   }
-  const int64_t k_blocks = larger(1, blocks_of(g.k, kBlockK));
-  const int64_t block_k = larger(1, blocks_of(blocks_of(g.k, k_blocks), kLanes)) * kLanes;
-  const int64_t block_n = smaller(kBlockN, blocks_of(g.n, kTileCols) * kTileCols);
+  const Blocks blocks(g.n, g.k);
   ScratchFrame frame(context);
-  float* const packed = frame.get<float>(block_n * block_k);
-  const Tasks largest(g.m, block_n, block_k);
-  const int64_t scratch_size = blocks_of(largest.rows, kTileRows) * row_panel_size(block_k);
+  float* const packed = frame.get<float>(blocks.n * blocks.k);
+  const int64_t rows = Tasks(g.m, blocks.n, blocks.k).rows;
+  const int64_t scratch_size = blocks_of(rows, kTileRows) * row_panel_size(blocks.k);
   float* const scratch = g.trans_a ? frame.get<float>(scratch_size * context.threads) : nullptr;
-  // k = 0 still takes one pass, for the epilogue.
-  for (int64_t j = 0; j < g.n; j += block_n) {
-    for (int64_t p = 0; p < larger(1, g.k); p += block_k) {
-      const Pass pass{g, p, smaller(block_k, g.k - p), j, smaller(block_n, g.n - j), packed};
-      pack_b(context, pass, packed);
-      run_pass(context, pass, Tasks(g.m, pass.n, pass.k), scratch, scratch_size);
-    }
-  }
+  blocks.for_each(g.n, g.k, [&](int64_t j, int64_t n, int64_t p, int64_t k) {
+    const Pass pass{g, p, k, j, n, packed};
+    pack_b(context, pass, packed);
+    run_pass(context, pass, Tasks(g.m, n, k), scratch, scratch_size);
+  });
+}
+
+// --- the product with packed weights: the same passes over blocks that stay packed, one after the other.
+int64_t padded(int64_t n) {
+  return blocks_of(n, kLanes) * kLanes;
+}
+
+int64_t linear_packed_size(int64_t n, int64_t k) {
+  return padded(n) * k;
+}
+
+void linear_pack(const Context& context, int64_t n, int64_t k, const float* w, int64_t ldw, float* packed) {
+  Gemm<float> g;
+  g.n = n, g.k = k;
+  g.b = w, g.ldb = ldw, g.trans_b = true;
+  Blocks(n, k).for_each(n, k, [&](int64_t j, int64_t columns, int64_t p, int64_t inner) {
+    float* const block = packed + j * k + p * padded(columns);
+    pack_b(context, {g, p, inner, j, columns, block}, block);
+  });
+}
+
+void linear(const Context& context, const Linear<float>& l) {
+  if (l.m <= 0 || l.n <= 0) return;
+  Gemm<float> g;
+  g.m = l.m, g.n = l.n, g.k = l.k;
+  g.a = l.x, g.lda = l.ldx;
+  g.c = l.y, g.ldc = l.ldy, g.accumulate = l.accumulate;
+  g.residual = l.residual, g.ldr = l.ldr, g.relu = l.relu;
+  Blocks(l.n, l.k).for_each(l.n, l.k, [&](int64_t j, int64_t n, int64_t p, int64_t k) {
+    const float* const block = l.packed + j * l.k + p * padded(n);
+    run_pass(context, {g, p, k, j, n, block}, Tasks(l.m, n, k), nullptr, 0);
+  });
 }
 
 QINCO_CPU_NAMESPACE_END
@@ -205,6 +251,12 @@ namespace qinco::kernels::QINCO_CPU_ISA {
 
 void fill_gemm(Table<float>& t) {
   t.gemm = gemm;
+}
+
+void fill_linear(Table<float>& t) {
+  t.linear_packed_size = linear_packed_size;
+  t.linear_pack = linear_pack;
+  t.linear = linear;
 }
 
 }  // namespace qinco::kernels::QINCO_CPU_ISA

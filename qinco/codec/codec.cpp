@@ -12,6 +12,7 @@ namespace {
 
 using kernels::Context;
 using kernels::Gemm;
+using kernels::Linear;
 using kernels::Operand;
 using kernels::ScratchFrame;
 
@@ -44,7 +45,8 @@ Gemm<float> product(int64_t m, int64_t n, int64_t k, const float* a, const float
 
 }  // namespace
 
-Codec::Codec(const Qinco& model) : config_(model.config()), kernels_(&kernels::table<float>()) {
+Codec::Codec(const Qinco& model, kernels::Precision precision)
+    : config_(model.config()), precision_(precision), kernels_(&kernels::table<float>()) {
   codebook0_ = Tensor::empty({config_.K0(), config_.d});
   steps_.resize(static_cast<size_t>(config_.codes() - 1));
   for (Step& step : steps_) allocate(step);
@@ -57,14 +59,14 @@ void Codec::allocate(Step& step) const {
   const int64_t p = narrow ? h : d;
   step.z_table = Tensor::empty({K, d});
   step.a_table = Tensor::empty({K, h});
-  if (narrow) step.w_in = Tensor::empty({h, d});
-  step.w_r = Tensor::empty({d, p});
-  step.w_u = Tensor::empty({h, p});
-  for (int64_t l = 0; l < L; ++l) {
-    step.w_up.push_back(Tensor::empty({h, d}));
-    step.w_down.push_back(Tensor::empty({d, h}));
-  }
-  step.packed = Tensor::empty({kernels_->candidate_packed_size(K, d, h, L)});
+  if (narrow) step.w_in.allocate(*kernels_, h, d);
+  step.w_r.allocate(*kernels_, d, p);
+  step.w_u.allocate(*kernels_, h, p);
+  step.up.resize(static_cast<size_t>(L));
+  step.down.resize(static_cast<size_t>(L));
+  for (size_t l = 1; l < step.up.size(); ++l) step.up[l].allocate(*kernels_, h, d);
+  for (PackedLinear& down : step.down) down.allocate(*kernels_, d, h);
+  step.candidates = Tensor::empty({kernels_->candidate_packed_size(K, d, h, L)});
 }
 
 void Codec::update(const Qinco& model) {
@@ -77,13 +79,15 @@ void Codec::update(const Qinco& model) {
 
 void Codec::update_step(const Context& context, const StepNetwork& network, Step& step) const {
   const int64_t d = config_.d, K = config_.K, L = config_.L, h = config_.h;
+  std::vector<Tensor> kept;  // holds what the pointers point to
   std::vector<const float*> up, down;
-  for (int64_t l = 0; l < L; ++l) {
-    const auto i = static_cast<size_t>(l);
-    step.w_up[i].copy_from(network.up[i].value());
-    step.w_down[i].copy_from(network.down[i].value());
-    up.push_back(step.w_up[i].data<float>());
-    down.push_back(step.w_down[i].data<float>());
+  for (size_t l = 0; l < static_cast<size_t>(L); ++l) {
+    kept.push_back(network.up[l].value());
+    up.push_back(kept.back().data<float>());
+    kept.push_back(network.down[l].value());
+    down.push_back(kept.back().data<float>());
+    if (l > 0) step.up[l].pack(*kernels_, context, up[l], d);
+    step.down[l].pack(*kernels_, context, down[l], h);
   }
   if (config_.lowrank) {
     fold_lowrank(context, network, step);
@@ -93,12 +97,23 @@ void Codec::update_step(const Context& context, const StepNetwork& network, Step
   float* const z_table = step.z_table.data<float>();
   float* const a_table = step.a_table.data<float>();
   kernels_->gemm(context, product(K, h, d, z_table, up[0], a_table));
-  const int64_t p = step.w_r.size(1);
-  Gemm<float> fold = product(h, p, d, up[0], step.w_r.data<float>(), step.w_u.data<float>());  // W_up,1 W_r
+  kernels_->candidate_pack(context, {K, d, h, L, z_table, a_table, up.data(), down.data()},
+                           step.candidates.data<float>());
+}
+
+// W_x (or its outer half) is w [d,p] with rows ldw apart.
+void Codec::set_input(const Context& context, const StepNetwork& network, const float* w, int64_t ldw,
+                      Step& step) const {
+  const int64_t d = config_.d, h = config_.h, p = step.w_r.k();
+  ScratchFrame frame(context);
+  float* const through_up = frame.get<float>(h * p);
+  const Tensor up = network.up[0].value();
+  Gemm<float> fold = product(h, p, d, up.data<float>(), w, through_up);
   fold.trans_b = false;
-  fold.ldb = p;
+  fold.ldb = ldw;
   kernels_->gemm(context, fold);
-  kernels_->candidate_pack(context, {K, d, h, L, z_table, a_table, up.data(), down.data()}, step.packed.data<float>());
+  step.w_r.pack(*kernels_, context, w, ldw);
+  step.w_u.pack(*kernels_, context, through_up, p);
 }
 
 void Codec::fold_concat(const Context& context, const StepNetwork& network, Step& step) const {
@@ -111,7 +126,7 @@ void Codec::fold_concat(const Context& context, const StepNetwork& network, Step
   table.residual = codebook;
   table.ldr = d;
   kernels_->gemm(context, table);
-  step.w_r.copy_from(w.slice(1, d, 2 * d));
+  set_input(context, network, w.data<float>() + d, 2 * d, step);
 }
 
 void Codec::fold_lowrank(const Context& context, const StepNetwork& network, Step& step) const {
@@ -129,20 +144,22 @@ void Codec::fold_lowrank(const Context& context, const StepNetwork& network, Ste
   out.ldr = d;
   kernels_->gemm(context, out);
   if (step.w_in.defined()) {
-    step.w_in.copy_from(w_a.slice(1, d, 2 * d));
-    step.w_r.copy_from(w_b);
+    step.w_in.pack(*kernels_, context, w_a.data<float>() + d, 2 * d);
+    set_input(context, network, w_b.data<float>(), h, step);
   } else {
-    Gemm<float> fold = product(d, d, h, w_b.data<float>(), w_a.data<float>() + d, step.w_r.data<float>());
+    float* const w_x = frame.get<float>(d * d);
+    Gemm<float> fold = product(d, d, h, w_b.data<float>(), w_a.data<float>() + d, w_x);
     fold.trans_b = false;
     fold.ldb = 2 * d;
     kernels_->gemm(context, fold);
+    set_input(context, network, w_x, d, step);
   }
 }
 
 // What w_r and w_u apply to: xhat [n,d] itself, or w_in xhat [n,h], written to `narrow`.
 const float* Codec::enter(const Context& context, const Step& step, int64_t n, const float* xhat, float* narrow) const {
   if (!step.w_in.defined()) return xhat;
-  kernels_->gemm(context, product(n, config_.h, config_.d, xhat, step.w_in.data<float>(), narrow));
+  kernels_->linear(context, step.w_in.product(n, xhat, narrow));
   return narrow;
 }
 
@@ -150,10 +167,9 @@ const float* Codec::enter(const Context& context, const Step& step, int64_t n, c
 void Codec::project(const Step& step, int64_t n, const float* xhat, float* r, float* u) const {
   const Context context = serial_context();
   ScratchFrame frame(context);
-  const int64_t p = step.w_r.size(1);
   const float* const source = enter(context, step, n, xhat, frame.get<float>(n * config_.h));
-  kernels_->gemm(context, product(n, config_.d, p, source, step.w_r.data<float>(), r));
-  kernels_->gemm(context, product(n, config_.h, p, source, step.w_u.data<float>(), u));
+  kernels_->linear(context, step.w_r.product(n, source, r));
+  kernels_->linear(context, step.w_u.product(n, source, u));
 }
 
 // xhat += f(codeword ids[i], xhat) for a row block.
@@ -166,29 +182,28 @@ void Codec::advance(const Step& step, int64_t n, const int32_t* ids, float* xhat
   const float* const source = enter(context, step, n, xhat, frame.get<float>(step.w_in.defined() ? n * h : 0));
   kernels_->gather_rows(context, n, d, step.z_table.data<float>(), ids, z);
   kernels_->gather_rows(context, n, h, step.a_table.data<float>(), ids, hidden);
-  const int64_t p = step.w_r.size(1);
-  Gemm<float> base = product(n, d, p, source, step.w_r.data<float>(), z);
+  Linear<float> base = step.w_r.product(n, source, z);
   base.accumulate = true;
-  kernels_->gemm(context, base);
-  Gemm<float> first = product(n, h, p, source, step.w_u.data<float>(), hidden);
+  kernels_->linear(context, base);
+  Linear<float> first = step.w_u.product(n, source, hidden);
   first.accumulate = true;
   first.relu = true;
-  kernels_->gemm(context, first);
+  kernels_->linear(context, first);
   for (int64_t l = 0; l < L; ++l) {
     const auto i = static_cast<size_t>(l);
     if (l > 0) {
-      Gemm<float> up = product(n, h, d, z, step.w_up[i].data<float>(), hidden);
+      Linear<float> up = step.up[i].product(n, z, hidden);
       up.relu = true;
-      kernels_->gemm(context, up);
+      kernels_->linear(context, up);
     }
     const bool last = l + 1 == L;  // xhat += z + down is one product with a residual
-    Gemm<float> down = product(n, d, h, hidden, step.w_down[i].data<float>(), last ? xhat : z);
+    Linear<float> down = step.down[i].product(n, hidden, last ? xhat : z);
     down.accumulate = true;
     if (last) {
       down.residual = z;
       down.ldr = d;
     }
-    kernels_->gemm(context, down);
+    kernels_->linear(context, down);
   }
 }
 
@@ -227,7 +242,8 @@ void Codec::encode_block(int64_t n, const float* x, int32_t* codes, float* xhat,
       project(step, end - begin, y + begin * d, r + begin * d, u + begin * h);
     });
     kernels_->binary(context, kernels::BinaryOp::sub, 1, n * d, {scaled, 0, 1}, {y, 0, 1}, target);
-    kernels_->candidate_search(context, K, d, h, L, step.packed.data<float>(), {n, target, r, u, ids, nullptr});
+    kernels_->candidate_search(context, K, d, h, L, step.candidates.data<float>(),
+                               {n, target, r, u, ids, nullptr, precision_});
     for (int64_t i = 0; i < n; ++i) codes[i * M + m] = ids[i];
     if (m + 1 == M && !xhat) break;
     kernels::parallel_for(context, n, block, [&](int64_t begin, int64_t end, int) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "qinco/codec/packed_linear.h"
 #include "qinco/model/qinco.h"
 #include "tensor/tensor.h"
 
@@ -17,7 +18,8 @@ namespace qinco {
 class Codec {
  public:
   /// Compiles `model` (f32) for the ISA that is active now. Copies what it needs: the model may change or go.
-  explicit Codec(const Qinco& model);
+  /// `precision` is that of encoding's search; decoding is always exact.
+  explicit Codec(const Qinco& model, kernels::Precision precision = kernels::Precision::exact);
 
   /// Takes the present parameters of `model`, whose sizes are those of the first one, into the memory there is.
   void update(const Qinco& model);
@@ -38,20 +40,22 @@ class Codec {
   // One step, with r = W_x xhat and u = W_up,1 W_x xhat. In the low-rank model, W_x = W_B W_A,x is either multiplied
   // out or, when that is cheaper, kept as w_in = W_A,x: then w_r and w_u apply to w_in xhat [h] instead of xhat [d].
   struct Step {
-    Tensor z_table;              // [K,d]  c + W_c c + b
-    Tensor a_table;              // [K,h]  W_up,1 (c + W_c c + b)
-    Tensor w_in;                 // [h,d], or undefined
-    Tensor w_r;                  // [d,p], p = w_in.defined() ? h : d
-    Tensor w_u;                  // [h,p]
-    std::vector<Tensor> w_up;    // L of [h,d]
-    std::vector<Tensor> w_down;  // L of [d,h]
-    Tensor packed;               // the same in the candidate kernel's own layout
+    Tensor z_table;                  // [K,d]  c + W_c c + b
+    Tensor a_table;                  // [K,h]  W_up,1 (c + W_c c + b)
+    PackedLinear w_in;               // [h,d], or undefined
+    PackedLinear w_r;                // [d,p], p = w_in.defined() ? h : d
+    PackedLinear w_u;                // [h,p]
+    std::vector<PackedLinear> up;    // L of [h,d]; the first is undefined: a_table and w_u contain it
+    std::vector<PackedLinear> down;  // L of [d,h]
+    Tensor candidates;               // the step as the candidate search wants it
   };
 
   void allocate(Step& step) const;
   void update_step(const kernels::Context& context, const StepNetwork& network, Step& step) const;
   void fold_concat(const kernels::Context& context, const StepNetwork& network, Step& step) const;
   void fold_lowrank(const kernels::Context& context, const StepNetwork& network, Step& step) const;
+  void set_input(const kernels::Context& context, const StepNetwork& network, const float* w, int64_t ldw,
+                 Step& step) const;
   void encode_block(int64_t n, const float* x, int32_t* codes, float* xhat, const int32_t* first) const;
   void decode_block(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
   const float* enter(const kernels::Context& context, const Step& step, int64_t n, const float* xhat,
@@ -60,6 +64,7 @@ class Codec {
   void advance(const Step& step, int64_t n, const int32_t* ids, float* xhat) const;
 
   QincoConfig config_;
+  kernels::Precision precision_;
   const kernels::Table<float>* kernels_;
   Tensor codebook0_;  // [K0,d]
   std::vector<Step> steps_;

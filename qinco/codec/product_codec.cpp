@@ -19,9 +19,9 @@ void copy_columns(int64_t n, int64_t width, const T* in, int64_t in_ld, T* out, 
 
 }  // namespace
 
-ProductCodec::ProductCodec(const ProductQinco& model) {
+ProductCodec::ProductCodec(const ProductQinco& model, kernels::Precision precision) {
   model.validate();
-  for (const Qinco& part : model.parts) parts_.emplace_back(part);
+  for (const Qinco& part : model.parts) parts_.emplace_back(part, precision);
   if (model.rotation.defined()) rotation_ = model.rotation.clone();
   d_ = model.d();
   d_out_ = model.d_out();

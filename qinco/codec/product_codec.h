@@ -13,7 +13,7 @@ namespace qinco {
 class ProductCodec {
  public:
   /// Compiles `model` for the ISA that is active now. Copies what it needs. Throws Error as ProductQinco::validate.
-  explicit ProductCodec(const ProductQinco& model);
+  explicit ProductCodec(const ProductQinco& model, kernels::Precision precision = kernels::Precision::exact);
 
   int64_t d() const { return d_; }
   int64_t M() const { return parts_.front().config().codes(); }  // codes a part

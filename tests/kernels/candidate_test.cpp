@@ -281,6 +281,9 @@ TEST_CASE("candidate search is exact on whole numbers, the lowest index first am
 TEST_CASE("candidate search reaches the double reference's distances") {
   // Rounding: sums of up to 1100 terms in float, over at most 31 products; relative to distances of the data's size.
   constexpr double kTolerance = 2e-5;
+  // On the matrix unit, z itself is off by what splitting its operands leaves out, 2^-17 of each at random signs, in
+  // each of L blocks.
+  constexpr double kSplitError = 2e-6;
   std::vector<Sizes> all = tail_sizes(120);
   all.insert(all.end(), kLarge.begin(), kLarge.end());
   int64_t mismatches = 0, total = 0;
@@ -293,13 +296,15 @@ TEST_CASE("candidate search reaches the double reference's distances") {
     for (Isa isa : available_isas()) {
       if (large && isa == Isa::reference) continue;
       CAPTURE(isa_name(isa));
+      const double error = isa == Isa::amx ? kSplitError * s.L * std::sqrt(s.d + s.h) : 0;
       const Result<float> found = search(isa, p);
       for (int64_t i = 0; i < p.n; ++i) {
         REQUIRE(found.codes[i] >= 0);
         REQUIRE(found.codes[i] < s.K);
         const double reached = exact_search(exact, found.codes[i], 1, i, i + 1).distances[0];
-        CHECK(reached <= best.distances[i] * (1 + kTolerance));
-        CHECK(std::abs(found.distances[i] - reached) <= reached * kTolerance);
+        const double slack = reached * kTolerance + 2 * std::sqrt(reached) * error + error * error;
+        CHECK(reached <= best.distances[i] + slack);
+        CHECK(std::abs(found.distances[i] - reached) <= slack);
         mismatches += found.codes[i] != best.codes[i];
         ++total;
       }

@@ -50,6 +50,12 @@ TEST_CASE("dispatch: the best ISA is what the compiler's own detection says") {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  // The compiler does not tell of tiles: those are the operating system's word, and come on top of bfloat16.
+  if (best_isa() == Isa::amx) {
+    CHECK(avx512);
+    CHECK(__builtin_cpu_supports("avx512bf16"));
+    return;
+  }
   CHECK(best_isa() == (avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::reference));
 #else
   CHECK(best_isa() == Isa::reference);

@@ -98,7 +98,7 @@ TEST_CASE("codec: codes reach the plain module's smallest distances and decode t
       const std::vector<Variable> partials = exact.decode_partials(encoded.codes);
       for (int64_t m = 1; m <= config.M; ++m) {
         const Tensor expected = mul(partials[static_cast<size_t>(m - 1)].value(), scale);
-        CHECK(relative_difference(decode(codec, encoded.codes, m), expected) <= 2e-6);
+        CHECK(relative_difference(decode(codec, encoded.codes, m), expected) <= codec_rounding());
       }
     }
   }

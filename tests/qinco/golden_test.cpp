@@ -109,7 +109,7 @@ TEST_CASE("the codec's codes and reconstructions equal PyTorch's on every ISA") 
         const Tensor xhat = Tensor::empty({golden.B, golden.config.d});
         codec.decode(golden.B, codes.data<int32_t>(), golden.config.M, m, xhat.data<float>());
         const Tensor expected = mul(golden.tensor("partial" + std::to_string(m - 1)), scalar(golden.config.db_scale));
-        CHECK(relative_difference(xhat, expected) <= kRounding);
+        CHECK(relative_difference(xhat, expected) <= codec_rounding());
       }
     }
   }

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "kernels/dispatch.h"
 #include "qinco/model/qinco.h"
 #include "tensor/create.h"
 #include "tensor/ops.h"
@@ -42,6 +43,12 @@ inline double relative_difference(const Tensor& a, const Tensor& b) {
   const double scale = sum_squared_difference(exact, zeros_like(exact));
   const double difference = sum_squared_difference(a.contiguous().to(DType::f64), exact);
   return std::sqrt(difference / (scale > 0 ? scale : 1));
+}
+
+/// What single precision against double or PyTorch may differ by, in the codec on the active ISA: on the matrix unit
+/// its products are sums of split operands.
+inline double codec_rounding() {
+  return kernels::active_isa() == kernels::Isa::amx ? 1e-5 : 2e-6;
 }
 
 inline bool same_bits(const Tensor& a, const Tensor& b) {

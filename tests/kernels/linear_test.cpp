@@ -1,0 +1,152 @@
+// The product with packed weights on every ISA: against integer arithmetic and the double reference.
+#include <cmath>
+#include <doctest/doctest.h>
+#include <vector>
+
+#include "tests/kernels/harness.h"
+
+namespace qinco::kernels::tests {
+namespace {
+
+QINCO_COVERS(linear_packed_size);
+QINCO_COVERS(linear_pack);
+QINCO_COVERS(linear);
+
+struct Case {
+  int64_t m, n, k;
+  bool accumulate, residual, relu;
+};
+
+// x [m,k], w [n,k], y and residual [m,n], each with rows a little longer than needed.
+template <class T>
+struct Problem {
+  Case c;
+  int64_t ldx, ldw, ldy, ldr;
+  std::vector<T> x, w, y, residual;
+
+  template <class U>
+  Problem<U> as() const {
+    const auto convert = [](const std::vector<T>& v) { return std::vector<U>(v.begin(), v.end()); };
+    return {c, ldx, ldw, ldy, ldr, convert(x), convert(w), convert(y), convert(residual)};
+  }
+};
+
+Problem<float> make_problem(const Case& c, bool whole, unsigned seed) {
+  Problem<float> p{c, c.k + 3, c.k + 1, c.n + 2, c.n + 5, {}, {}, {}, {}};
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  const auto fill = [&](int64_t size) {
+    std::vector<float> v(static_cast<size_t>(size));
+    for (float& f : v) f = whole ? static_cast<float>(static_cast<int>(random() % 9) - 4) : normal(random);
+    return v;
+  };
+  p.x = fill(c.m * p.ldx), p.w = fill(c.n * p.ldw), p.y = fill(c.m * p.ldy), p.residual = fill(c.m * p.ldr);
+  return p;
+}
+
+// y after the product of the rows [begin, end), packed afresh.
+template <class T>
+std::vector<T> run(const Table<T>& t, const Problem<T>& p, const Context& context, int64_t begin, int64_t end) {
+  const Case& c = p.c;
+  Buffer<T> packed(t.linear_packed_size(c.n, c.k), 0);
+  t.linear_pack(context, c.n, c.k, p.w.data(), p.ldw, packed.data());
+  CHECK(packed.guards_hold());
+  Buffer<T> y({p.y.begin() + begin * p.ldy, p.y.begin() + end * p.ldy});
+  Linear<T> l;
+  l.m = end - begin, l.n = c.n, l.k = c.k;
+  l.x = p.x.data() + begin * p.ldx, l.ldx = p.ldx;
+  l.packed = packed.data();
+  l.y = y.data(), l.ldy = p.ldy;
+  l.accumulate = c.accumulate;
+  l.residual = c.residual ? p.residual.data() + begin * p.ldr : nullptr, l.ldr = p.ldr;
+  l.relu = c.relu;
+  t.linear(context, l);
+  CHECK(y.guards_hold());
+  return y.values();
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> all = {{40, 100, 1000, true, true, true}, {7, 600, 450, false, true, false}};
+  std::mt19937 random(5);
+  const auto any = [&] { return kTailSizes[random() % std::size(kTailSizes)]; };
+  for (const int64_t size : kTailSizes)
+    for (int i = 0; i < 3; ++i)
+      all.push_back({i == 0 ? size : any(), i == 1 ? size : any(), i == 2 ? size : any(), random() % 2 == 0,
+                     random() % 2 == 0, random() % 2 == 0});
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("linear is exact on small whole numbers") {
+  for (const Case& c : cases()) {
+    CAPTURE(c.m);
+    CAPTURE(c.n);
+    CAPTURE(c.k);
+    const Problem<float> p = make_problem(c, true, 1);
+    const std::vector<double> expected = run(table<double>(), p.as<double>(), TestContext(), 0, c.m);
+    for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
+      CAPTURE(isa_name(isa));
+      CHECK(run(t, p, TestContext(), 0, c.m) == std::vector<float>(expected.begin(), expected.end()));
+    });
+  }
+}
+
+TEST_CASE("linear stays within its bound of the exact product") {
+  for (const Case& c : cases()) {
+    CAPTURE(c.m);
+    CAPTURE(c.n);
+    CAPTURE(c.k);
+    const Problem<float> p = make_problem(c, false, 2);
+    Problem<double> sizes = p.as<double>();  // |x| |W|^T + |y| + |residual|: what rounding is relative to
+    const std::vector<double> expected = run(table<double>(), sizes, TestContext(), 0, c.m);
+    for (auto* values : {&sizes.x, &sizes.w, &sizes.y, &sizes.residual})
+      for (double& v : *values) v = std::abs(v);
+    const std::vector<double> size = run(table<double>(), sizes, TestContext(), 0, c.m);
+    for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
+      CAPTURE(isa_name(isa));
+      const std::vector<float> found = run(t, p, TestContext(), 0, c.m);
+      const double bound = (isa == Isa::amx ? 0x1p-15 : 0) + static_cast<double>(c.k + 3) * kEpsilon;
+      for (int64_t i = 0; i < c.m; ++i)
+        for (int64_t j = 0; j < c.n; ++j) {
+          const auto at = static_cast<size_t>(i * p.ldy + j);
+          REQUIRE(std::abs(found[at] - expected[at]) <= bound * size[at]);
+        }
+    });
+  }
+}
+
+TEST_CASE("a row of linear depends neither on the other rows nor on the number of threads") {
+  const Problem<float> p = make_problem({200, 70, 90, true, false, true}, false, 3);
+  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
+    CAPTURE(isa_name(isa));
+    const std::vector<float> all = run(t, p, TestContext(), 0, p.c.m);
+    for (int threads : {2, 3}) CHECK(run(t, p, TestContext(threads), 0, p.c.m) == all);
+    for (int64_t begin = 0; begin < p.c.m; begin += 37)
+      for (int64_t end : {begin + 1, begin + 15}) {
+        CHECK(run(t, p, TestContext(), begin, end) ==
+              std::vector<float>(all.begin() + begin * p.ldy, all.begin() + end * p.ldy));
+      }
+  });
+}
+
+TEST_CASE("linear leaves NaN and infinity in their own rows") {
+  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
+    CAPTURE(isa_name(isa));
+    Problem<float> p = make_problem({40, 33, 50, false, false, false}, false, 4);
+    const std::vector<float> clean = run(t, p, TestContext(), 0, p.c.m);
+    p.x[5 * p.ldx + 7] = kNan;
+    p.x[9 * p.ldx + 49] = kInf;
+    const std::vector<float> found = run(t, p, TestContext(), 0, p.c.m);
+    for (int64_t i = 0; i < p.c.m; ++i)
+      for (int64_t j = 0; j < p.c.n; ++j) {
+        const auto at = static_cast<size_t>(i * p.ldy + j);
+        if (i == 5 || i == 9)
+          CHECK_FALSE(std::isfinite(found[at]));
+        else
+          CHECK(found[at] == clean[at]);
+      }
+  });
+}
+
+}  // namespace qinco::kernels::tests
