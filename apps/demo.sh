@@ -13,7 +13,7 @@ out=build/demo
 page=report.html
 sizes=(--M 8 --K 256)
 baseline=(--rq_beam_size 5)
-training=(--nt 48000 --nval 2000 --L 1 --h 64 --batch_size 128 --lr 1e-3 --lr_schedule cosine --max_epochs 16)
+training=(--nt 48000 --nval 2000 --L 1 --h 64 --batch_size 128 --lr 1e-3 --lr_schedule cosine --max_epochs 20)
 while (($# > 0)); do
   case $1 in
     --quick)

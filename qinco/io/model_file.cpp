@@ -36,8 +36,7 @@ QincoConfig config_from(const std::string& path, const Metadata& metadata) {
   const std::string& format = metadata_text(path, metadata, "format");
   check(format == "qinco", "{}: expected a file of format 'qinco', found '{}'", path, format);
   const std::string& variant = metadata_text(path, metadata, "variant");
-  const bool other = variant == "pq-qinco" || variant == "qinco2";
-  check(!other, "{}: a model of variant '{}' cannot be taken here", path, variant);
+  check(variant != "qinco2", "{}: a QINCo2 checkpoint: info knows it, nothing else yet", path);
   const bool known = variant == "qinco" || variant == "qinco-lr" || variant == "ivf-qinco";
   check(known, "{}: expected variant 'qinco', 'qinco-lr' or 'ivf-qinco', found '{}'", path, variant);
   QincoConfig config;
@@ -129,7 +128,7 @@ Qinco model_from(const std::string& path, const Metadata& metadata, const Tensor
 void check_model(const std::string& path, const ModelContents& contents) {
   const std::string& variant = metadata_text(path, contents.metadata, "variant");
   if (variant == "qinco2") return;
-  if (variant != "ivf-qinco" && variant != "pq-qinco") {
+  if (variant != "pq-qinco") {
     model_from(path, contents.metadata, contents.tensors);
     return;
   }

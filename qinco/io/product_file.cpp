@@ -30,9 +30,8 @@ std::map<std::string, Value> take_part(const std::string& prefix, std::map<std::
 Tensor take_rotation(const std::string& path, TensorMap& tensors) {
   const auto found = tensors.find(kRotation);
   if (found == tensors.end()) return {};
-  check(found->second.dtype() == DType::f32 && found->second.dim() == 2, "{}: {} is {} {}, expected f32 [d_out,d]",
-        path, kRotation, name(found->second.dtype()), found->second.shape().str());
-  const Tensor rotation = found->second.clone();
+  check(found->second.dim() == 2, "{}: {} is {}, expected [d_out,d]", path, kRotation, found->second.shape().str());
+  const Tensor rotation = found->second.to(DType::f32).clone();
   for (int64_t i = 0; i < rotation.numel(); ++i)
     check(std::isfinite(rotation.data<float>()[i]), "{}: {} holds NaN or infinity", path, kRotation);
   tensors.erase(found);
