@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "kernels/check.h"
+#include "tensor/random.h"
 #include "tensor/tensor.h"
 
 namespace qinco::tests {
@@ -38,6 +39,13 @@ inline double worst_difference(const Tensor& a, const Tensor& b) {
     scale = std::max(scale, std::abs(y));
   }
   return worst / scale;
+}
+
+/// f32 [n,d] of standard normal values.
+inline Tensor normal_vectors(int64_t n, int64_t d, uint64_t seed) {
+  const Tensor x = Tensor::empty({n, d});
+  Random(seed).normal(x);
+  return x;
 }
 
 /// The message of the Error that `action` throws; fails the test if it throws none.

@@ -5,6 +5,7 @@
 // Nothing per candidate leaves the tile: a tile's features stay in L1/L2 from the tables to the distance.
 #include "kernels/cpu/candidate_panel.h"
 #include "kernels/cpu/denormals.h"
+#include "kernels/cpu/pack.h"
 #include "kernels/families.h"
 #include "kernels/parallel.h"
 
@@ -18,19 +19,9 @@ constexpr int64_t kMaxGroup = 16;                 // tiles per group
 constexpr int64_t kMaxGrain = 64;                 // vectors per chunk
 constexpr int64_t kChunkWork = int64_t{1} << 27;  // multiply-adds per chunk, about a millisecond
 
-int64_t at_most(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-int64_t at_least(int64_t a, int64_t b) {
-  return a > b ? a : b;
-}
-int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
-
 // The last panel is cut to an even height.
 int panel_height(int64_t rows_left) {
-  return static_cast<int>(at_most(kPanelRows, (rows_left + 1) / 2 * 2));
+  return static_cast<int>(smaller(kPanelRows, (rows_left + 1) / 2 * 2));
 }
 
 int64_t matrix_size(int64_t rows, int64_t inner) {
@@ -43,7 +34,7 @@ int64_t matrix_size(int64_t rows, int64_t inner) {
 struct Layout {
   int64_t K, d, h, L;
 
-  int64_t blocks() const { return ceil_div(K, kLanes); }
+  int64_t blocks() const { return blocks_of(K, kLanes); }
   int64_t z_table() const { return blocks() * h * kLanes; }
   int64_t w_down(int64_t l) const {
     return z_table() + blocks() * d * kLanes + l * (matrix_size(d, h) + matrix_size(h, d));
@@ -60,19 +51,19 @@ void interleave(const float* x, int64_t rows, int64_t cols, int width, float* ou
 }
 
 void pack_table(const Context& context, const float* x, int64_t K, int64_t cols, float* out) {
-  parallel_for(context, ceil_div(K, kLanes), 4, [&](int64_t begin, int64_t end, int) {
+  parallel_for(context, blocks_of(K, kLanes), 4, [&](int64_t begin, int64_t end, int) {
     for (int64_t b = begin; b < end; ++b) {
       const int64_t k = b * kLanes;
-      interleave(x + k * cols, at_most(K - k, kLanes), cols, kLanes, out + k * cols);
+      interleave(x + k * cols, smaller(K - k, kLanes), cols, kLanes, out + k * cols);
     }
   });
 }
 
 void pack_matrix(const Context& context, const float* x, int64_t rows, int64_t inner, float* out) {
-  parallel_for(context, ceil_div(rows, kPanelRows), 8, [&](int64_t begin, int64_t end, int) {
+  parallel_for(context, blocks_of(rows, kPanelRows), 8, [&](int64_t begin, int64_t end, int) {
     for (int64_t p = begin; p < end; ++p) {
       const int64_t i = p * kPanelRows;
-      interleave(x + i * inner, at_most(rows - i, kPanelRows), inner, panel_height(rows - i), out + i * inner);
+      interleave(x + i * inner, smaller(rows - i, kPanelRows), inner, panel_height(rows - i), out + i * inner);
     }
   });
 }
@@ -104,7 +95,7 @@ void multiply(const Product& product, int64_t first, int64_t last, const Tile& t
   const float* const x = product.up ? tile.z : tile.hidden;
   float* const out = product.up ? tile.hidden : tile.z;
   // The inner dimension is cut evenly so that the features read by all panels stay in L1.
-  const int64_t cuts = ceil_div(product.inner * kTileWidth, kFirstLevel);
+  const int64_t cuts = blocks_of(product.inner * kTileWidth, kFirstLevel);
   for (int64_t cut = 0; cut < cuts; ++cut) {
     const int64_t k0 = product.inner * cut / cuts, k1 = product.inner * (cut + 1) / cuts;
     Panel panel{};
@@ -115,7 +106,7 @@ void multiply(const Product& product, int64_t first, int64_t last, const Tile& t
     for (int64_t i = first; i < last; i += kPanelRows) {
       const int height = panel_height(product.rows - i);
       panel.weights = product.weights + i * product.inner + k0 * height;
-      panel.rows = static_cast<int>(at_most(product.rows - i, height));
+      panel.rows = static_cast<int>(smaller(product.rows - i, height));
       panel.first = i;
       float* const place = out + i * kTileWidth;
       if (height == kPanelRows)
@@ -132,10 +123,10 @@ void multiply(const Product& product, int64_t first, int64_t last, const Tile& t
 
 // Blocks of weights outside, tiles inside: a block is read from memory once for the whole group.
 void multiply(const Product& product, const Tile* tiles, int64_t count) {
-  const int64_t panels = at_least(1, kWeightBlock / (kPanelRows * product.inner));
+  const int64_t panels = larger(1, kWeightBlock / (kPanelRows * product.inner));
   const int64_t block = count == 1 ? product.rows : panels * kPanelRows;
   for (int64_t i = 0; i < product.rows; i += block) {
-    for (int64_t g = 0; g < count; ++g) multiply(product, i, at_most(product.rows, i + block), tiles[g]);
+    for (int64_t g = 0; g < count; ++g) multiply(product, i, smaller(product.rows, i + block), tiles[g]);
   }
 }
 
@@ -169,7 +160,7 @@ void measure(const Layout& layout, const float* packed, const Tile* tiles, int64
 int64_t group_size(const Layout& layout) {
   if (layout.size() <= kResident) return 1;
   const int64_t fitting = kGroupFloats / ((layout.d + layout.h) * kTileWidth);
-  return at_least(1, at_most(fitting, kMaxGroup));
+  return larger(1, smaller(fitting, kMaxGroup));
 }
 
 // Searches for the vectors [begin, end). Units run over the vectors first, then over the blocks of candidates, so that
@@ -186,10 +177,10 @@ int64_t group_size(const Layout& layout) {
   }
   for (int64_t u0 = 0; u0 < units; u0 += group * kUnits) {
     Tile tiles[kMaxGroup];
-    const int64_t here = at_most(group * kUnits, units - u0), count = ceil_div(here, kUnits);
+    const int64_t here = smaller(group * kUnits, units - u0), count = blocks_of(here, kUnits);
     for (int64_t t = 0; t < count * kUnits; ++t) {
       Tile& tile = tiles[t / kUnits];
-      const int64_t u = at_most(u0 + t, units - 1);  // an odd last unit is computed twice and counted once
+      const int64_t u = smaller(u0 + t, units - 1);  // an odd last unit is computed twice and counted once
       const int64_t block = u / vectors, i = begin + u % vectors;
       tile.unit[t % kUnits] = {packed + block * h * kLanes, packed + layout.z_table() + block * d * kLanes,
                                s.up_row + i * h, s.row + i * d, s.target + i * d};
@@ -201,7 +192,7 @@ int64_t group_size(const Layout& layout) {
     for (int64_t t = 0; t < here; ++t) {
       const int64_t k = (u0 + t) / vectors * kLanes, i = (u0 + t) % vectors;
       const float* const unit = distances + t * kLanes;
-      for (int64_t j = 0; j < at_most(kLanes, layout.K - k); ++j) {
+      for (int64_t j = 0; j < smaller(kLanes, layout.K - k); ++j) {
         if (unit[j] < best[i]) {
           best[i] = unit[j];
           s.codes[begin + i] = static_cast<int32_t>(k + j);
@@ -217,7 +208,7 @@ void candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, i
   const Layout layout{K, d, h, L};
   // Several vectors a chunk, so that they share the tables; at least 32 chunks, so that threads end together.
   const int64_t work = layout.blocks() * kLanes * d * h * (2 * L - 1);
-  const int64_t grain = at_least(1, at_most(s.n / 32, at_most(kMaxGrain, at_least(4, kChunkWork / work))));
+  const int64_t grain = larger(1, smaller(s.n / 32, smaller(kMaxGrain, larger(4, kChunkWork / work))));
   const int64_t scratch_size = group_size(layout) * (d + h) * kTileWidth;
   ScratchFrame frame(context);
   float* const scratch = frame.get<float>(context.threads * scratch_size);

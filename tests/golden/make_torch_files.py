@@ -1,6 +1,7 @@
 """Small models in PyTorch's files, and what PyTorch makes of them: what tests/qinco/torch_file_test.cpp reads.
 
   python3 tests/golden/make_torch_files.py          all of tests/golden/torch/, with a recent PyTorch and NumPy
+  python3 tests/golden/make_torch_files.py coded    only what PyTorch makes of the IVF and PQ models that are there
   python3 tests/golden/make_torch_files.py old      qinco_old.pt only, with PyTorch 2.0 and NumPy 1: their names and
                                                     layout differ; takes the parameters from state_dict.pt
 
@@ -116,6 +117,16 @@ def all_files():
     save({"parameters": sizes, "data_dim": 8, "model": {"codebook": torch.zeros(16, 8)}}, "qinco2.pt")
 
 
+def coded_files():
+    x = read_rows(0, ROWS, SIZES["d"])
+    for name in ["ivf_qinco", "pq_qinco", "pq_qinco_opq"]:
+        model = torch.load(path(f"{name}.pt"), weights_only=False)
+        codes, gap = model.encode(x)
+        tensors = {"codes": codes.to(torch.int32), "decoded": model.decode(codes)}
+        write_safetensors(path(f"expected_{name}.safetensors"), tensors, {"torch": torch.__version__})
+        print(f"  expected_{name}.safetensors: smallest gap {gap:.1e}")
+
+
 def old_file():
     model = QINCo(**SIZES)
     model.load_state_dict(torch.load(path("state_dict.pt")))
@@ -126,4 +137,10 @@ def old_file():
 if __name__ == "__main__":
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, numpy {np.__version__}")
-    old_file() if sys.argv[1:] == ["old"] else all_files()
+    if sys.argv[1:] == ["old"]:
+        old_file()
+    elif sys.argv[1:] == ["coded"]:
+        coded_files()
+    else:
+        all_files()
+        coded_files()

@@ -92,3 +92,16 @@ class PQ_QINCo(nn.Module):
             self.add_module(f"sub_quantizer_{j}", quantizer)
             self.sub_quantizers.append(quantizer)
         self.opq_matrix = None if opq_matrix is None else nn.Parameter(opq_matrix)
+
+    @torch.no_grad()
+    def encode(self, x):
+        """As QINCo's: the codes of all parts side by side."""
+        x = x if self.opq_matrix is None else x @ self.opq_matrix.T
+        parts = [part.encode(block) for part, block in zip(self.sub_quantizers, x.chunk(self.nsub, dim=1))]
+        return torch.cat([codes for codes, _ in parts], dim=1), min(gap for _, gap in parts)
+
+    @torch.no_grad()
+    def decode(self, codes):
+        blocks = [part.decode(block) for part, block in zip(self.sub_quantizers, codes.chunk(self.nsub, dim=1))]
+        x = torch.cat(blocks, dim=1)
+        return x if self.opq_matrix is None else x @ self.opq_matrix

@@ -16,13 +16,8 @@ namespace {
 using kernels::Context;
 using tests::contains;
 using tests::error_of;
+using tests::normal_vectors;
 using tests::same_bits;
-
-Tensor normal_vectors(int64_t n, int64_t d, uint64_t seed) {
-  const Tensor x = Tensor::empty({n, d});
-  Random(seed).normal(x);
-  return x;
-}
 
 /// n points around `clusters` corners far apart; the cluster of point i is i % clusters.
 Tensor separated(int64_t n, int64_t d, int64_t clusters) {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cmath>
-#include <cstring>
 #include <string>
 
 #include "kernels/dispatch.h"
@@ -51,13 +50,7 @@ inline double codec_rounding() {
   return kernels::active_isa() == kernels::Isa::amx ? 1e-5 : 2e-6;
 }
 
-inline bool same_bits(const Tensor& a, const Tensor& b) {
-  const Tensor x = a.contiguous(), y = b.contiguous();
-  return x.shape() == y.shape() && x.dtype() == y.dtype() &&
-         (x.numel() == 0 ||
-          std::memcmp(x.bytes(), y.bytes(), static_cast<size_t>(x.numel()) * size_of(x.dtype())) == 0);
-}
-
+using tests::same_bits;
 using tests::TemporaryDirectory;
 
 }  // namespace qinco::testing

@@ -18,14 +18,9 @@ namespace {
 using kernels::Context;
 using tests::contains;
 using tests::error_of;
+using tests::normal_vectors;
 using tests::same_bits;
 using tests::TemporaryDirectory;
-
-Tensor normal_vectors(int64_t n, int64_t d, uint64_t seed) {
-  const Tensor x = Tensor::empty({n, d});
-  Random(seed).normal(x);
-  return x;
-}
 
 std::vector<int32_t> encode(const ResidualQuantizer& rq, const Tensor& x, int64_t beam) {
   std::vector<int32_t> codes(static_cast<size_t>(x.size(0) * rq.M()));

@@ -3,7 +3,7 @@
 
 #include <doctest/doctest.h>
 
-#include "qinco/codec/codec.h"
+#include "qinco/codec/product_codec.h"
 #include "qinco/io/product_file.h"
 #include "qinco/io/vectors.h"
 #include "tests/qinco/model_fixtures.h"
@@ -38,22 +38,23 @@ void check_same(const TensorMap& found, const TensorMap& expected, DType stored 
   }
 }
 
-/// Encodes and decodes as PyTorch did.
+/// Encodes and decodes as PyTorch did: models of every variant.
 void check_codec(const std::string& model, const std::string& expected_file) {
   CAPTURE(model);
   const SafetensorsFile expected = read_safetensors(golden(expected_file));
   const Tensor& codes = expected.tensors.at("codes");
   const int64_t n = codes.size(0);
   REQUIRE(n >= 1000);
-  const Codec codec(load_model(golden(model)));
+  const ProductCodec codec(load_product(golden(model)));
   const std::string learn = std::string(QINCO_SOURCE_DIR) + "/data/sift-sample/learn.bvecs";
-  const Tensor x = read_rows(learn, 0, n).slice(1, 0, codec.config().d).contiguous();
+  const Tensor x = read_rows(learn, 0, n).slice(1, 0, codec.d()).contiguous();
   const Tensor found = Tensor::empty(codes.shape(), DType::i32), decoded = Tensor::empty(x.shape());
-  codec.encode(n, x.data<float>(), found.data<int32_t>());
+  REQUIRE(codes.size(1) == codec.codes_per_vector(codec.M()));
+  codec.encode(n, x.data<float>(), codec.M(), found.data<int32_t>());
   int64_t other = 0;
   for (int64_t i = 0; i < codes.numel(); ++i) other += found.data<int32_t>()[i] != codes.data<int32_t>()[i];
   CHECK(static_cast<double>(other) <= 1e-3 * static_cast<double>(codes.numel()));
-  codec.decode(n, codes.data<int32_t>(), codec.config().M, codec.config().M, decoded.data<float>());
+  codec.decode(n, codes.data<int32_t>(), codec.M(), codec.M(), decoded.data<float>());
   CHECK(relative_difference(decoded, expected.tensors.at("decoded")) <= 1e-5);
 }
 
@@ -128,6 +129,11 @@ TEST_CASE("torch files: IVF, PQ and QINCo2 models are described, and refused by 
   CHECK(load_model(golden("ivf_qinco.pt")).config().K_ivf == 32);
   CHECK(load_product(golden("pq_qinco_opq.pt")).rotation.defined());
   CHECK(load_product(golden("pq_qinco.pt")).nsub() == 2);
+}
+
+TEST_CASE("torch files: IVF and PQ models, with and without OPQ, code and decode as in PyTorch") {
+  for (const std::string name : {"ivf_qinco", "pq_qinco", "pq_qinco_opq"})
+    check_codec(name + ".pt", "expected_" + name + ".safetensors");
 }
 
 TEST_CASE("torch files: the format before PyTorch 1.6 is named") {

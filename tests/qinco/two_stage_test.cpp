@@ -15,12 +15,7 @@ namespace {
 using kernels::Context;
 using tests::contains;
 using tests::error_of;
-
-Tensor normal_vectors(int64_t n, int64_t d, uint64_t seed) {
-  const Tensor x = Tensor::empty({n, d});
-  Random(seed).normal(x);
-  return x;
-}
+using tests::normal_vectors;
 
 std::vector<int32_t> random_codes(int64_t n, int64_t M, int64_t K, uint64_t seed) {
   Random random(seed);

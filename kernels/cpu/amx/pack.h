@@ -8,7 +8,7 @@
 QINCO_CPU_NAMESPACE_BEGIN
 
 constexpr int64_t blocks(int64_t n) {
-  return (n + kBlock - 1) / kBlock;
+  return blocks_of(n, kBlock);
 }
 
 // bfloat16 values in one part of a packed [rows,cols] matrix.
