@@ -100,9 +100,11 @@ class TorchFile {
     }
   }
   void set_db_scale(const Value& value, Metadata& metadata, const std::string& key) {
-    const std::optional<double> scale = number(value);
-    check(scale && std::isfinite(*scale) && *scale > 0, "{}: {}: expected a finite number above 0", path_, key);
-    metadata[key] = fmt::to_string(static_cast<float>(*scale));
+    const std::optional<double> stated = number(value);
+    check(stated.has_value(), "{}: {}: expected a number", path_, key);
+    const auto scale = static_cast<float>(*stated);  // as models keep it: what is too large or small for it is seen here
+    check(std::isfinite(scale) && scale > 0, "{}: {}: expected a finite float32 above 0, found {}", path_, key, *stated);
+    metadata[key] = fmt::to_string(scale);
   }
 
   ModelContents described(ModuleContents contents);

@@ -1,5 +1,8 @@
 // PyTorch files that lie, made by hand: each is refused with one line that names the file, and nothing is run.
+#include <bit>
+#include <cmath>
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 #include <fstream>
 
 #include "qinco/io/torch_file.h"
@@ -191,6 +194,20 @@ TEST_CASE("hostile torch files: tensors whose sizes, strides or storages lie") {
   const std::string good = one_tensor(tensor(four + four, four + one));
   hostile.refused(archive({{"m/data.pkl", pickle(good)}, {.name = "m/data/0", .data = std::string(64, 'x'), .crc = 7}}),
                   "damaged");
+}
+
+TEST_CASE("hostile torch files: a db_scale that no float32 holds") {
+  const Hostile hostile;
+  const std::string codebook = text("codebook0.weight") + tensor(integer(4) + integer(4), integer(4) + integer(1));
+  const auto real = [](uint64_t bits) {  // as BINFLOAT writes it
+    std::string bytes = "G";
+    for (int shift = 56; shift >= 0; shift -= 8) bytes += static_cast<char>(bits >> shift);
+    return bytes;
+  };
+  for (const double scale : {1e300, 1e-300, -1e-300, 0.0, -1.0, static_cast<double>(INFINITY), -1e300})
+    hostile.pickle_refused(dict(codebook + text("db_scale") + real(std::bit_cast<uint64_t>(scale))),
+                           fmt::format("db_scale: expected a finite float32 above 0, found {}", scale));
+  hostile.pickle_refused(dict(codebook + text("db_scale") + text("2.5")), "db_scale: expected a number");
 }
 
 TEST_CASE("hostile torch files: archives that lie") {
