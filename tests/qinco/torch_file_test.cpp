@@ -6,6 +6,7 @@
 #include "qinco/codec/product_codec.h"
 #include "qinco/io/product_file.h"
 #include "qinco/io/vectors.h"
+#include "tensor/create.h"
 #include "tests/qinco/model_fixtures.h"
 
 using namespace qinco;
@@ -99,6 +100,30 @@ TEST_CASE("torch files: state dicts of every floating type, of views of one stor
   check_file("state_dict_f16.pt", "PyTorch state dict", DType::f16);
   check_file("state_dict_bf16.pt", "PyTorch state dict", DType::bf16);
   check_file("checkpoint.pt", "PyTorch training checkpoint, epoch 7");
+}
+
+TEST_CASE("torch files: a db_scale among the tensors is the model's db_scale and no parameter") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("model.pt");
+  TensorMap tensors = read_model_file(golden("state_dict.pt")).tensors;
+  const size_t parameters = tensors.size();
+  for (const Shape& shape : {Shape{}, Shape{1}}) {
+    tensors["db_scale"] = full(shape, 2.5, DType::f64);  // a registered buffer, or put into the dict
+    write_torch_file(path, {"", {}, tensors});
+    CHECK(load_model(path).config().db_scale == 2.5F);
+    CHECK(read_model_file(path).tensors.size() == parameters);
+  }
+  TensorMap wrapped, parts;
+  for (const auto& [name, tensor] : tensors) wrapped["module." + name] = tensor;
+  write_torch_file(path, {"", {}, wrapped});
+  CHECK(load_model(path).config().db_scale == 2.5F);
+  for (const char* prefix : {"sub_quantizer_0.", "sub_quantizer_1."})
+    for (const auto& [name, tensor] : tensors) parts[prefix + name] = tensor;
+  write_torch_file(path, {"", {}, parts});
+  CHECK(load_product(path).parts[1].config().db_scale == 2.5F);
+  tensors["db_scale"] = full({1}, -1);
+  write_torch_file(path, {"", {}, tensors});
+  CHECK(contains(error_of([&] { load_model(path); }), "db_scale: expected a finite float32 above 0, found -1"));
 }
 
 TEST_CASE("torch files: QINCo and QINCo-LR give PyTorch's codes and vectors") {

@@ -1,5 +1,6 @@
 // PyTorch files that lie, made by hand: each is refused with one line that names the file, and nothing is run.
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <doctest/doctest.h>
 #include <fmt/format.h>
@@ -154,6 +155,26 @@ TEST_CASE("hostile torch files: depth, references and sizes that explode") {
   hostile.pickle_refused(dict(text(std::string(5000, 'n')) + tensor(integer(1), integer(1))), "name of 5000");
   hostile.pickle_refused(dict(text("a") + tensor(integer(1), integer(1)) + text("a") + tensor(integer(1), integer(1))),
                          "two tensors");
+}
+
+TEST_CASE("hostile torch files: dicts within themselves or within thousands of others end soon") {
+  const Hostile hostile;
+  const auto start = std::chrono::steady_clock::now();
+  const std::string part = "dicts that hold each other";
+  std::string items = text("parameters") + "}" + text("data_dim") + integer(8) + text("model") + "}";
+  for (int i = 0; i < 30'000; ++i) items += text(std::to_string(i)) + "h\1";
+  hostile.pickle_refused("}q\1(" + items + "u", part);  // QINCo2's root within itself
+  items.clear();
+  for (int i = 0; i < 30'000; ++i) items += text(std::to_string(i)) + "h\1";
+  const std::string codebook = text("codebook0.weight") + tensor(integer(4) + integer(4), integer(4) + integer(1));
+  hostile.pickle_refused(dict(codebook) + dict(text("_metadata") + "}q\1(" + items + "u") + "b", part);
+  items.clear();
+  for (int i = 0; i < 60'000; ++i) items += text(std::to_string(i)) + "N";
+  const std::string child = global("torch.nn.modules.container", "Sequential") + ")\x81" + dict(items) + "bq\1" + "0";
+  items.clear();
+  for (int i = 0; i < 60'000; ++i) items += text(std::to_string(i)) + "h\1";
+  hostile.pickle_refused(child + module("Sequential", "", items), part);
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(20));  // 1 s; minutes without a budget
 }
 
 TEST_CASE("hostile torch files: tensors whose sizes, strides or storages lie") {
