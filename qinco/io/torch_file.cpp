@@ -69,6 +69,7 @@ class TorchFile {
       const std::string_view name = model == module.models.end() ? root.object->name : model->second->name;
       ModelContents contents = described(std::move(module));
       contents.source = fmt::format("PyTorch module {}", name);
+      set_unstated(contents.metadata);
       return contents;
     }
     check(root.is(Kind::dict), "{}: expected a module or a dict, found neither", path_);
@@ -79,6 +80,7 @@ class TorchFile {
         described(torch::ModuleReader(path_, tensors_, dicts_).read_state_dict(inner ? *inner : root));
     add_db_scale(root, contents.metadata);
     if (inner) add_db_scale(*inner, contents.metadata);
+    set_unstated(contents.metadata);
     contents.source = inner ? "PyTorch training checkpoint" : "PyTorch state dict";
     const Value* const epoch = dicts_.lookup(root, "epoch");
     if (inner && epoch && epoch->is(Kind::integer)) contents.source += fmt::format(", epoch {}", epoch->integer);
@@ -106,6 +108,25 @@ class TorchFile {
       const std::string prefix = std::string(module) + (module.empty() ? "" : ".");
       if (const Value* const value = dicts_.lookup(items[i + 1], "db_scale"))
         set_db_scale(*value, metadata, prefix + "db_scale");
+      set_unseen(items[i + 1], metadata, prefix);
+    }
+  }
+  /// With M = 1 no tensor shows L and h: as `dict` has them, if it does.
+  void set_unseen(const Value& dict, Metadata& metadata, const std::string& prefix) {
+    for (const char* size : {"L", "h"}) {
+      const auto known = metadata.find(prefix + size);
+      const Value* const stated = known == metadata.end() ? nullptr : dicts_.lookup(dict, size);
+      if (stated && stated->is(Kind::integer) && known->second == "0") known->second = fmt::to_string(stated->integer);
+    }
+  }
+  /// Where nothing says them, any valid L and h do: a model with M = 1 has no network.
+  static void set_unstated(Metadata& metadata) {
+    for (auto& [name, value] : metadata) {
+      const std::string prefix = name.substr(0, name.size() - 1);
+      if ((name.ends_with("L") || name.ends_with("h")) && value == "0") {
+        const auto M = metadata.find(prefix + "M");
+        if (M != metadata.end() && M->second == "1") value = "1";
+      }
     }
   }
   void set_db_scale(const Value& value, Metadata& metadata, const std::string& key) {
@@ -154,15 +175,13 @@ ModelContents TorchFile::described(ModuleContents module) {
   const auto whole = module.models.find("");
   if (whole != module.models.end()) {
     if (sizes.variant == "qinco" || sizes.variant == "qinco-lr") check_attributes(*whole->second, sizes);
-    for (const auto& [name, size] : {std::pair<const char*, int64_t*>{"L", &sizes.L}, {"h", &sizes.h}}) {
-      const Value* const stated = dicts_.lookup(whole->second->state, name);  // with M = 1 no tensor shows them
-      if (*size == 0 && stated && stated->is(Kind::integer)) *size = stated->integer;
-    }
   }
   metadata = size_metadata(sizes);
-  for (const auto& [prefix, model] : module.models)
+  for (const auto& [prefix, model] : module.models) {
+    set_unseen(model->state, metadata, prefix);
     if (const Value* const scale = dicts_.lookup(model->state, "db_scale"); scale && !scale->is(Kind::none))
       set_db_scale(*scale, metadata, prefix + "db_scale");
+  }
   for (const auto& [name, scale] : module.scales) set_db_scale(std::optional(scale), metadata, name);
   contents.tensors = std::move(module.tensors);
   return contents;

@@ -183,3 +183,24 @@ TEST_CASE("torch files: what is written reads back bit for bit, with its db_scal
   check_same(read_torch_file(path).tensors, tensors, DType::f16);
   CHECK(read_torch_file(path).metadata.count("db_scale") == 0);
 }
+
+TEST_CASE("torch files: models with M = 1 keep L and h, and need none from others") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("model.pt"), ours = directory.file("model.safetensors");
+  const QincoConfig config{.d = 5, .M = 1, .K = 8, .L = 3, .h = 7, .db_scale = 0.5F};
+  const Qinco model = random_model(config, 4);
+  write_torch_file(path, {"", model_metadata(config), model.state()});
+  CHECK(load_model(path).config().same_sizes(config));
+  check_same(load_model(path).state(), model.state());
+  ProductQinco product;
+  for (const int seed : {1, 2}) product.parts.push_back(random_model(config, seed));
+  save_product(ours, product);
+  const ModelContents contents = read_model_file(ours);
+  write_torch_file(path, contents);
+  CHECK(read_model_file(path).metadata == contents.metadata);
+  TensorMap foreign = model.state();
+  foreign["db_scale"] = full({1}, 2.5);
+  write_torch_file(path, {"", {}, foreign});
+  CHECK(load_model(path).config().L == 1);
+  CHECK(load_model(path).config().h == 1);
+}
