@@ -74,7 +74,10 @@ Json convert_rows(const ConvertOptions& options, const ConvertProgress& progress
 void convert(const ConvertOptions& options, const Common& common) {
   const Stopwatch watch;
   Json results;
-  if (options.raw || is_row_file(options.input)) {
+  const bool rows = options.raw || is_row_file(options.input);
+  if (rows && options.db_scale) throw UsageError("--db_scale is for models");
+  if (!options.raw && (options.M || options.K)) throw UsageError("--M and --K need --raw");
+  if (rows) {
     const StopSignals signals;
     std::optional<Progress> shown;
     results = convert_rows(options, [&](int64_t done, int64_t n) {

@@ -253,6 +253,16 @@ TEST_CASE("convert: codes to packed bits and back") {
                {"codes.bin"});
 }
 
+TEST_CASE("convert: options of other inputs are usage errors") {
+  const Workspace space;
+  const std::string out = space.file("out.npy");
+  expect_error(space.path(), {"convert", space.base(), out, "--db_scale", "2"}, 2, {"--db_scale is for models"});
+  expect_error(space.path(), {"convert", space.base(), out, "--M", "2"}, 2, {"--M and --K need --raw"});
+  expect_error(space.path(), {"convert", space.model(), space.file("out.pt"), "--K", "16"}, 2, {"need --raw"});
+  expect_error(space.path(), {"convert", "--raw", "--K", "16", space.codes(), out + ".bin", "--db_scale", "2"}, 2,
+               {"--db_scale is for models"});
+}
+
 TEST_CASE("convert: larger files than memory are streamed") {
   const Workspace space;
   const std::string big = space.file("big.bvecs"), out = space.file("big.fbin");
