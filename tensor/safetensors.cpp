@@ -18,6 +18,9 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr int64_t kMaxHeader = 100'000'000;  // the format's own limit
+constexpr size_t kMaxTensors = 1 << 16;      // what this library will hold of them
+constexpr size_t kMaxMetadata = 1 << 24;     // bytes of keys and values, which count kMetadataItem more each pair
+constexpr size_t kMetadataItem = 128;        // what a pair costs beyond its bytes
 constexpr const char* kMetadata = "__metadata__";
 
 struct TypeName {
@@ -59,14 +62,20 @@ class HeaderReader {
   }
   bool string(std::string& text) {
     if (depth_ != 2 || (!in_metadata() && field_ != "dtype")) unexpected("a string");
-    (in_metadata() ? metadata[field_] : entries.back().dtype) = text;
+    if (!in_metadata()) return entries.back().dtype = text, true;
+    metadata_bytes_ += field_.size() + text.size() + kMetadataItem;
+    check(metadata_bytes_ <= kMaxMetadata, "{}: metadata of {} bytes, expected at most {}", path_, metadata_bytes_,
+          kMaxMetadata);
+    metadata[field_] = text;
     return true;
   }
   bool start_object(size_t) {
     if (depth_ > 1) unexpected("an object");
     if (++depth_ == 2) {
       fields_.clear();
-      if (!in_metadata()) entries.push_back({name_, {}, {}, {}});
+      if (in_metadata()) return true;
+      check(entries.size() < kMaxTensors, "{}: expected at most {} tensors, found more", path_, kMaxTensors);
+      entries.push_back({name_, {}, {}, {}});
     }
     return true;
   }
@@ -107,6 +116,7 @@ class HeaderReader {
   }
 
   const std::string& path_;
+  size_t metadata_bytes_ = 0;
   int depth_ = 0;  // 1 in the header, 2 in a tensor or the metadata, 3 in a list
   std::string name_, field_;
   std::set<std::string> names_, fields_;
@@ -183,6 +193,7 @@ void write_safetensors(const std::string& path, const SafetensorsFile& file) {
   std::vector<std::pair<std::string, Tensor>> order(file.tensors.begin(), file.tensors.end());
   std::stable_sort(order.begin(), order.end(),
                    [](const auto& a, const auto& b) { return size_of(a.second.dtype()) > size_of(b.second.dtype()); });
+  check(order.size() <= kMaxTensors, "{}: expected at most {} tensors, found {}", path, kMaxTensors, order.size());
   ordered_json header = ordered_json::object();
   if (!file.metadata.empty()) header[kMetadata] = file.metadata;
   int64_t at = 0;

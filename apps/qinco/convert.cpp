@@ -8,9 +8,10 @@
 #include "apps/qinco/command.h"
 #include "apps/qinco/progress.h"
 #include "apps/qinco/stream.h"
-#include "qinco/io/model_file.h"
+#include "qinco/io/product_file.h"
 #include "qinco/io/rows.h"
 #include "qinco/io/torch_file.h"
+#include "tensor/file.h"
 
 namespace qinco::app {
 namespace {
@@ -26,27 +27,36 @@ std::string extension(const std::string& path) {
   return std::filesystem::path(path).extension().string();
 }
 
+/// Every part's db_scale must be known, from the file or from the options, not from both and different.
+void settle_scale(const ConvertOptions& options, std::map<std::string, std::string>& metadata) {
+  for (const std::string& key : scale_keys(options.input, metadata)) {
+    if (metadata.count(key) == 0) {
+      if (!options.db_scale)
+        throw UsageError(fmt::format("{}: no {} in the file: give --db_scale", options.input, key));
+      metadata[key] = fmt::to_string(*options.db_scale);
+    } else if (options.db_scale) {
+      const auto stated = static_cast<float>(metadata_double(options.input, metadata, key));
+      check(stated == *options.db_scale, "{}: --db_scale is {}, {} in the file is {}", options.input, *options.db_scale,
+            key, stated);
+    }
+  }
+}
+
 Json convert_model(const ConvertOptions& options) {
   const std::string kind = extension(options.output);
   const bool torch = kind == ".pt" || kind == ".pth";
   check(torch || kind == ".safetensors", "{}: unknown kind of model file, expected .safetensors, .pt or .pth",
         options.output);
   ModelContents contents = read_model_file(options.input);
-  std::map<std::string, std::string>& metadata = contents.metadata;
-  const std::string variant = metadata["variant"];
-  check(metadata["format"] == "qinco" && variant != "qinco2", "{}: expected a QINCo model, found {} {}", options.input,
-        metadata["format"], variant);
-  const bool parts = variant == "pq-qinco";
-  if (options.db_scale && !parts) metadata["db_scale"] = fmt::to_string(*options.db_scale);
-  for (int64_t j = 0; options.db_scale && metadata.count(fmt::format("sub_quantizer_{}.d", j)) > 0; ++j)
-    metadata[fmt::format("sub_quantizer_{}.db_scale", j)] = fmt::to_string(*options.db_scale);
-  if (metadata.count(parts ? "sub_quantizer_0.db_scale" : "db_scale") == 0)
-    throw UsageError(fmt::format("{}: a state dict without db_scale: give --db_scale", options.input));
+  const std::string format = contents.metadata["format"], variant = contents.metadata["variant"];
+  check(format == "qinco" && variant != "qinco2", "{}: expected a QINCo model, found format {}, variant {}",
+        options.input, quote(format), quote(variant));
+  settle_scale(options, contents.metadata);
   check_model(options.input, contents);  // only whole and valid models go on
   if (torch)
     write_torch_file(options.output, contents);
   else
-    write_safetensors(options.output, {contents.tensors, metadata});
+    write_safetensors(options.output, {contents.tensors, contents.metadata});
   return {{"kind", "model"}, {"variant", variant}, {"source", contents.source}, {"tensors", contents.tensors.size()}};
 }
 
@@ -64,7 +74,10 @@ Json convert_rows(const ConvertOptions& options, const ConvertProgress& progress
 void convert(const ConvertOptions& options, const Common& common) {
   const Stopwatch watch;
   Json results;
-  if (options.raw || is_row_file(options.input)) {
+  const bool rows = options.raw || is_row_file(options.input);
+  if (rows && options.db_scale) throw UsageError("--db_scale is for models");
+  if (!options.raw && (options.M || options.K)) throw UsageError("--M and --K need --raw");
+  if (rows) {
     const StopSignals signals;
     std::optional<Progress> shown;
     results = convert_rows(options, [&](int64_t done, int64_t n) {

@@ -3,11 +3,12 @@
 
 #include "apps/qinco/command.h"
 #include "qinco/io/codes.h"
-#include "qinco/io/model_file.h"
+#include "qinco/io/product_file.h"
 #include "qinco/io/rows.h"
 #include "qinco/io/torch_file.h"
 #include "qinco/quantizers/pq.h"
 #include "qinco/quantizers/rq.h"
+#include "tensor/file.h"
 #include "tensor/safetensors.h"
 
 namespace qinco::app {
@@ -17,6 +18,11 @@ namespace {
 Json as_json(const std::string& text) {
   const Json value = Json::parse(text, nullptr, false);
   return value.is_number() || value.is_boolean() ? value : Json(text);
+}
+
+/// Text of a file as one line of a terminal.
+std::string shown(const std::string& text) {
+  return is_printable(text) ? text : quote(text);
 }
 
 /// What is told apart from single models: sizes of the parts, and every part's db_scale.
@@ -37,25 +43,29 @@ Json describe_parts(const std::string& path, const ModelContents& contents) {
   return about;
 }
 
-Json describe_model(const std::string& path, ModelContents contents) {
-  std::map<std::string, std::string>& metadata = contents.metadata;
-  const bool parts = metadata["variant"] == "pq-qinco", one_scale = !parts && metadata["variant"] != "qinco2";
-  const bool unknown = one_scale && contents.source != "safetensors" && metadata.count("db_scale") == 0;
-  if (unknown) metadata["db_scale"] = "1";  // a state dict does not say it: all else is to be checked
-  check_model(path, contents);
-  Json about = {{"format", "qinco"}, {"variant", metadata["variant"]}};
+Json describe_model(const std::string& path, const ModelContents& contents) {
+  const std::map<std::string, std::string>& metadata = contents.metadata;
+  const auto stated = metadata.find("variant");
+  const std::string variant = stated == metadata.end() ? "" : stated->second;
+  const bool parts = variant == "pq-qinco", whole = !parts && variant != "qinco2";
+  ModelContents checked = contents;
+  if (contents.source != "safetensors")  // a state dict does not say db_scale: all else is to be checked
+    for (const std::string& key : scale_keys(path, metadata)) checked.metadata.emplace(key, "1");
+  check_model(path, checked);
+  Json about = {{"format", "qinco"}, {"variant", variant}};
   if (parts) about.update(describe_parts(path, contents));
+  if (whole) about["db_scale"] = nullptr;  // until it is known
   for (const char* key : {"d", "K", "L", "M", "h", "db_scale"})
-    if (metadata.count(key) > 0) about[key] = as_json(metadata[key]);
-  if (unknown) about["db_scale"] = nullptr;
-  for (const auto& [key, value] : metadata)
-    if (!about.contains(key) && key.rfind("sub_quantizer_", 0) != 0) about[key] = as_json(value);
+    if (metadata.count(key) > 0) about[key] = as_json(metadata.at(key));
   int64_t parameters = 0;
   for (const auto& [name, tensor] : contents.tensors) parameters += tensor.numel();
-  if (!about.contains("parameters")) about["parameters"] = parameters;
-  if (one_scale)
+  if (parts || whole) about["parameters"] = parameters;  // of qinco2 the reader counted them
+  if (whole)
     about["bytes_per_vector"] = packed_code_bytes(metadata_int(path, metadata, "M"), metadata_int(path, metadata, "K"));
   about["source"] = contents.source;
+  about["bytes"] = MappedFile::open(path)->size();
+  for (const auto& [key, value] : metadata)  // what the file adds; what was found counts more
+    if (!about.contains(key) && key.rfind("sub_quantizer_", 0) != 0) about[key] = as_json(value);
   return about;
 }
 
@@ -89,7 +99,9 @@ Json describe_safetensors(const std::string& path) {
   if (format->second == "rq") return describe_rq(path);
   if (format->second == "pq") return describe_pq(path);
   Json about;  // a checkpoint, say: what it says of itself
-  for (const auto& [key, value] : file.metadata) about[key] = value;
+  about["bytes"] = MappedFile::open(path)->size();
+  for (const auto& [key, value] : file.metadata)
+    if (!about.contains(key)) about[key] = value;
   return about;
 }
 
@@ -113,7 +125,7 @@ void info(const std::string& path, const Common& common) {
   if (!about.contains("bytes")) about["bytes"] = MappedFile::open(path)->size();
   for (const auto& [key, value] : about.items()) {
     const std::string text = value.is_null() ? "unknown" : value.is_string() ? value.get<std::string>() : value.dump();
-    common.print("{:<16} {}", key, text);
+    common.print("{:<16} {}", shown(key), shown(text));
   }
   common.report(about);
 }

@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "kernels/check.h"
-#include "qinco/io/model_sizes.h"
 #include "qinco/io/torch_file.h"
 #include "tensor/file.h"
 #include "tensor/ops.h"
@@ -122,25 +121,6 @@ Qinco model_from(const std::string& path, const Metadata& metadata, const Tensor
     const std::string message = error.what();
     if (message.rfind(fmt::format("{}:", path), 0) == 0) throw;
     fail("{}: {}", path, message);
-  }
-}
-
-void check_model(const std::string& path, const ModelContents& contents) {
-  const std::string& variant = metadata_text(path, contents.metadata, "variant");
-  if (variant == "qinco2") return;
-  if (variant != "pq-qinco") {
-    model_from(path, contents.metadata, contents.tensors);
-    return;
-  }
-  ModelSizes sizes;
-  try {
-    sizes = infer_sizes(contents.tensors);
-  } catch (const Error& error) {
-    fail("{}: {}", path, error.what());
-  }
-  for (const auto& [key, value] : size_metadata(sizes)) {
-    const std::string& stated = metadata_text(path, contents.metadata, key);
-    check(stated == value, "{}: metadata '{}' is {}, the tensors have {}", path, key, stated, value);
   }
 }
 

@@ -21,10 +21,6 @@ struct ModelContents {
 /// tensors is not checked yet. Throws a one-line Error naming the file.
 ModelContents read_model_file(const std::string& path);
 
-/// Throws a one-line Error starting with `path` unless the metadata describes the tensors, for every variant but
-/// qinco2, which has none. QINCo and QINCo-LR are checked as load_model does.
-void check_model(const std::string& path, const ModelContents& contents);
-
 /// Writes the model (f32), atomically.
 void save_model(const std::string& path, const Qinco& model);
 

@@ -5,11 +5,13 @@
 #include <utility>
 
 #include "kernels/check.h"
-#include "qinco/io/model_file.h"
+#include "tensor/file.h"
 #include "tensor/safetensors.h"
 
 namespace qinco {
 namespace {
+
+using Metadata = std::map<std::string, std::string>;
 
 constexpr int64_t kMaxParts = 4096;
 constexpr const char* kRotation = "opq_matrix";
@@ -30,6 +32,9 @@ std::map<std::string, Value> take_part(const std::string& prefix, std::map<std::
 Tensor take_rotation(const std::string& path, TensorMap& tensors) {
   const auto found = tensors.find(kRotation);
   if (found == tensors.end()) return {};
+  const DType dtype = found->second.dtype();
+  check(dtype == DType::f32 || dtype == DType::f64 || dtype == DType::f16 || dtype == DType::bf16,
+        "{}: {}: expected a floating dtype, found {}", path, kRotation, name(dtype));
   check(found->second.dim() == 2, "{}: {} is {}, expected [d_out,d]", path, kRotation, found->second.shape().str());
   const Tensor rotation = found->second.to(DType::f32).clone();
   for (int64_t i = 0; i < rotation.numel(); ++i)
@@ -38,25 +43,35 @@ Tensor take_rotation(const std::string& path, TensorMap& tensors) {
   return rotation;
 }
 
-void check_header(const std::string& path, const ProductQinco& model, const std::map<std::string, std::string>& about) {
+void check_header(const std::string& path, const ProductQinco& model, const Metadata& about) {
   for (const auto& [key, found] : {std::pair("d", model.d()), std::pair("M", model.M()), std::pair("K", model.K())}) {
     const int64_t stated = metadata_int(path, about, key);
     check(stated == found, "{}: metadata '{}' says {}, the sub-quantizers have {}", path, key, stated, found);
   }
 }
 
-ProductQinco product_from(const std::string& path, ModelContents& file) {
-  const int64_t nsub = metadata_int(path, file.metadata, "nsub");
+bool has_parts(const Metadata& metadata) {
+  const auto variant = metadata.find("variant");
+  return variant != metadata.end() && variant->second == "pq-qinco";
+}
+
+int64_t part_count(const std::string& path, const Metadata& metadata) {
+  const int64_t nsub = metadata_int(path, metadata, "nsub");
   check(nsub >= 1 && nsub <= kMaxParts, "{}: nsub: expected 1 to {}, found {}", path, kMaxParts, nsub);
+  return nsub;
+}
+
+/// Takes the parts out of `file`.
+ProductQinco product_from(const std::string& path, ModelContents& file) {
+  const int64_t nsub = part_count(path, file.metadata);
   ProductQinco model;
   for (int64_t j = 0; j < nsub; ++j) {
-    std::map<std::string, std::string> metadata = take_part(prefix_of(j), file.metadata);
+    Metadata metadata = take_part(prefix_of(j), file.metadata);
     metadata["format"] = "qinco";
     model.parts.push_back(model_from(path, metadata, take_part(prefix_of(j), file.tensors)));
   }
   model.rotation = take_rotation(path, file.tensors);
-  check(file.tensors.empty(), "{}: unexpected tensor '{}'", path,
-        file.tensors.empty() ? "" : file.tensors.begin()->first);
+  if (!file.tensors.empty()) fail("{}: unexpected tensor {}", path, quote(file.tensors.begin()->first));
   try {
     model.validate();
   } catch (const Error& error) {
@@ -90,11 +105,27 @@ void save_product(const std::string& path, const ProductQinco& model) {
 
 ProductQinco load_product(const std::string& path) {
   ModelContents file = read_model_file(path);
-  const auto variant = file.metadata.find("variant");
-  if (variant != file.metadata.end() && variant->second == "pq-qinco") return product_from(path, file);
+  if (has_parts(file.metadata)) return product_from(path, file);
   ProductQinco model;
   model.parts.push_back(model_from(path, file.metadata, file.tensors));
   return model;
+}
+
+void check_model(const std::string& path, const ModelContents& contents) {
+  ModelContents file = contents;  // shares the tensors
+  if (has_parts(file.metadata)) {
+    product_from(path, file);
+  } else if (const auto variant = file.metadata.find("variant");
+             variant == file.metadata.end() || variant->second != "qinco2") {
+    model_from(path, file.metadata, file.tensors);
+  }
+}
+
+std::vector<std::string> scale_keys(const std::string& path, const Metadata& metadata) {
+  if (!has_parts(metadata)) return {"db_scale"};
+  std::vector<std::string> keys;
+  for (int64_t j = 0; j < part_count(path, metadata); ++j) keys.push_back(prefix_of(j) + "db_scale");
+  return keys;
 }
 
 }  // namespace qinco

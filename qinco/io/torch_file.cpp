@@ -7,6 +7,7 @@
 #include "kernels/check.h"
 #include "qinco/io/model_sizes.h"
 #include "qinco/io/torch/classes.h"
+#include "qinco/io/torch/dicts.h"
 #include "qinco/io/torch/module.h"
 #include "qinco/io/torch/numbers.h"
 
@@ -50,7 +51,11 @@ std::string archive_folder(const torch::ZipArchive& archive) {
 class TorchFile {
  public:
   explicit TorchFile(const std::string& path)
-      : path_(path), archive_(MappedFile::open(path)), folder_(archive_folder(archive_)), tensors_(archive_, folder_) {
+      : path_(path),
+        archive_(MappedFile::open(path)),
+        folder_(archive_folder(archive_)),
+        tensors_(archive_, folder_),
+        dicts_(path) {
     const torch::ZipEntry& entry = *archive_.find(folder_ + "data.pkl");
     archive_.check_crc(entry);
     pickle_ = torch::read_pickle(path, entry.data, torch::accepts_class);
@@ -59,21 +64,25 @@ class TorchFile {
   ModelContents read() {
     const Value& root = pickle_.root;
     if (root.is(Kind::instance)) {
-      ModuleContents module = torch::ModuleReader(path_, tensors_).read_module(root);
+      ModuleContents module = torch::ModuleReader(path_, tensors_, dicts_).read_module(root);
       const auto model = module.models.find("");  // inside of what wraps it, if anything does
       const std::string_view name = model == module.models.end() ? root.object->name : model->second->name;
       ModelContents contents = described(std::move(module));
       contents.source = fmt::format("PyTorch module {}", name);
+      set_unstated(contents.metadata);
       return contents;
     }
     check(root.is(Kind::dict), "{}: expected a module or a dict, found neither", path_);
-    if (lookup(root, "parameters") && lookup(root, "data_dim") && lookup(root, "model")) return qinco2(root);
-    const Value* const inner = lookup(root, "state_dict");
-    ModelContents contents = described(torch::ModuleReader(path_, tensors_).read_state_dict(inner ? *inner : root));
+    if (dicts_.lookup(root, "parameters") && dicts_.lookup(root, "data_dim") && dicts_.lookup(root, "model"))
+      return qinco2(root);
+    const Value* const inner = dicts_.lookup(root, "state_dict");
+    ModelContents contents =
+        described(torch::ModuleReader(path_, tensors_, dicts_).read_state_dict(inner ? *inner : root));
     add_db_scale(root, contents.metadata);
     if (inner) add_db_scale(*inner, contents.metadata);
+    set_unstated(contents.metadata);
     contents.source = inner ? "PyTorch training checkpoint" : "PyTorch state dict";
-    const Value* const epoch = lookup(root, "epoch");
+    const Value* const epoch = dicts_.lookup(root, "epoch");
     if (inner && epoch && epoch->is(Kind::integer)) contents.source += fmt::format(", epoch {}", epoch->integer);
     return contents;
   }
@@ -89,39 +98,66 @@ class TorchFile {
   }
   /// What the dict itself says, and what write_torch_file leaves in the attribute _metadata of a state dict.
   void add_db_scale(const Value& dict, Metadata& metadata) {
-    if (const Value* const value = lookup(dict, "db_scale")) set_db_scale(*value, metadata, "db_scale");
-    const Value* const modules = lookup(dict.object->state, "_metadata");
-    if (modules == nullptr || !modules->is(Kind::dict)) return;
-    for (size_t i = 0; i < modules->object->items.size(); i += 2) {
-      const std::string_view module = modules->object->items[i].text();
-      const Value* const value = lookup(modules->object->items[i + 1], "db_scale");
-      if (value == nullptr || module.size() > 80 || !is_printable(module)) continue;
-      set_db_scale(*value, metadata, std::string(module) + (module.empty() ? "" : ".") + "db_scale");
+    if (const Value* const value = dicts_.lookup(dict, "db_scale")) set_db_scale(*value, metadata, "db_scale");
+    const Value* const modules = dicts_.lookup(dict.object->state, "_metadata");
+    if (modules == nullptr) return;
+    const std::vector<Value>& items = dicts_.items(*modules);
+    for (size_t i = 0; i < items.size(); i += 2) {
+      const std::string_view module = items[i].text();
+      if (module.size() > 80 || !is_printable(module)) continue;
+      const std::string prefix = std::string(module) + (module.empty() ? "" : ".");
+      if (const Value* const value = dicts_.lookup(items[i + 1], "db_scale"))
+        set_db_scale(*value, metadata, prefix + "db_scale");
+      set_unseen(items[i + 1], metadata, prefix);
+    }
+  }
+  /// With M = 1 no tensor shows L and h: as `dict` has them, if it does.
+  void set_unseen(const Value& dict, Metadata& metadata, const std::string& prefix) {
+    for (const char* size : {"L", "h"}) {
+      const auto known = metadata.find(prefix + size);
+      const Value* const stated = known == metadata.end() ? nullptr : dicts_.lookup(dict, size);
+      if (stated && stated->is(Kind::integer) && known->second == "0") known->second = fmt::to_string(stated->integer);
+    }
+  }
+  /// Where nothing says them, any valid L and h do: a model with M = 1 has no network.
+  static void set_unstated(Metadata& metadata) {
+    for (auto& [name, value] : metadata) {
+      const std::string prefix = name.substr(0, name.size() - 1);
+      if ((name.ends_with("L") || name.ends_with("h")) && value == "0") {
+        const auto M = metadata.find(prefix + "M");
+        if (M != metadata.end() && M->second == "1") value = "1";
+      }
     }
   }
   void set_db_scale(const Value& value, Metadata& metadata, const std::string& key) {
-    const std::optional<double> scale = number(value);
-    check(scale && std::isfinite(*scale) && *scale > 0, "{}: {}: expected a finite number above 0", path_, key);
-    metadata[key] = fmt::to_string(static_cast<float>(*scale));
+    set_db_scale(number(value), metadata, key);
+  }
+  void set_db_scale(std::optional<double> stated, Metadata& metadata, const std::string& key) {
+    check(stated.has_value(), "{}: {}: expected a number", path_, key);
+    const auto scale = static_cast<float>(*stated);  // as models keep it: infinity and 0 may come of this
+    check(std::isfinite(scale) && scale > 0, "{}: {}: expected a finite float32 above 0, found {}", path_, key,
+          *stated);
+    metadata[key] = fmt::to_string(scale);
   }
 
   ModelContents described(ModuleContents contents);
-  void check_attributes(const torch::Object& model, const ModelSizes& sizes) const;
+  void check_attributes(const torch::Object& model, const ModelSizes& sizes);
   ModelContents qinco2(const Value& root);
 
   const std::string& path_;
   torch::ZipArchive archive_;
   std::string folder_;
   torch::TensorReader tensors_;
+  torch::DictReader dicts_;
   torch::Pickle pickle_;
 };
 
 /// The model's own attributes must say what its tensors show.
-void TorchFile::check_attributes(const torch::Object& model, const ModelSizes& sizes) const {
+void TorchFile::check_attributes(const torch::Object& model, const ModelSizes& sizes) {
   const std::pair<const char*, int64_t> expected[] = {
       {"d", sizes.d}, {"M", sizes.M}, {"K", sizes.K}, {"L", sizes.L}, {"h", sizes.h}};
   for (const auto& [name, size] : expected) {
-    const Value* const stated = lookup(model.state, name);
+    const Value* const stated = dicts_.lookup(model.state, name);
     if (stated == nullptr || !stated->is(Kind::integer) || size == 0) continue;
     check(stated->integer == size, "{}: attribute {} is {}, the tensors have {}", path_, name, stated->integer, size);
   }
@@ -139,15 +175,14 @@ ModelContents TorchFile::described(ModuleContents module) {
   const auto whole = module.models.find("");
   if (whole != module.models.end()) {
     if (sizes.variant == "qinco" || sizes.variant == "qinco-lr") check_attributes(*whole->second, sizes);
-    for (const auto& [name, size] : {std::pair<const char*, int64_t*>{"L", &sizes.L}, {"h", &sizes.h}}) {
-      const Value* const stated = lookup(whole->second->state, name);  // with M = 1 no tensor shows them
-      if (*size == 0 && stated && stated->is(Kind::integer)) *size = stated->integer;
-    }
   }
   metadata = size_metadata(sizes);
-  for (const auto& [prefix, model] : module.models)
-    if (const Value* const scale = lookup(model->state, "db_scale"); scale && !scale->is(Kind::none))
+  for (const auto& [prefix, model] : module.models) {
+    set_unseen(model->state, metadata, prefix);
+    if (const Value* const scale = dicts_.lookup(model->state, "db_scale"); scale && !scale->is(Kind::none))
       set_db_scale(*scale, metadata, prefix + "db_scale");
+  }
+  for (const auto& [name, scale] : module.scales) set_db_scale(std::optional(scale), metadata, name);
   contents.tensors = std::move(module.tensors);
   return contents;
 }
@@ -155,17 +190,20 @@ ModelContents TorchFile::described(ModuleContents module) {
 /// The numbers and texts of a QINCo2 checkpoint, one level of nesting deep, and how many parameters it has.
 ModelContents TorchFile::qinco2(const Value& root) {
   constexpr size_t kMaxShown = 100;
+  constexpr int64_t kMaxTensors = 1 << 16;
   ModelContents contents;
   contents.source = "PyTorch QINCo2 checkpoint";
   Metadata& metadata = contents.metadata;
   metadata = {{"format", "qinco"}, {"variant", "qinco2"}};
-  int64_t parameters = 0;
+  int64_t parameters = 0, tensors = 0;
   const auto add = [&](const Value& dict, const std::string& prefix, const auto& self) -> void {
-    for (size_t i = 0; i < dict.object->items.size(); i += 2) {
-      const Value &key = dict.object->items[i], &value = dict.object->items[i + 1];
+    const std::vector<Value>& items = dicts_.items(dict);
+    for (size_t i = 0; i < items.size(); i += 2) {
+      const Value &key = items[i], &value = items[i + 1];
       if (!key.is(Kind::text) || key.text().size() > 80 || !is_printable(key.text())) continue;
       const std::string name = prefix + std::string(key.text());
       if (torch::TensorReader::is_tensor(value)) {
+        check(++tensors <= kMaxTensors, "{}: more than {} tensors", path_, kMaxTensors);
         parameters = checked_add(parameters, tensors_.read(value, name).numel(), "parameters");
       } else if (value.is(Kind::dict) && prefix.empty()) {
         self(value, name + ".", self);

@@ -169,7 +169,14 @@ void write_torch_file(const std::string& path, const ModelContents& contents) {
     pickle.text(whole ? std::string() : name.substr(0, name.size() - kScale.size()));  // the module
     pickle.op(torch::kEmptyDict), pickle.text("version"), pickle.integer(1), pickle.op(torch::kSetItem);
     pickle.text(kScale.substr(1)), pickle.real(metadata_double(path, contents.metadata, name));
-    pickle.op(torch::kSetItem), pickle.op(torch::kSetItem);
+    pickle.op(torch::kSetItem);
+    const std::string prefix = name.substr(0, name.size() - kScale.size() + 1);  // "" or "MODULE."
+    for (const char* size : {"L", "h"}) {                                        // with M = 1 no tensor shows them
+      if (contents.metadata.count(prefix + size) == 0) continue;
+      pickle.text(size), pickle.integer(metadata_int(path, contents.metadata, prefix + size));
+      pickle.op(torch::kSetItem);
+    }
+    pickle.op(torch::kSetItem);
   }
   pickle.op(torch::kSetItem), pickle.op(torch::kBuild);
   ZipWriter zip(path);

@@ -1,6 +1,7 @@
 // qinco convert and info through the real program: every model format in every subcommand; vectors and codes there and
 // back.
 #include <cmath>
+#include <functional>
 
 #include "qinco/io/rows.h"
 #include "tensor/create.h"
@@ -81,6 +82,89 @@ TEST_CASE("convert and info: models that nothing else uses, other formats and ba
   expect_error(space.path(), {"convert", space.model(), space.file("model.onnx")}, 1, {"model.onnx", ".pt"});
   expect_error(space.path(), {"convert", space.model(), space.file("none/model.pt")}, 1, {"none/model.pt"});
   expect_error(space.path(), with(space.encode(), "--model", golden("qinco2.pt")), 1, {"qinco2.pt", "QINCo2"});
+}
+
+TEST_CASE("convert and info: IVF and PQ models that are not whole and valid are refused") {
+  const Workspace space;
+  const std::string bad = space.file("bad.safetensors"), out = space.file("out.safetensors");
+  using Change = std::function<void(SafetensorsFile&)>;
+  const auto refused = [&](const char* name, const char* part, const Change& change) {
+    const ModelContents good = read_model_file(golden(name));
+    SafetensorsFile file{good.tensors, good.metadata};
+    change(file);
+    write_safetensors(bad, file);
+    for (const Arguments& arguments : {Arguments{"info", bad}, {"convert", bad, out}, {"convert", bad, out + ".pt"}})
+      expect_error(space.path(), arguments, 1, {"bad.safetensors", part});
+  };
+  for (const char* name : {"pq_qinco_opq.pt", "ivf_qinco.pt"}) {
+    CAPTURE(name);
+    const bool ivf = std::string(name) == "ivf_qinco.pt";
+    const std::string prefix = ivf ? "" : "sub_quantizer_1.", bias = prefix + "step1.MLPconcat.bias";
+    refused(name, "NaN", [&](SafetensorsFile& file) {
+      Tensor& codebook = file.tensors.at(prefix + "codebook0.weight");
+      codebook = codebook.clone();
+      codebook.data<float>()[3] = NAN;
+    });
+    refused(name, "parameters", [&](SafetensorsFile& file) { file.tensors.erase(bias); });
+    refused(name, "extra", [&](SafetensorsFile& file) { file.tensors[prefix + "extra"] = zeros({0}); });
+    refused(name, "bias", [&](SafetensorsFile& file) {
+      file.tensors[bias] = file.tensors.at(bias).reshape({1, file.tensors.at(bias).numel()});
+    });
+    refused(name, "codebook", [&](SafetensorsFile& file) {
+      Tensor& codebook = file.tensors.at(prefix + "step1.codebook.weight");
+      codebook = codebook.reshape({codebook.size(1), codebook.size(0)});
+    });
+    refused(name, "i64", [&](SafetensorsFile& file) {
+      Tensor& codebook = file.tensors.at(prefix + "codebook0.weight");
+      codebook = codebook.to(DType::i64);
+    });
+    refused(name, "db_scale", [&](SafetensorsFile& file) { file.metadata[prefix + "db_scale"] = "inf"; });
+  }
+  refused("pq_qinco_opq.pt", "NaN", [](SafetensorsFile& file) { file.tensors.at("opq_matrix") = full({8, 8}, NAN); });
+  refused("pq_qinco_opq.pt", "i64",
+          [](SafetensorsFile& file) { file.tensors.at("opq_matrix") = file.tensors.at("opq_matrix").to(DType::i64); });
+  refused("pq_qinco.pt", "unexpected tensor", [](SafetensorsFile& file) { file.tensors["other"] = zeros({1}); });
+  refused("pq_qinco.pt", "nsub", [](SafetensorsFile& file) { file.metadata["nsub"] = "1000000000000"; });
+}
+
+TEST_CASE("convert: every part of a PQ model needs its db_scale, and none is replaced by another") {
+  const Workspace space;
+  const std::string some = space.file("some.safetensors"), out = space.file("out.safetensors");
+  const ModelContents good = read_model_file(golden("pq_qinco.pt"));
+  SafetensorsFile file{good.tensors, good.metadata};
+  file.metadata.erase("sub_quantizer_1.db_scale");
+  write_safetensors(some, file);
+  expect_error(space.path(), {"convert", some, out}, 2, {"some.safetensors", "sub_quantizer_1.db_scale", "--db_scale"});
+  expect_error(space.path(), {"convert", some, out, "--db_scale", "99"}, 1,
+               {"some.safetensors", "--db_scale is 99", "sub_quantizer_0.db_scale in the file is 203.5"});
+  expect_error(space.path(), {"convert", golden("qinco.pt"), out, "--db_scale", "99"}, 1,
+               {"qinco.pt", "--db_scale is 99", "203.5"});
+  succeed({"convert", some, out, "--db_scale", "203.5"});
+  CHECK(read_model_file(out).metadata == good.metadata);
+}
+
+TEST_CASE("info: what a file says of itself is one printable line, and replaces nothing that was found") {
+  const Workspace space;
+  const std::string path = space.file("x.safetensors");
+  SafetensorsFile file = read_safetensors(space.model());
+  file.metadata["parameters"] = file.metadata["bytes"] = file.metadata["bytes_per_vector"] = "1";
+  file.metadata["note\x1b"] = "a\nb\x1b[31m";
+  write_safetensors(path, file);
+  const Json about = results_of({"info", path}), before = results_of({"info", space.model()});
+  CHECK(about["parameters"] == before["parameters"]);
+  CHECK(about["bytes_per_vector"] == before["bytes_per_vector"]);
+  CHECK(about["bytes"] == std::filesystem::file_size(path));
+  const auto printed = [&](const char* text) {
+    const Outcome outcome = run({"info", path});
+    CHECK(outcome.code == 0);
+    CHECK(contains(outcome.out, text));
+    CHECK_FALSE(contains(outcome.out, "\x1b"));
+  };
+  printed("\"a\\x0ab\\x1b[31m\"");
+  file.metadata["format"] = "a checkpoint";
+  write_safetensors(path, file);
+  printed("\"a\\x0ab\\x1b[31m\"");
+  CHECK(results_of({"info", path})["bytes"] == std::filesystem::file_size(path));
 }
 
 TEST_CASE("info: a checkpoint's variant, sizes, db_scale, parameters, bytes and source") {
@@ -167,6 +251,16 @@ TEST_CASE("convert: codes to packed bits and back") {
   expect_error(space.path(), {"convert", "--raw", "--K", "16", raw, space.file("x")}, 2, {"--raw"});
   expect_error(space.path(), {"convert", "--raw", "--K", "16", "--M", "13", raw, space.file("x.npy")}, 1,
                {"codes.bin"});
+}
+
+TEST_CASE("convert: options of other inputs are usage errors") {
+  const Workspace space;
+  const std::string out = space.file("out.npy");
+  expect_error(space.path(), {"convert", space.base(), out, "--db_scale", "2"}, 2, {"--db_scale is for models"});
+  expect_error(space.path(), {"convert", space.base(), out, "--M", "2"}, 2, {"--M and --K need --raw"});
+  expect_error(space.path(), {"convert", space.model(), space.file("out.pt"), "--K", "16"}, 2, {"need --raw"});
+  expect_error(space.path(), {"convert", "--raw", "--K", "16", space.codes(), out + ".bin", "--db_scale", "2"}, 2,
+               {"--db_scale is for models"});
 }
 
 TEST_CASE("convert: larger files than memory are streamed") {

@@ -9,6 +9,12 @@ readonly seconds=${1:-60} corpus=build/fuzz/corpus golden=tests/golden
 mkdir -p "$corpus"/{torch_file,safetensors,vectors}
 cp "$golden"/torch/*.pt "$corpus/torch_file"
 cp "$golden"/faiss_codes.safetensors "$golden"/torch/*.safetensors "$golden"/qinco_step.safetensors "$corpus/safetensors"
+# The same models as safetensors: by the program of an ordinary build, if there is one.
+if [[ -x build/bin/qinco ]]; then
+  for model in qinco qinco_lr ivf_qinco pq_qinco pq_qinco_opq; do
+    build/bin/qinco convert --quiet "$golden/torch/$model.pt" "$corpus/safetensors/$model.safetensors"
+  done
+fi
 # One short file of two rows per format; the first byte is the format's number in vectors.cpp.
 row='\x02\x00\x00\x00'
 printf '%b' '\x00'"$row"'\x00\x00\x80?\x00\x00\x00@'"$row"'\x00\x00\x80?\x00\x00\x00@' >"$corpus/vectors/fvecs"
@@ -23,7 +29,7 @@ printf '%b' '\x05'"$row$row"'abcd' >"$corpus/vectors/u8bin"
 
 for target in torch_file safetensors vectors; do
   log=build/fuzz/$target.log
-  if ! "build/fuzz/bin/fuzz_$target" "$corpus/$target" -max_total_time="$seconds" -max_len=20000 -timeout=10 \
+  if ! "build/fuzz/bin/fuzz_$target" "$corpus/$target" -max_total_time="$seconds" -max_len=65536 -timeout=10 \
     -malloc_limit_mb=256 -rss_limit_mb=1024 -artifact_prefix="build/fuzz/$target-" >"$log" 2>&1; then
     tail -n 60 "$log"
     exit 1

@@ -1,5 +1,5 @@
 // safetensors files, and models in them.
-#include "qinco/io/model_file.h"
+#include "qinco/io/product_file.h"
 #include "tests/fuzz/input.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -9,5 +9,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     qinco::fuzz::touch(contents.tensors);
     qinco::check_model(path, {"safetensors", contents.metadata, contents.tensors});
   });
+  qinco::fuzz::expect_result_or_error(file, [](const std::string& path) { qinco::load_product(path); });
   return 0;
 }

@@ -2,6 +2,7 @@
 // this build, else no mutation would get past them.
 #include "qinco/io/torch_file.h"
 
+#include "qinco/io/product_file.h"
 #include "tests/fuzz/input.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -11,5 +12,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     qinco::fuzz::touch(contents.tensors);
     qinco::check_model(path, contents);
   });
+  qinco::fuzz::expect_result_or_error(file, [](const std::string& path) { qinco::load_product(path); });
   return 0;
 }

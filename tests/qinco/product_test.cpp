@@ -168,7 +168,7 @@ TEST_CASE("product files: whatever is not whole and valid is refused") {
                  "metadata 'd' says 11, the sub-quantizers have 10"));
   CHECK(contains(message([](auto& f) { f.metadata["sub_quantizer_1.M"] = std::string("2"); }), "parameters"));
   CHECK(contains(message([](auto& f) { f.tensors.erase("sub_quantizer_0.codebook0.weight"); }), "parameters"));
-  CHECK(contains(message([](auto& f) { f.tensors["extra"] = zeros({2}); }), "unexpected tensor 'extra'"));
+  CHECK(contains(message([](auto& f) { f.tensors["extra"] = zeros({2}); }), "unexpected tensor \"extra\""));
   CHECK(contains(message([](auto& f) { f.tensors["opq_matrix"] = zeros({9, 10}); }), "expected [10,d]"));
   CHECK(contains(message([](auto& f) { f.tensors["opq_matrix"] = full({10, 10}, NAN); }), "NaN"));
 }

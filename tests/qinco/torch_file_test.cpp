@@ -6,6 +6,7 @@
 #include "qinco/codec/product_codec.h"
 #include "qinco/io/product_file.h"
 #include "qinco/io/vectors.h"
+#include "tensor/create.h"
 #include "tests/qinco/model_fixtures.h"
 
 using namespace qinco;
@@ -101,6 +102,30 @@ TEST_CASE("torch files: state dicts of every floating type, of views of one stor
   check_file("checkpoint.pt", "PyTorch training checkpoint, epoch 7");
 }
 
+TEST_CASE("torch files: a db_scale among the tensors is the model's db_scale and no parameter") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("model.pt");
+  TensorMap tensors = read_model_file(golden("state_dict.pt")).tensors;
+  const size_t parameters = tensors.size();
+  for (const Shape& shape : {Shape{}, Shape{1}}) {
+    tensors["db_scale"] = full(shape, 2.5, DType::f64);  // a registered buffer, or put into the dict
+    write_torch_file(path, {"", {}, tensors});
+    CHECK(load_model(path).config().db_scale == 2.5F);
+    CHECK(read_model_file(path).tensors.size() == parameters);
+  }
+  TensorMap wrapped, parts;
+  for (const auto& [name, tensor] : tensors) wrapped["module." + name] = tensor;
+  write_torch_file(path, {"", {}, wrapped});
+  CHECK(load_model(path).config().db_scale == 2.5F);
+  for (const char* prefix : {"sub_quantizer_0.", "sub_quantizer_1."})
+    for (const auto& [name, tensor] : tensors) parts[prefix + name] = tensor;
+  write_torch_file(path, {"", {}, parts});
+  CHECK(load_product(path).parts[1].config().db_scale == 2.5F);
+  tensors["db_scale"] = full({1}, -1);
+  write_torch_file(path, {"", {}, tensors});
+  CHECK(contains(error_of([&] { load_model(path); }), "db_scale: expected a finite float32 above 0, found -1"));
+}
+
 TEST_CASE("torch files: QINCo and QINCo-LR give PyTorch's codes and vectors") {
   check_codec("qinco.pt", "expected_qinco.safetensors");
   check_codec("qinco_old.pt", "expected_qinco.safetensors");
@@ -157,4 +182,25 @@ TEST_CASE("torch files: what is written reads back bit for bit, with its db_scal
   write_torch_file(path, {"", {}, tensors});
   check_same(read_torch_file(path).tensors, tensors, DType::f16);
   CHECK(read_torch_file(path).metadata.count("db_scale") == 0);
+}
+
+TEST_CASE("torch files: models with M = 1 keep L and h, and need none from others") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("model.pt"), ours = directory.file("model.safetensors");
+  const QincoConfig config{.d = 5, .M = 1, .K = 8, .L = 3, .h = 7, .db_scale = 0.5F};
+  const Qinco model = random_model(config, 4);
+  write_torch_file(path, {"", model_metadata(config), model.state()});
+  CHECK(load_model(path).config().same_sizes(config));
+  check_same(load_model(path).state(), model.state());
+  ProductQinco product;
+  for (const int seed : {1, 2}) product.parts.push_back(random_model(config, seed));
+  save_product(ours, product);
+  const ModelContents contents = read_model_file(ours);
+  write_torch_file(path, contents);
+  CHECK(read_model_file(path).metadata == contents.metadata);
+  TensorMap foreign = model.state();
+  foreign["db_scale"] = full({1}, 2.5);
+  write_torch_file(path, {"", {}, foreign});
+  CHECK(load_model(path).config().L == 1);
+  CHECK(load_model(path).config().h == 1);
 }

@@ -1,5 +1,9 @@
 // PyTorch files that lie, made by hand: each is refused with one line that names the file, and nothing is run.
+#include <bit>
+#include <chrono>
+#include <cmath>
 #include <doctest/doctest.h>
+#include <fmt/format.h>
 #include <fstream>
 
 #include "qinco/io/torch_file.h"
@@ -153,6 +157,26 @@ TEST_CASE("hostile torch files: depth, references and sizes that explode") {
                          "two tensors");
 }
 
+TEST_CASE("hostile torch files: dicts within themselves or within thousands of others end soon") {
+  const Hostile hostile;
+  const auto start = std::chrono::steady_clock::now();
+  const std::string part = "dicts that hold each other";
+  std::string items = text("parameters") + "}" + text("data_dim") + integer(8) + text("model") + "}";
+  for (int i = 0; i < 30'000; ++i) items += text(std::to_string(i)) + "h\1";
+  hostile.pickle_refused("}q\1(" + items + "u", part);  // QINCo2's root within itself
+  items.clear();
+  for (int i = 0; i < 30'000; ++i) items += text(std::to_string(i)) + "h\1";
+  const std::string codebook = text("codebook0.weight") + tensor(integer(4) + integer(4), integer(4) + integer(1));
+  hostile.pickle_refused(dict(codebook) + dict(text("_metadata") + "}q\1(" + items + "u") + "b", part);
+  items.clear();
+  for (int i = 0; i < 60'000; ++i) items += text(std::to_string(i)) + "N";
+  const std::string child = global("torch.nn.modules.container", "Sequential") + ")\x81" + dict(items) + "bq\1" + "0";
+  items.clear();
+  for (int i = 0; i < 60'000; ++i) items += text(std::to_string(i)) + "h\1";
+  hostile.pickle_refused(child + module("Sequential", "", items), part);
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(20));  // 1 s; minutes without a budget
+}
+
 TEST_CASE("hostile torch files: tensors whose sizes, strides or storages lie") {
   const Hostile hostile;
   const auto refused = [&](const std::string& value, const char* part) {
@@ -191,6 +215,20 @@ TEST_CASE("hostile torch files: tensors whose sizes, strides or storages lie") {
   const std::string good = one_tensor(tensor(four + four, four + one));
   hostile.refused(archive({{"m/data.pkl", pickle(good)}, {.name = "m/data/0", .data = std::string(64, 'x'), .crc = 7}}),
                   "damaged");
+}
+
+TEST_CASE("hostile torch files: a db_scale that no float32 holds") {
+  const Hostile hostile;
+  const std::string codebook = text("codebook0.weight") + tensor(integer(4) + integer(4), integer(4) + integer(1));
+  const auto real = [](uint64_t bits) {  // as BINFLOAT writes it
+    std::string bytes = "G";
+    for (int shift = 56; shift >= 0; shift -= 8) bytes += static_cast<char>(bits >> shift);
+    return bytes;
+  };
+  for (const double scale : {1e300, 1e-300, -1e-300, 0.0, -1.0, static_cast<double>(INFINITY), -1e300})
+    hostile.pickle_refused(dict(codebook + text("db_scale") + real(std::bit_cast<uint64_t>(scale))),
+                           fmt::format("db_scale: expected a finite float32 above 0, found {}", scale));
+  hostile.pickle_refused(dict(codebook + text("db_scale") + text("2.5")), "db_scale: expected a number");
 }
 
 TEST_CASE("hostile torch files: archives that lie") {

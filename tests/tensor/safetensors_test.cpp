@@ -127,6 +127,25 @@ TEST_CASE("safetensors: malformed and hostile files are one-line errors naming t
                  "expected dtype, shape and data_offsets"));
 }
 
+TEST_CASE("safetensors: more tensors or metadata than a model has are refused while they are read") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("many.safetensors");
+  const auto error = [&](const std::string& body) {
+    write_file(path, file_of(object(body), 0));
+    return error_of([&] { read_safetensors(path); });
+  };
+  std::string tensors, keys;
+  for (int i = 0; i < 65'537; ++i) {
+    if (i > 0) tensors += ",";
+    tensors += entry(std::to_string(i), "U8", "[0]", "[0,0]");
+  }
+  CHECK(error(tensors) == path + ": expected at most 65536 tensors, found more");
+  for (int i = 0; i < 130'000; ++i) keys += fmt::format("{}\"{}\":\"\"", i > 0 ? "," : "", i);
+  CHECK(contains(error("\"__metadata__\":" + object(keys)), "expected at most 16777216"));
+  const std::string text(17 << 20, 'x');
+  CHECK(contains(error(fmt::format(R"("__metadata__":{{"k":"{}"}})", text)), "expected at most 16777216"));
+}
+
 TEST_CASE("safetensors: data that is not aligned to its elements is moved") {
   const TemporaryDirectory directory;
   const std::string path = directory.file("odd.safetensors");

@@ -2,6 +2,7 @@
 
 #include "kernels/check.h"
 #include "qinco/io/torch/classes.h"
+#include "tensor/file.h"
 
 namespace qinco::torch {
 namespace {
@@ -13,6 +14,10 @@ constexpr int64_t kMaxModules = 1 << 16;
 constexpr size_t kMaxTensors = 1 << 16;
 constexpr size_t kMaxName = 512;
 constexpr std::string_view kWrappers[] = {"module.", "_orig_mod."};  // of data-parallel and of compiled modules
+
+bool is_scale(std::string_view name) {
+  return name == "db_scale" || (name.ends_with(".db_scale") && is_printable(name));
+}
 
 /// Takes `wrapper` off every key of a map; false, changing nothing, unless all have it.
 template <class Map>
@@ -43,6 +48,7 @@ ModuleContents ModuleReader::finish() {
     for (const std::string_view wrapper : kWrappers) {
       if (!unwrap(contents_.tensors, wrapper)) continue;
       unwrap(contents_.models, wrapper);
+      unwrap(contents_.scales, wrapper);
       unwrapped = true;
     }
   }
@@ -64,22 +70,26 @@ void ModuleReader::visit(const Value& module, const std::string& prefix, int dep
         quote(prefix.empty() ? "the content" : prefix));
   const Value& state = module.object->state;
   if (is_model_class(module.object->name)) contents_.models.emplace(prefix, module.object);
-  add_tensors(lookup(state, "_parameters"), prefix);
-  add_tensors(lookup(state, "_buffers"), prefix);
-  const Value* const children = lookup(state, "_modules");
-  if (children == nullptr || !children->is(Kind::dict)) return;
-  const std::vector<Value>& items = children->object->items;
+  add_tensors(dicts_.lookup(state, "_parameters"), prefix);
+  add_tensors(dicts_.lookup(state, "_buffers"), prefix);
+  const Value* const children = dicts_.lookup(state, "_modules");
+  if (children == nullptr) return;
+  const std::vector<Value>& items = dicts_.items(*children);
   for (size_t i = 0; i < items.size(); i += 2)
     if (!items[i + 1].is(Kind::none)) visit(items[i + 1], joined(prefix, items[i]) + ".", depth + 1);
 }
 
 void ModuleReader::add_tensors(const Value* dict, const std::string& prefix) {
-  if (dict == nullptr || !dict->is(Kind::dict)) return;
-  const std::vector<Value>& items = dict->object->items;
+  if (dict == nullptr) return;
+  const std::vector<Value>& items = dicts_.items(*dict);
   for (size_t i = 0; i < items.size(); i += 2) {
     if (!TensorReader::is_tensor(items[i + 1])) continue;
     const std::string name = joined(prefix, items[i]);
     const Tensor tensor = tensors_.read(items[i + 1], name);
+    if (tensor.numel() == 1 && is_scale(name)) {
+      contents_.scales[name] = tensor.item<double>();
+      continue;
+    }
     check(contents_.tensors.emplace(name, tensor).second, "{}: two tensors are named {}", path_, quote(name));
     check(contents_.tensors.size() <= kMaxTensors, "{}: more than {} tensors", path_, kMaxTensors);
   }

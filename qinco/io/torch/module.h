@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "qinco/io/torch/dicts.h"
 #include "qinco/io/torch/tensors.h"
 #include "tensor/safetensors.h"
 
@@ -14,12 +15,14 @@ namespace qinco::torch {
 /// attributes of the models within.
 struct ModuleContents {
   TensorMap tensors;
+  std::map<std::string, double> scales;  // by name: numbers named db_scale among the tensors, which are no parameters
   std::map<std::string, const Object*> models;  // by prefix ("", "sub_quantizer_0."): the instances of a model's class
 };
 
 class ModuleReader {
  public:
-  ModuleReader(const std::string& path, TensorReader& tensors) : path_(path), tensors_(tensors) {}
+  ModuleReader(const std::string& path, TensorReader& tensors, DictReader& dicts)
+      : path_(path), tensors_(tensors), dicts_(dicts) {}
 
   /// An instance of a module class, with all below it. Throws Error naming the file for modules within themselves,
   /// names given twice and more tensors or bytes than a file of this size can mean.
@@ -35,6 +38,7 @@ class ModuleReader {
 
   const std::string& path_;
   TensorReader& tensors_;
+  DictReader& dicts_;
   ModuleContents contents_;
   int64_t modules_ = 0;
 };

@@ -376,12 +376,4 @@ Pickle read_pickle(const std::string& path, std::span<const std::byte> bytes, Ac
   return Machine(path, bytes, accepts).run();
 }
 
-const Value* lookup(const Value& dict, std::string_view key) {
-  if (!dict.is(Kind::dict)) return nullptr;
-  const std::vector<Value>& items = dict.object->items;
-  for (size_t i = items.size(); i >= 2; i -= 2)
-    if (items[i - 2].is(Kind::text) && items[i - 2].text() == key) return &items[i - 1];
-  return nullptr;
-}
-
 }  // namespace qinco::torch

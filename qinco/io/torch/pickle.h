@@ -67,7 +67,4 @@ using Accepts = bool (*)(std::string_view name);
 /// other opcodes, and for anything malformed, too deep or larger than 48 MB in memory. `bytes` must outlive the result.
 Pickle read_pickle(const std::string& path, std::span<const std::byte> bytes, Accepts accepts);
 
-/// The value of a dict's text key; null if `dict` is none or has no such key. Of several, the last.
-const Value* lookup(const Value& dict, std::string_view key);
-
 }  // namespace qinco::torch
