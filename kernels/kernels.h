@@ -112,8 +112,13 @@ struct CandidateSearch {
   Precision precision = Precision::exact;
 };
 
-/// Vectors whose codes lie together in a ScanList.
-inline constexpr int64_t kScanBlock = 32;
+/// Vectors whose codes lie together in a ScanList, and entries of a look-up table, one for each value of a code.
+inline constexpr int64_t kScanBlock = 32, kScanEntries = 256;
+
+/// Where code m of vector i lies in a ScanList's codes, of M codes a vector.
+inline constexpr int64_t scan_place(int64_t i, int64_t m, int64_t M) {
+  return (i / kScanBlock * M + m) * kScanBlock + i % kScanBlock;
+}
 
 /// Coded vectors that a scan passes over: of each block of 32, the first codes of all, then the second ones, ...
 template <class T>

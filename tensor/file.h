@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -61,6 +62,14 @@ class AtomicFile {
   std::unique_ptr<std::byte[]> buffer_;
   size_t used_ = 0;
 };
+
+/// The T whose bytes are at `from`, at any alignment.
+template <class T>
+T load_as(const std::byte* from) {
+  T value;
+  std::memcpy(&value, from, sizeof(T));
+  return value;
+}
 
 /// Whether all of a text is printable ASCII.
 bool is_printable(std::string_view text);

@@ -1,7 +1,6 @@
 #include "apps/qinco/evaluate.h"
 
 #include <algorithm>
-#include <array>
 #include <vector>
 
 #include "apps/qinco/progress.h"
@@ -16,7 +15,6 @@ namespace qinco::app {
 namespace {
 
 constexpr int64_t kBlock = 1024;
-constexpr std::array<int64_t, 3> kRanks = {1, 10, 100};
 
 struct Seconds {
   double encode = 0, decode = 0, search = 0;
@@ -36,7 +34,7 @@ Tensor run_base(const Common& common, const Coder& coder, const VectorFile& base
   const int64_t n = base.size(), d = base.dim(), block = block_rows(d, kBlock);
   std::vector<float> x(static_cast<size_t>(block * d)), decoded(x.size());
   std::vector<int32_t> codes(static_cast<size_t>(block * coder.nsub * coder.M));
-  FlatSearch search(context, queries, kRanks.back());
+  FlatSearch search(context, queries, kRecallRanks.back());
   const StopSignals signals;
   Progress progress(common.text(), "evaluating", n);
   Stopwatch watch;
@@ -96,6 +94,23 @@ void check_evaluation_files(const EvaluationFiles& files, int64_t d, const std::
         truth.size(0), queries.size(), files.queries);
 }
 
+Json recalls(const Tensor& ids, const Tensor& truth) {
+  Json recall;
+  for (const int64_t rank : kRecallRanks) recall[std::to_string(rank)] = recall_at(ids, truth, rank);
+  return recall;
+}
+
+Json search_results(const Tensor& before, const Tensor& after, const Tensor& truth, const SearchSeconds& seconds) {
+  return {{"recall", recalls(after, truth)},
+          {"recall_before", recalls(before, truth)},
+          {"qps", per_second(truth.size(0), seconds.total())},
+          {"seconds",
+           {{"scan", seconds.scan},
+            {"decode", seconds.decode},
+            {"distances", seconds.distances},
+            {"total", seconds.total()}}}};
+}
+
 Json evaluate(const Common& common, const Coder& coder, const EvaluationFiles& files, int64_t M_used, bool multirate) {
   const VectorFile base = VectorFile::open(files.base);
   const int64_t n = base.size();
@@ -110,7 +125,7 @@ Json evaluate(const Common& common, const Coder& coder, const EvaluationFiles& f
   results["M_used"] = M_used;
   results["bytes_per_vector"] = packed_code_bytes(coder.nsub * M_used - coder.coarse, coder.K);
   results["mse"] = errors[M_used - 1] / static_cast<double>(n);
-  for (const int64_t rank : kRanks) results["recall"][std::to_string(rank)] = recall_at(ids, truth, rank);
+  results["recall"] = recalls(ids, truth);
   results["seconds"] = {{"encode", seconds.encode}, {"decode", seconds.decode}, {"search", seconds.search}};
   results["vectors_per_second"] = per_second(n, seconds.encode);
   for (int64_t m = 1; multirate && m <= coder.M; ++m)

@@ -1,11 +1,14 @@
 // What `eval` and `baseline` do with a codec: encode a base, decode it, search it, count the hits.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <string>
 
 #include "apps/qinco/command.h"
+#include "qinco/search/rerank.h"
+#include "tensor/tensor.h"
 
 namespace qinco::app {
 
@@ -17,6 +20,15 @@ struct Coder {
   std::function<void(int64_t n, const float* x, int32_t* codes)> encode;
   std::function<void(int64_t n, const int32_t* codes, int64_t M_used, float* x)> decode;  // codes [n,nsub*M]
 };
+
+/// The ranks R at which 1-recall@R is told.
+inline constexpr std::array<int64_t, 3> kRecallRanks = {1, 10, 100};
+
+/// {"1": .., "10": .., "100": ..} for ids i32 [nq,k] against the ground truth (recall_at).
+Json recalls(const Tensor& ids, const Tensor& truth);
+
+/// What the two searches with re-ranking tell of one setting: recall, recall_before (of the short-list), qps, seconds.
+Json search_results(const Tensor& before, const Tensor& after, const Tensor& truth, const SearchSeconds& seconds);
 
 struct EvaluationFiles {
   std::string base, queries, groundtruth;

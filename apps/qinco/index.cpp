@@ -55,9 +55,7 @@ Source open_source(const IvfCoder& coder, const std::string& vectors, const std:
 void build(const BuildOptions& options, const Common& common) {
   const auto coder = load_coder(options.model);
   const Source source = open_source(*coder, options.training_data, options.training_codes);
-  const int64_t nt = options.nt.value_or(source.vectors.size()), d = coder->config().d;
-  check(nt >= 1 && nt <= source.vectors.size(), "{}: {} training vectors asked for (--nt), the file has {}",
-        options.training_data, nt, source.vectors.size());
+  const int64_t nt = checked_nt(options.nt, source.vectors), d = coder->config().d;
   check_writable(options.output);
   IvfBuilder builder(coder);
   std::vector<float> x(static_cast<size_t>(std::min(nt, kTrainBlock) * d));

@@ -1,25 +1,22 @@
 // qinco index search: recall against queries per second over nprobe and nshort.
 #include <algorithm>
-#include <array>
 #include <limits>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "apps/qinco/command.h"
+#include "apps/qinco/evaluate.h"
 #include "apps/qinco/index.h"
 #include "apps/qinco/stream.h"
 #include "apps/report/chart.h"
 #include "qinco/io/vectors.h"
 #include "qinco/search/ivf_index.h"
-#include "qinco/search/recall.h"
 #include "tensor/file.h"
 #include "tensor/npy.h"
 
 namespace qinco::app {
 namespace {
-
-constexpr std::array<int64_t, 3> kRanks = {1, 10, 100};
 
 struct SearchOptions {
   std::string model, index, queries, groundtruth, output, plot;
@@ -32,25 +29,6 @@ Tensor as_tensor(const std::vector<int64_t>& ids, int64_t nq) {
   Tensor out = Tensor::empty({nq, static_cast<int64_t>(ids.size()) / nq}, DType::i32);
   std::transform(ids.begin(), ids.end(), out.data<int32_t>(), [](int64_t id) { return static_cast<int32_t>(id); });
   return out;
-}
-
-Json recalls(const std::vector<int64_t>& ids, const Tensor& truth) {
-  Json recall;
-  for (const int64_t rank : kRanks)
-    recall[std::to_string(rank)] = recall_at(as_tensor(ids, truth.size(0)), truth, rank);
-  return recall;
-}
-
-Json point_of(const IvfResult& result, const Tensor& truth) {
-  const SearchSeconds& seconds = result.seconds;
-  return {{"recall", recalls(result.ids, truth)},
-          {"recall_before", recalls(result.short_list, truth)},
-          {"qps", per_second(truth.size(0), seconds.total())},
-          {"seconds",
-           {{"scan", seconds.scan},
-            {"decode", seconds.decode},
-            {"distances", seconds.distances},
-            {"total", seconds.total()}}}};
 }
 
 /// Marks the points that no other one beats in both recall@1 and queries per second.
@@ -126,11 +104,12 @@ void search(const SearchOptions& options, const Common& common) {
       for (const int64_t nshort : options.nshort) {
         const IvfResult result = index.search({queries.data<float>(), static_cast<size_t>(queries.numel())},
                                               {std::min(options.k, nshort), nprobe, nshort, ef});
-        points.push_back(point_of(result, truth));
+        const Tensor found = as_tensor(result.ids, nq);
+        points.push_back(search_results(as_tensor(result.short_list, nq), found, truth, result.seconds));
         points.back()["nprobe"] = nprobe;
         points.back()["efSearch"] = index.has_graph() ? Json(ef) : Json(nullptr);
         points.back()["nshort"] = nshort;
-        if (!options.output.empty()) write_npy(options.output, as_tensor(result.ids, nq));
+        if (!options.output.empty()) write_npy(options.output, found);
       }
   mark_pareto(points);
   print_points(common, points);

@@ -36,8 +36,8 @@ Json describe_parts(const std::string& path, const ModelContents& contents) {
                 {"db_scale", Json::array()},
                 {"bytes_per_vector",
                  packed_code_bytes(nsub * metadata_int(path, metadata, "M"), metadata_int(path, metadata, "K"))}};
-  for (int64_t j = 0; j < nsub; ++j) {
-    const auto scale = metadata.find(fmt::format("sub_quantizer_{}.db_scale", j));
+  for (const std::string& key : scale_keys(path, metadata)) {
+    const auto scale = metadata.find(key);
     about["db_scale"].push_back(scale == metadata.end() ? Json(nullptr) : as_json(scale->second));
   }
   return about;

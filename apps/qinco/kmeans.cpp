@@ -23,9 +23,7 @@ struct KmeansArguments {
 
 void cluster(const KmeansArguments& arguments, const Common& common) {
   const VectorFile file = VectorFile::open(arguments.training_data);
-  const int64_t nt = arguments.nt.value_or(file.size()), d = file.dim();
-  check(nt >= 1 && nt <= file.size(), "{}: {} training vectors asked for (--nt), the file has {}",
-        arguments.training_data, nt, file.size());
+  const int64_t nt = checked_nt(arguments.nt, file), d = file.dim();
   check(arguments.k >= 1 && arguments.k <= nt, "--k {}: expected 1 to {}, the number of training vectors", arguments.k,
         nt);
   check(arguments.iterations >= 1, "--iterations {}: expected 1 or more", arguments.iterations);

@@ -1,6 +1,5 @@
 // qinco search: two-stage search. Fixed codebooks and look-up tables give a short-list, the decoder re-ranks it.
 #include <algorithm>
-#include <array>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,14 +17,12 @@
 #include "qinco/quantizers/additive.h"
 #include "qinco/search/additive_index.h"
 #include "qinco/search/flat.h"
-#include "qinco/search/recall.h"
 #include "qinco/search/rerank.h"
 
 namespace qinco::app {
 namespace {
 
 constexpr int64_t kBlock = 1024;
-constexpr std::array<int64_t, 3> kRanks = {1, 10, 100};
 
 struct SearchOptions {
   std::string model, training_data, codes, training_codes, norms = "u8";
@@ -94,19 +91,9 @@ AdditiveIndex fit_index(const Common& common, const CodedVectors& training, int6
   });
   const Tensor codebooks = fit.solve();
   if (!small_norms) return AdditiveIndex(codebooks);
-  std::vector<float> decoded(static_cast<size_t>(kBlock * d)), norms(static_cast<size_t>(training.size()));
-  for (int64_t i = 0; i < training.size(); i += kBlock) {
-    const int64_t count = std::min(kBlock, training.size() - i);
-    additive_decode(context, codebooks, count, all.data() + i * M, M, M, decoded.data());
-    kernels::table<float>().row_squared_norm(context, count, d, decoded.data(), norms.data() + i);
-  }
+  std::vector<float> norms(static_cast<size_t>(training.size()));
+  additive_norms(context, codebooks, training.size(), all.data(), norms.data());
   return AdditiveIndex(codebooks, NormQuantizer(training.size(), norms.data()));
-}
-
-Json recalls(const Tensor& ids, const Tensor& truth) {
-  Json recall;
-  for (const int64_t rank : kRanks) recall[std::to_string(rank)] = recall_at(ids, truth, rank);
-  return recall;
 }
 
 /// Mean squared norms of the base's errors.
@@ -138,23 +125,15 @@ BaseError add_base(const Common& common, const ProductCodec& codec, const CodedV
 Json search_point(const Common& common, const AdditiveIndex& index, const Decoder& decode, const Tensor& queries,
                   const Tensor& truth, int64_t nshort) {
   const TwoStageResult result =
-      two_stage_search(kernels::Context::cpu(), index, decode, queries, nshort, std::min(nshort, kRanks.back()));
-  const double total = result.seconds.total();
-  const Json before = recalls(result.before, truth), after = recalls(result.after, truth);
+      two_stage_search(kernels::Context::cpu(), index, decode, queries, nshort, std::min(nshort, kRecallRanks.back()));
+  Json point = {{"nshort", nshort}};
+  point.update(search_results(result.before, result.after, truth, result.seconds));
+  const Json &before = point["recall_before"], &after = point["recall"];
   common.print("{:>6}  {:.4f} {:.4f} {:.4f}   {:.4f} {:.4f} {:.4f}   {:>8.0f}  {:.3f} {:.3f} {:.3f}", nshort,
                before["1"].get<double>(), before["10"].get<double>(), before["100"].get<double>(),
                after["1"].get<double>(), after["10"].get<double>(), after["100"].get<double>(),
-               per_second(queries.size(0), total), result.seconds.scan, result.seconds.decode,
-               result.seconds.distances);
-  return {{"nshort", nshort},
-          {"recall", after},
-          {"recall_before", before},
-          {"qps", per_second(queries.size(0), total)},
-          {"seconds",
-           {{"scan", result.seconds.scan},
-            {"decode", result.seconds.decode},
-            {"distances", result.seconds.distances},
-            {"total", total}}}};
+               point["qps"].get<double>(), result.seconds.scan, result.seconds.decode, result.seconds.distances);
+  return point;
 }
 
 void check_options(const SearchOptions& options) {
@@ -179,7 +158,7 @@ void search(const SearchOptions& options, const Common& common) {
   const double fit_seconds = watch.seconds();
   watch.restart();
   std::optional<FlatSearch> exhaustive;
-  if (options.exhaustive) exhaustive.emplace(kernels::Context::cpu(), queries, kRanks.back());
+  if (options.exhaustive) exhaustive.emplace(kernels::Context::cpu(), queries, kRecallRanks.back());
   const BaseError mse = add_base(common, codec, base, M_used, index, exhaustive ? &*exhaustive : nullptr);
   const double add_seconds = watch.seconds();
 

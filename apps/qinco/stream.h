@@ -9,6 +9,7 @@
 
 #include "apps/qinco/command.h"
 #include "apps/qinco/signals.h"
+#include "qinco/io/vectors.h"
 
 namespace qinco::app {
 
@@ -36,6 +37,14 @@ inline double per_second(int64_t n, double seconds) {
 inline int64_t checked_M_used(std::optional<int64_t> M_used, int64_t M, const std::string& model) {
   const int64_t used = M_used.value_or(M);
   check(1 <= used && used <= M, "--M_used {}: expected 1 to {}, the codes of {}", used, M, model);
+  return used;
+}
+
+/// The --nt of a file of training vectors, all of them if not given; throws Error unless it is 1 to their number.
+inline int64_t checked_nt(std::optional<int64_t> nt, const VectorFile& file) {
+  const int64_t used = nt.value_or(file.size());
+  check(1 <= used && used <= file.size(), "{}: {} training vectors asked for (--nt), the file has {}", file.path(),
+        used, file.size());
   return used;
 }
 

@@ -1,6 +1,7 @@
 // Nearest codeword: argmin over k of ||c_k||^2 - 2 <x, c_k> (||x||^2 is the same for every k), with the matrix
 // product's register tile and a running minimum per row in place of its store. A block of the codebook is packed once
 // for all threads and stays in L2 while the rows pass by; n x K values never exist.
+#include "kernels/cpu/distance.h"
 #include "kernels/cpu/microkernel.h"
 #include "kernels/cpu/pack.h"
 #include "kernels/families.h"
@@ -26,28 +27,6 @@ struct Block {
 
 float infinity() {
   return __builtin_inff();
-}
-
-float squared_norm(int64_t d, const float* x) {
-  Vec sum(0.0f);
-  int64_t j = 0;
-  for (; j + kLanes <= d; j += kLanes) {
-    const Vec v = load(x + j);
-    sum = fma(v, v, sum);
-  }
-  const Vec rest = load_partial(x + j, d - j);
-  return horizontal_sum(fma(rest, rest, sum));
-}
-
-float squared_distance(int64_t d, const float* x, const float* y) {
-  Vec sum(0.0f);
-  int64_t j = 0;
-  for (; j + kLanes <= d; j += kLanes) {
-    const Vec v = load(x + j) - load(y + j);
-    sum = fma(v, v, sum);
-  }
-  const Vec rest = load_partial(x + j, d - j) - load_partial(y + j, d - j);
-  return horizontal_sum(fma(rest, rest, sum));
 }
 
 /// The smallest value seen so far by each lane of each row, and where. A lane sees ascending ids, so < keeps the

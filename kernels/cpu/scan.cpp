@@ -40,7 +40,7 @@ void scan_list(int64_t M, const float* tables, const ScanList<float>& list, uint
     for (int64_t m = 0; m < M; ++m)
 #pragma GCC unroll 4
       for (int64_t v = 0; v < kVecs; ++v)
-        sum[v] = sum[v] + gather(tables + m * 256, load_bytes(codes + m * kScanBlock + v * kLanes));
+        sum[v] = sum[v] + gather(tables + m * kScanEntries, load_bytes(codes + m * kScanBlock + v * kLanes));
     uint32_t below = 0;
 #pragma GCC unroll 4
     for (int64_t v = 0; v < kVecs; ++v) below |= bits_of(sum[v] <= Vec(limit)) << (v * kLanes);

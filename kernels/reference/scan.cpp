@@ -23,8 +23,7 @@ void scan(const Context& context, const Scan<T>& all) {
         for (int64_t i = 0; i < list.n; ++i) {
           T score = list.bias;
           if (list.norms) score += list.norms[i];
-          for (int64_t m = 0; m < M; ++m)
-            score += query.tables[m * 256 + list.codes[(i / kScanBlock * M + m) * kScanBlock + i % kScanBlock]];
+          for (int64_t m = 0; m < M; ++m) score += query.tables[m * kScanEntries + list.codes[scan_place(i, m, M)]];
           const int64_t id = list.first + i;
           const auto before = [&](int64_t at) {  // whether this vector comes before result `at`
             return score < scores[at] || (score == scores[at] && id < ids[at]);

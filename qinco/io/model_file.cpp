@@ -1,5 +1,6 @@
 #include "qinco/io/model_file.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -56,13 +57,6 @@ QincoConfig config_from(const std::string& path, const Metadata& metadata) {
   return config;
 }
 
-bool all_finite(const Tensor& x) {
-  const float* const values = x.data<float>();
-  for (int64_t i = 0; i < x.numel(); ++i)
-    if (!std::isfinite(values[i])) return false;
-  return true;
-}
-
 // The parameters in f32; the sizes are compared before a model of these sizes is made.
 TensorMap parameters_from(const std::string& path, const QincoConfig& config, const TensorMap& tensors) {
   int64_t found = 0;
@@ -73,17 +67,23 @@ TensorMap parameters_from(const std::string& path, const QincoConfig& config, co
   TensorMap parameters;
   for (const auto& [name, tensor] : tensors) {
     check(is_printable(name), "{}: a tensor's name is unprintable: {}", path, quote(name));
-    const DType dtype = tensor.dtype();
-    check(dtype == DType::f32 || dtype == DType::f64 || dtype == DType::f16 || dtype == DType::bf16,
-          "{}: tensor '{}': expected a floating dtype, found {}", path, name, qinco::name(dtype));
-    const Tensor values = tensor.to(DType::f32).contiguous();
-    check(all_finite(values), "{}: tensor '{}' holds NaN or infinity", path, name);
-    parameters.emplace(name, values);
+    parameters.emplace(name, finite_floats(path, name, tensor));
   }
   return parameters;
 }
 
 }  // namespace
+
+Tensor finite_floats(const std::string& path, const std::string& name, const Tensor& tensor) {
+  const DType dtype = tensor.dtype();
+  check(dtype == DType::f32 || dtype == DType::f64 || dtype == DType::f16 || dtype == DType::bf16,
+        "{}: tensor '{}': expected a floating dtype, found {}", path, name, qinco::name(dtype));
+  const Tensor values = tensor.to(DType::f32).contiguous();
+  const float* const x = values.data<float>();
+  const bool finite = std::all_of(x, x + values.numel(), [](float value) { return std::isfinite(value); });
+  check(finite, "{}: tensor '{}' holds NaN or infinity", path, name);
+  return values;
+}
 
 int64_t metadata_int(const std::string& path, const Metadata& metadata, const std::string& key) {
   return metadata_number<int64_t>(path, metadata, key, "an integer");

@@ -37,6 +37,10 @@ std::map<std::string, std::string> model_metadata(const QincoConfig& config);
 /// A model of what model_metadata describes with the parameters `tensors`; Errors start with `path`.
 Qinco model_from(const std::string& path, const std::map<std::string, std::string>& metadata, const TensorMap& tensors);
 
+/// A stored tensor as f32, contiguous; Errors name `path` and `name` where its dtype is not floating or a value is not
+/// finite.
+Tensor finite_floats(const std::string& path, const std::string& name, const Tensor& tensor);
+
 /// The value of a metadata key, an integer or a finite number; Errors name `path` and the key.
 int64_t metadata_int(const std::string& path, const std::map<std::string, std::string>& metadata,
                      const std::string& key);

@@ -29,10 +29,6 @@ int64_t count(const TensorMap& tensors, const std::string& prefix, int64_t first
   return n;
 }
 
-std::string part_prefix(int64_t j) {
-  return fmt::format("sub_quantizer_{}.", j);
-}
-
 ModelSizes single_sizes(const TensorMap& tensors) {
   ModelSizes sizes;
   const Shape& codebook0 = matrix(tensors, "codebook0.weight");
@@ -66,6 +62,10 @@ TensorMap below(const TensorMap& tensors, const std::string& prefix) {
 }
 
 }  // namespace
+
+std::string part_prefix(int64_t j) {
+  return fmt::format("sub_quantizer_{}.", j);
+}
 
 ModelSizes infer_sizes(const TensorMap& tensors) {
   const int64_t nsub = count(tensors, "sub_quantizer_", 0);

@@ -17,6 +17,9 @@ struct ModelSizes {
   std::vector<ModelSizes> parts;              // pq-qinco: its sub-quantizers
 };
 
+/// "sub_quantizer_{j}.": what the names of part j of pq-qinco begin with.
+std::string part_prefix(int64_t j);
+
 /// Reads them off. With M = 1 nothing shows L and h: they stay 0. Throws Error (without a file's name) when the tensors
 /// are no QINCo model's, or two parts of it disagree.
 ModelSizes infer_sizes(const TensorMap& tensors);

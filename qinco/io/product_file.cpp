@@ -1,10 +1,10 @@
 #include "qinco/io/product_file.h"
 
-#include <cmath>
 #include <map>
 #include <utility>
 
 #include "kernels/check.h"
+#include "qinco/io/model_sizes.h"
 #include "tensor/file.h"
 #include "tensor/safetensors.h"
 
@@ -15,10 +15,6 @@ using Metadata = std::map<std::string, std::string>;
 
 constexpr int64_t kMaxParts = 4096;
 constexpr const char* kRotation = "opq_matrix";
-
-std::string prefix_of(int64_t j) {
-  return fmt::format("sub_quantizer_{}.", j);
-}
 
 /// The entries whose names start with `prefix`, taken out of `from`, under the rest of their names.
 template <class Value>
@@ -32,13 +28,8 @@ std::map<std::string, Value> take_part(const std::string& prefix, std::map<std::
 Tensor take_rotation(const std::string& path, TensorMap& tensors) {
   const auto found = tensors.find(kRotation);
   if (found == tensors.end()) return {};
-  const DType dtype = found->second.dtype();
-  check(dtype == DType::f32 || dtype == DType::f64 || dtype == DType::f16 || dtype == DType::bf16,
-        "{}: {}: expected a floating dtype, found {}", path, kRotation, name(dtype));
   check(found->second.dim() == 2, "{}: {} is {}, expected [d_out,d]", path, kRotation, found->second.shape().str());
-  const Tensor rotation = found->second.to(DType::f32).clone();
-  for (int64_t i = 0; i < rotation.numel(); ++i)
-    check(std::isfinite(rotation.data<float>()[i]), "{}: {} holds NaN or infinity", path, kRotation);
+  const Tensor rotation = finite_floats(path, kRotation, found->second).clone();
   tensors.erase(found);
   return rotation;
 }
@@ -66,9 +57,9 @@ ProductQinco product_from(const std::string& path, ModelContents& file) {
   const int64_t nsub = part_count(path, file.metadata);
   ProductQinco model;
   for (int64_t j = 0; j < nsub; ++j) {
-    Metadata metadata = take_part(prefix_of(j), file.metadata);
+    Metadata metadata = take_part(part_prefix(j), file.metadata);
     metadata["format"] = "qinco";
-    model.parts.push_back(model_from(path, metadata, take_part(prefix_of(j), file.tensors)));
+    model.parts.push_back(model_from(path, metadata, take_part(part_prefix(j), file.tensors)));
   }
   model.rotation = take_rotation(path, file.tensors);
   if (!file.tensors.empty()) fail("{}: unexpected tensor {}", path, quote(file.tensors.begin()->first));
@@ -96,8 +87,8 @@ void save_product(const std::string& path, const ProductQinco& model) {
   for (int64_t j = 0; j < model.nsub(); ++j) {
     const Qinco& part = model.parts[static_cast<size_t>(j)];
     for (const auto& [key, value] : model_metadata(part.config()))
-      if (key != "format") file.metadata[prefix_of(j) + key] = value;
-    for (const auto& [name, tensor] : part.state()) file.tensors[prefix_of(j) + name] = tensor;
+      if (key != "format") file.metadata[part_prefix(j) + key] = value;
+    for (const auto& [name, tensor] : part.state()) file.tensors[part_prefix(j) + name] = tensor;
   }
   if (model.rotation.defined()) file.tensors[kRotation] = model.rotation;
   write_safetensors(path, file);
@@ -124,7 +115,7 @@ void check_model(const std::string& path, const ModelContents& contents) {
 std::vector<std::string> scale_keys(const std::string& path, const Metadata& metadata) {
   if (!has_parts(metadata)) return {"db_scale"};
   std::vector<std::string> keys;
-  for (int64_t j = 0; j < part_count(path, metadata); ++j) keys.push_back(prefix_of(j) + "db_scale");
+  for (int64_t j = 0; j < part_count(path, metadata); ++j) keys.push_back(part_prefix(j) + "db_scale");
   return keys;
 }
 

@@ -33,15 +33,8 @@ const Format* find_format(const std::string& path) {
   return nullptr;
 }
 
-template <class T>
-T load(const std::byte* from) {
-  T value;
-  std::memcpy(&value, from, sizeof(T));
-  return value;
-}
-
 int32_t row_dim(const RowLayout& rows, int64_t i) {
-  return load<int32_t>(rows.row(i) - rows.row_header);
+  return load_as<int32_t>(rows.row(i) - rows.row_header);
 }
 
 /// The size of a .?vecs file does not fit its first row: says whether a row differs or the end is missing.
@@ -75,8 +68,8 @@ RowLayout open_bin(const std::string& path, DType dtype) {
   rows.offset = kBinHeader;
   const int64_t size = rows.file->size();
   check(size >= kBinHeader, "{}: {} bytes, too short for the {} bytes of n and d", path, size, kBinHeader);
-  rows.n = load<uint32_t>(rows.file->data());
-  rows.d = load<uint32_t>(rows.file->data() + 4);
+  rows.n = load_as<uint32_t>(rows.file->data());
+  rows.d = load_as<uint32_t>(rows.file->data() + 4);
   check(rows.n >= 1, "{}: holds 0 rows, expected at least 1", path);
   check(rows.d >= 1 && rows.d <= kMaxDim, "{}: dimension {}, expected 1 to {}", path, rows.d, kMaxDim);
   const int64_t expected = kBinHeader + checked_mul(rows.n, rows.row_bytes(), "rows");

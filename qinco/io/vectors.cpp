@@ -8,13 +8,6 @@
 namespace qinco {
 namespace {
 
-template <class T>
-T load(const std::byte* from) {
-  T value;
-  std::memcpy(&value, from, sizeof(T));
-  return value;
-}
-
 void convert_row(DType dtype, int64_t d, const std::byte* from, float* out) {
   switch (dtype) {
     case DType::f32:
@@ -24,10 +17,10 @@ void convert_row(DType dtype, int64_t d, const std::byte* from, float* out) {
       for (int64_t j = 0; j < d; ++j) out[j] = static_cast<float>(std::to_integer<uint8_t>(from[j]));
       return;
     case DType::i32:
-      for (int64_t j = 0; j < d; ++j) out[j] = static_cast<float>(load<int32_t>(from + j * 4));
+      for (int64_t j = 0; j < d; ++j) out[j] = static_cast<float>(load_as<int32_t>(from + j * 4));
       return;
     default:  // f16: open() admits no other
-      for (int64_t j = 0; j < d; ++j) out[j] = f16_value(load<uint16_t>(from + j * 2));
+      for (int64_t j = 0; j < d; ++j) out[j] = f16_value(load_as<uint16_t>(from + j * 2));
   }
 }
 
@@ -42,8 +35,8 @@ bool all_finite(int64_t d, const float* x) {
 }
 
 int64_t load_id(const RowLayout& rows, int64_t i, int64_t j) {
-  if (rows.dtype == DType::i64) return load<int64_t>(rows.row(i) + j * 8);
-  return load<int32_t>(rows.row(i) + j * 4);
+  if (rows.dtype == DType::i64) return load_as<int64_t>(rows.row(i) + j * 8);
+  return load_as<int32_t>(rows.row(i) + j * 4);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "kernels/check.h"
+#include "kernels/kernels.h"
 #include "kernels/parallel.h"
 #include "qinco/quantizers/linear_algebra.h"
 
@@ -14,6 +15,7 @@ namespace {
 constexpr double kRidge = 1e-8;
 constexpr int64_t kLevels = 256;
 constexpr int kLloydIterations = 25;
+constexpr int64_t kNormRows = 4096;      // decoded together
 constexpr int64_t kMaxUnknowns = 65536;  // their matrix takes 32 GB
 
 /// k levels for sorted values, as dense as the cube root of the values' density, which is best in the limit of many
@@ -58,6 +60,17 @@ void additive_decode(const kernels::Context& context, const Tensor& codebooks, i
       }
     }
   });
+}
+
+void additive_norms(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
+                    float* norms) {
+  const int64_t M = codebooks.size(0), d = codebooks.size(2);
+  std::vector<float> decoded(static_cast<size_t>(std::min(n, kNormRows) * d));
+  for (int64_t begin = 0; begin < n; begin += kNormRows) {
+    const int64_t count = std::min(kNormRows, n - begin);
+    additive_decode(context, codebooks, count, codes + begin * M, M, M, decoded.data());
+    kernels::table<float>().row_squared_norm(context, count, d, decoded.data(), norms + begin);
+  }
 }
 
 AdditiveFit::AdditiveFit(int64_t M, int64_t K, int64_t d) : M_(M), K_(K), d_(d) {

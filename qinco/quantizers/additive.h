@@ -16,6 +16,10 @@ namespace qinco {
 void additive_decode(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
                      int64_t codes_ld, int64_t M_used, float* x);
 
+/// norms [n] = ||x||^2 of that x, for codes [n,M]. Needs bounded memory besides.
+void additive_norms(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
+                    float* norms);
+
 /// Finds the codebooks of least squared error for given vectors and codes: one_hot(codes) [n,M*K] T = x, solved by the
 /// normal equations, whose matrix counts how often two codes occur together. Memory (M*K)^2 doubles, however many
 /// vectors are added.

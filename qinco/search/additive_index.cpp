@@ -10,9 +10,10 @@
 namespace qinco {
 namespace {
 
+using kernels::kScanEntries;
+
 constexpr int64_t kAddBlock = 4096;
 constexpr int64_t kTableFloats = int64_t{1} << 22;  // look-up tables made together: 16 MB
-constexpr int64_t kEntries = 256;                   // of a look-up table
 
 }  // namespace
 
@@ -21,29 +22,29 @@ void PackedCodes::add(int64_t n, const uint8_t* codes) {
   bytes_.resize(static_cast<size_t>((n_ + n + kBlock - 1) / kBlock * kBlock * width_));
   for (int64_t i = 0; i < n; ++i, ++n_)
     for (int64_t m = 0; m < width_; ++m)
-      bytes_[static_cast<size_t>((n_ / kBlock * width_ + m) * kBlock + n_ % kBlock)] = codes[i * width_ + m];
+      bytes_[static_cast<size_t>(kernels::scan_place(n_, m, width_))] = codes[i * width_ + m];
 }
 
 ScanTables::ScanTables(const Tensor& codebooks, std::optional<NormQuantizer> norms)
     : M_(codebooks.size(0)), norms_(std::move(norms)) {
   const int64_t K = codebooks.size(1), d = codebooks.size(2);
-  check(K <= kEntries, "search by look-up tables: K = {}, expected at most {}", K, kEntries);
-  codewords_ = zeros({M_ * kEntries, d});
+  check(K <= kScanEntries, "search by look-up tables: K = {}, expected at most {}", K, kScanEntries);
+  codewords_ = zeros({M_ * kScanEntries, d});
   for (int64_t m = 0; m < M_; ++m)
     for (int64_t i = 0; i < K * d; ++i)
-      codewords_.data<float>()[m * kEntries * d + i] = -2 * codebooks.data<float>()[m * K * d + i];
+      codewords_.data<float>()[m * kScanEntries * d + i] = -2 * codebooks.data<float>()[m * K * d + i];
 }
 
 void ScanTables::make(const kernels::Context& context, int64_t nq, const float* queries, float* tables) const {
   kernels::Gemm<float> product;
-  product.m = nq, product.n = M_ * kEntries, product.k = d();
+  product.m = nq, product.n = M_ * kScanEntries, product.k = d();
   product.a = queries, product.lda = d();
   product.b = codewords_.data<float>(), product.ldb = d(), product.trans_b = true;
-  product.c = tables, product.ldc = width() * kEntries;
+  product.c = tables, product.ldc = width() * kScanEntries;
   kernels::table<float>().gemm(context, product);
   if (!norms_) return;
   for (int64_t q = 0; q < nq; ++q)
-    std::copy(norms_->levels().begin(), norms_->levels().end(), tables + (q * width() + M_) * kEntries);
+    std::copy(norms_->levels().begin(), norms_->levels().end(), tables + (q * width() + M_) * kScanEntries);
 }
 
 void ScanTables::to_bytes(int64_t n, const int32_t* codes, const float* norms, uint8_t* bytes) const {
@@ -61,14 +62,13 @@ AdditiveIndex::AdditiveIndex(const Tensor& codebooks, std::optional<NormQuantize
 void AdditiveIndex::add(const kernels::Context& context, int64_t n, const int32_t* codes) {
   constexpr int64_t kMost = int64_t{std::numeric_limits<uint32_t>::max()} - 1;
   check(size() + n <= kMost, "search: {} vectors, expected at most {}", size() + n, kMost);
-  const int64_t d = codebooks_.size(2), rows = std::min(n, kAddBlock);
-  std::vector<float> decoded(static_cast<size_t>(rows * d)), norms(static_cast<size_t>(rows));
+  const int64_t rows = std::min(n, kAddBlock);
+  std::vector<float> norms(static_cast<size_t>(rows));
   std::vector<uint8_t> bytes(static_cast<size_t>(rows * tables_.width()));
   for (int64_t begin = 0; begin < n; begin += kAddBlock) {
     const int64_t count = std::min(kAddBlock, n - begin);
     const int32_t* const block = codes + begin * M();
-    additive_decode(context, codebooks_, count, block, M(), M(), decoded.data());
-    kernels::table<float>().row_squared_norm(context, count, d, decoded.data(), norms.data());
+    additive_norms(context, codebooks_, count, block, norms.data());
     tables_.to_bytes(count, block, norms.data(), bytes.data());
     codes_.add(count, bytes.data());
     if (!tables_.norms()) norms_.insert(norms_.end(), norms.begin(), norms.begin() + count);
@@ -81,7 +81,7 @@ void AdditiveIndex::codes(int64_t id, int32_t* out) const {
 
 void AdditiveIndex::search(const kernels::Context& context, int64_t nq, const float* queries, int64_t k, int64_t* ids,
                            float* scores) const {
-  const int64_t table = tables_.width() * kEntries, d = tables_.d();
+  const int64_t table = tables_.width() * kScanEntries, d = tables_.d();
   const int64_t block = std::clamp<int64_t>(kTableFloats / table, 1, std::max<int64_t>(nq, 1));
   std::vector<float> tables(static_cast<size_t>(block * table));
   const kernels::ScanList<float> list{size(), codes_.data(), tables_.norms() ? nullptr : norms_.data(), 0, 0};

@@ -20,10 +20,7 @@ class PackedCodes {
   /// Appends codes [n,width].
   void add(int64_t n, const uint8_t* codes);
   /// Byte m of vector i.
-  uint8_t at(int64_t i, int64_t m) const {
-    return bytes_[static_cast<size_t>((i / kernels::kScanBlock * width_ + m) * kernels::kScanBlock +
-                                      i % kernels::kScanBlock)];
-  }
+  uint8_t at(int64_t i, int64_t m) const { return bytes_[static_cast<size_t>(kernels::scan_place(i, m, width_))]; }
   int64_t size() const { return n_; }
   const uint8_t* data() const { return bytes_.data(); }
 

@@ -18,7 +18,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kCoarseFloats = int64_t{1} << 22;  // distances to centroids held together
 constexpr int64_t kShortLists = int64_t{1} << 15;    // candidates held together
-constexpr int64_t kEntries = 256;
 constexpr int64_t kMaxId = int64_t{std::numeric_limits<uint32_t>::max()} - 1;
 
 /// The fixed codebooks of the file with its levels of norms.
@@ -107,11 +106,10 @@ const IvfIndex::Piece& IvfIndex::piece_of(int64_t slot) const {
 }
 
 void IvfIndex::codes_of(int64_t slot, int32_t* codes) const {
-  constexpr int64_t kBlock = kernels::kScanBlock;
   const Piece& piece = piece_of(slot);
-  const int64_t block = slot / kBlock - piece.first_block, width = file_.parameters().width();
+  const int64_t i = slot - piece.first_block * kernels::kScanBlock, width = file_.parameters().width();
   *codes++ = static_cast<int32_t>(piece.list);
-  for (int64_t m = 0; m + 1 < width; ++m) *codes++ = piece.codes[(block * width + m) * kBlock + slot % kBlock];
+  for (int64_t m = 0; m + 1 < width; ++m) *codes++ = piece.codes[kernels::scan_place(i, m, width)];
 }
 
 int64_t IvfIndex::id_of(int64_t slot) const {
@@ -157,7 +155,8 @@ void IvfIndex::coarse_by_graph(int64_t nq, const float* queries, int64_t nprobe,
 // The nshort best of the lists that each query visits: slots [nq,nshort].
 void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t* slots) const {
   const kernels::Context& context = kernels::Context::cpu();
-  const int64_t nprobe = std::min(options.nprobe, file_.parameters().K_ivf), table = tables_.width() * kEntries;
+  const int64_t nprobe = std::min(options.nprobe, file_.parameters().K_ivf),
+                table = tables_.width() * kernels::kScanEntries;
   std::vector<int32_t> lists(static_cast<size_t>(nq * nprobe));
   std::vector<float> biases(lists.size()), tables(static_cast<size_t>(nq * table));
   std::vector<float> scores(static_cast<size_t>(nq * options.nshort));

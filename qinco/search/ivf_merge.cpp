@@ -26,8 +26,8 @@ void take_segment(const IvfSegment& segment, int64_t width, IvfEntries& all) {
     for (int64_t i = 0; i < segment.counts[piece]; ++i) {
       all.lists.push_back(segment.lists[piece]);
       all.ids.push_back(segment.ids[block * kBlock + i]);
-      const uint8_t* const codes = segment.codes + (block + i / kBlock) * width * kBlock + i % kBlock;
-      for (int64_t m = 0; m < width; ++m) all.bytes.push_back(codes[m * kBlock]);
+      for (int64_t m = 0; m < width; ++m)
+        all.bytes.push_back(segment.codes[kernels::scan_place(block * kBlock + i, m, width)]);
     }
     block += (segment.counts[piece] + kBlock - 1) / kBlock;
   }

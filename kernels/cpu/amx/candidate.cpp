@@ -31,16 +31,15 @@ struct Chunk {
   const Layout& p;
   const float* packed;
   const CandidateSearch<float>& s;
-  int64_t most;
   Vector vectors[kMostVectors];
   float best[kMostVectors];  // of those computed again
   bool doubted[kMostVectors];
   Pair pairs[kPairs];
   int64_t waiting = 0;
-  const float shown =
-      p.d <= kLikely * kLikely ? 1 : kLikely / __builtin_sqrtf(static_cast<float>(p.d));  // of an error of length e
-  Unit* units;                                                                            // [most * K/32]
-  float* distances;                                                                       // [most][32 groups]
+  // The part that is likely to show of an error of length e.
+  const float shown = p.d <= kLikely * kLikely ? 1 : kLikely / __builtin_sqrtf(static_cast<float>(p.d));
+  Unit* units;       // [most * K/32]
+  float* distances;  // [most][32 groups]
   float* screen;
   PairScratch pair_scratch;
 
@@ -49,12 +48,11 @@ struct Chunk {
            PairScratch::floats(p);
   }
 
-  Chunk(const Layout& layout, const float* pack, const CandidateSearch<float>& search, int64_t size, Unit* list,
+  Chunk(const Layout& layout, const float* pack, const CandidateSearch<float>& search, int64_t most, Unit* list,
         float* memory)
       : p(layout),
         packed(pack),
         s(search),
-        most(size),
         units(list),
         distances(memory + most * Vector::floats(p)),
         screen(distances + most * p.groups() * kBlock),
@@ -125,12 +123,7 @@ struct Chunk {
       const int64_t i = pairs[j].vector - vectors, k = pairs[j].candidate;
       const float* const target = s.target + (begin + i) * p.d;
       const float* const z = pair_scratch.z + j * p.D() * kBlock;
-      Vec sum(0.0f);
-      for_lanes(0, p.d, [&](int64_t c, auto lanes) {
-        const Vec difference = lanes.get(target + c) - lanes.get(z + c);
-        sum = fma(difference, difference, sum);
-      });
-      const float distance = horizontal_sum(sum), root = __builtin_sqrtf(distances_of(i)[k]);
+      const float distance = squared_distance(p.d, target, z), root = __builtin_sqrtf(distances_of(i)[k]);
       const float likely = shown * packed[0] * (packed[p.norms() + k] + vectors[i].norm);
       if (!(__builtin_fabsf(root - __builtin_sqrtf(distance)) <= likely + kSumError * root)) doubted[i] = true;
       if (distance < best[i]) {

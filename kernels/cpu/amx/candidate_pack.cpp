@@ -29,7 +29,7 @@ void pack_tables(const Context& context, const Layout& p, const CandidateStep<fl
         store(z + j * kBlockFloats, low);
         store(z + j * kBlockFloats + kTileFloats, high);
       }
-      const float squares = there ? squared_norm(s.a_table + k * p.h, p.h, squared_norm(s.z_table + k * p.d, p.d)) : 0;
+      const float squares = there ? squared_norm(p.d, s.z_table + k * p.d) + squared_norm(p.h, s.a_table + k * p.h) : 0;
       packed[p.norms() + k] = __builtin_sqrtf(squares);
     }
   });

@@ -20,10 +20,7 @@ void linear(const Context& context, const Linear<float>& l) {
   float* const scratch = frame.get<float>(context.threads * scratch_size);
   parallel_for(context, blocks(l.m), 1, [&](int64_t begin, int64_t end, int worker) {
     const TileScope tiles;
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t row = i * kBlock, left = l.m - row;
-      multiply_rows(l, row, left < kBlock ? left : kBlock, scratch + worker * scratch_size);
-    }
+    multiply_blocks(l, begin, end, scratch + worker * scratch_size);
   });
 }
 

@@ -62,16 +62,38 @@ QINCO_INLINE void do_job(const Job& job) {
   for (int row = 0; row < kBlock; row += kSlice) do_slice<kind>(job, row);
 }
 
+// One unit: 32 candidates of one vector. Arrays are padded to whole blocks.
+struct Unit {
+  const float* a_table;  // [H][32 candidates][32]
+  const float* z_table;  // [D] C blocks
+  const float* up_row;   // [h]
+  const float* row;      // [d]
+  const float* target;   // [d]  target - row
+  float* distances;      // [32]
+};
+
 // The begin jobs of a group's units, one slice after the other.
 class Begins {
  public:
   Begins() = default;
-  Begins(const struct Unit* group, int count, int64_t H, Bf16* out);
-  QINCO_INLINE int64_t slices() const { return left_; }
-  QINCO_INLINE void do_slices(int64_t count);
+  Begins(const Unit* group, int count, int64_t H, Bf16* out)
+      : unit_(group), H_(H), left_(count * H * kSlices), out_(out) {}
+
+  int64_t slices() const { return left_; }
+  QINCO_INLINE void do_slices(int64_t count) {
+    for (; count > 0 && left_ > 0; --count, --left_) {
+      do_slice<JobKind::begin>({unit_->a_table + block_ * kBlockFloats, unit_->up_row + block_ * kBlock, out_, nullptr},
+                               row_);
+      row_ += kSlice;
+      if (row_ < kBlock) continue;
+      row_ = 0;
+      out_ += kPairValues;
+      if (++block_ == H_) block_ = 0, ++unit_;
+    }
+  }
 
  private:
-  const struct Unit* unit_ = nullptr;
+  const Unit* unit_ = nullptr;
   int64_t H_ = 0, block_ = 0, left_ = 0;
   int row_ = 0;
   Bf16* out_ = nullptr;
@@ -108,31 +130,6 @@ QINCO_INLINE Vec row_sums(const float* rows) {
 #pragma GCC unroll 8
     for (int i = 0; i < half; ++i) x[i] = x[i] + x[i + half];
   return x[0];
-}
-
-// One unit: 32 candidates of one vector. Arrays are padded to whole blocks.
-struct Unit {
-  const float* a_table;  // [H][32 candidates][32]
-  const float* z_table;  // [D] C blocks
-  const float* up_row;   // [h]
-  const float* row;      // [d]
-  const float* target;   // [d]  target - row
-  float* distances;      // [32]
-};
-
-inline Begins::Begins(const Unit* group, int count, int64_t H, Bf16* out)
-    : unit_(group), H_(H), left_(count * H * kSlices), out_(out) {}
-
-QINCO_INLINE void Begins::do_slices(int64_t count) {
-  for (; count > 0 && left_ > 0; --count, --left_) {
-    do_slice<JobKind::begin>({unit_->a_table + block_ * kBlockFloats, unit_->up_row + block_ * kBlock, out_, nullptr},
-                             row_);
-    row_ += kSlice;
-    if (row_ < kBlock) continue;
-    row_ = 0;
-    out_ += kPairValues;
-    if (++block_ == H_) block_ = 0, ++unit_;
-  }
 }
 
 // The weights of a step as B blocks, first parts only (pack.h): matrices down 1, up 2, down 2, .., down L.

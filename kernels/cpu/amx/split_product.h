@@ -64,4 +64,9 @@ inline void multiply_rows(const Linear<float>& l, int64_t row, int64_t rows, flo
   }
 }
 
+// Blocks of 32 rows [begin, end) of y; the last may have fewer.
+inline void multiply_blocks(const Linear<float>& l, int64_t begin, int64_t end, float* scratch) {
+  for (int64_t i = begin; i < end; ++i) multiply_rows(l, i * kBlock, smaller(kBlock, l.m - i * kBlock), scratch);
+}
+
 QINCO_CPU_NAMESPACE_END

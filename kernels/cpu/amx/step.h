@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/amx/screen.h"
 #include "kernels/cpu/amx/split_product.h"
+#include "kernels/cpu/distance.h"
 
 QINCO_CPU_NAMESPACE_BEGIN
 
@@ -26,11 +27,12 @@ struct Layout {
   int64_t w_up(int64_t l) const { return w_down(l) - part_values(d, h); }
   int64_t size() const { return w_down(L - 1) + part_values(d, h); }
 
-  const float* a_row(const float* packed, int64_t k) const {  // [H] pieces of 32, kBlockFloats apart
+  // [H] pieces of 32, kBlockFloats apart
+  const float* a_row(const float* packed, int64_t k) const {
     return packed + a_table() + k / kBlock * H() * kBlockFloats + k % kBlock * kBlock;
   }
-  const float* z_row(const float* packed,
-                     int64_t k) const {  // [D] pieces of 2 x 16, kTileFloats and kBlockFloats apart
+  // [D] pieces of 2 x 16, kTileFloats and kBlockFloats apart
+  const float* z_row(const float* packed, int64_t k) const {
     return packed + z_table() + k / kBlock * D() * kBlockFloats + k % kBlock / 16 * 2 * kTileFloats + k % 16 * kLanes;
   }
   ScreenWeights screen(const float* packed) const {
@@ -65,21 +67,12 @@ inline void pad(const float* x, int64_t n, float* out) {
   }
 }
 
-inline float squared_norm(const float* x, int64_t n, float start = 0) {
-  Vec sum(0.0f);
-  for_lanes(0, n, [&](int64_t j, auto lanes) {
-    const Vec v = lanes.get(x + j);
-    sum = fma(v, v, sum);
-  });
-  return start + horizontal_sum(sum);
-}
-
 inline void fill_vector(const Layout& p, const float* up_row, const float* row, const float* target, Vector& v) {
   pad(up_row, p.h, v.up_row);
   pad(row, p.d, v.row);
   pad(target, p.d, v.target);
   for (int64_t j = 0; j < p.D() * kBlock; j += kLanes) store(v.target + j, load(v.target + j) - load(v.row + j));
-  v.norm = __builtin_sqrtf(squared_norm(up_row, p.h, squared_norm(row, p.d)));
+  v.norm = __builtin_sqrtf(squared_norm(p.d, row) + squared_norm(p.h, up_row));
 }
 
 inline Unit make_unit(const Layout& p, const float* packed, int64_t group, const Vector& v, float* distances) {
@@ -130,14 +123,10 @@ inline void forward(const Layout& p, const float* packed, const Pair* pairs, int
   up.x = s.z, down.y = s.z, down.ldy = up.ldx = dz;
   down.accumulate = up.relu = true;
   for (int64_t l = 0; l < p.L; ++l) {
-    for (int64_t row = 0; l > 0 && row < count; row += kBlock) {
-      up.packed = packed + p.w_up(l);
-      multiply_rows(up, row, smaller(kBlock, count - row), s.product);
-    }
-    for (int64_t row = 0; row < count; row += kBlock) {
-      down.packed = packed + p.w_down(l);
-      multiply_rows(down, row, smaller(kBlock, count - row), s.product);
-    }
+    up.packed = packed + p.w_up(l);
+    down.packed = packed + p.w_down(l);
+    if (l > 0) multiply_blocks(up, 0, blocks(count), s.product);
+    multiply_blocks(down, 0, blocks(count), s.product);
   }
 }
 

@@ -53,25 +53,18 @@ class Reader {
   uint64_t size_;
 };
 
-template <class T>
-T load(const std::byte* from) {
-  T value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
-
 /// The zip64 record that the locator before the end record points to.
 Directory find_directory64(const Reader& in, uint64_t end) {
   in.check(end >= kLocator64Size, "no room for the zip64 locator");
   const std::byte* const locator = in.at(end - kLocator64Size, kLocator64Size, "zip64 locator");
-  in.check(load<uint32_t>(locator) == kLocator64Signature, "sizes are said to be in a zip64 record, found none");
-  const auto offset = load<uint64_t>(locator + 8);
+  in.check(load_as<uint32_t>(locator) == kLocator64Signature, "sizes are said to be in a zip64 record, found none");
+  const auto offset = load_as<uint64_t>(locator + 8);
   const std::byte* const record = in.at(offset, kEnd64Size, "zip64 end record");
-  in.check(load<uint32_t>(record) == kEnd64Signature, "no zip64 end record at byte {}", offset);
-  in.check(load<uint32_t>(record + 16) == 0 && load<uint32_t>(record + 20) == 0, "spread over several disks");
-  return {.offset = load<uint64_t>(record + 48),
-          .size = load<uint64_t>(record + 40),
-          .entries = load<uint64_t>(record + 32)};
+  in.check(load_as<uint32_t>(record) == kEnd64Signature, "no zip64 end record at byte {}", offset);
+  in.check(load_as<uint32_t>(record + 16) == 0 && load_as<uint32_t>(record + 20) == 0, "spread over several disks");
+  return {.offset = load_as<uint64_t>(record + 48),
+          .size = load_as<uint64_t>(record + 40),
+          .entries = load_as<uint64_t>(record + 32)};
 }
 
 /// Reads the end record, the last one whose comment reaches exactly the end of the file.
@@ -81,13 +74,13 @@ Directory find_directory(const Reader& in) {
   for (uint64_t back = 0; back <= std::min(last, kMaxComment); ++back) {
     const uint64_t end = last - back;
     const std::byte* const record = in.at(end, kEndSize, "end record");
-    if (load<uint32_t>(record) != kEndSignature || load<uint16_t>(record + 20) != back) continue;
-    const bool has64 =
-        end >= kLocator64Size && load<uint32_t>(in.at(end - kLocator64Size, 4, "zip64 locator")) == kLocator64Signature;
-    const auto entries = load<uint16_t>(record + 10);
-    const auto size = load<uint32_t>(record + 12), offset = load<uint32_t>(record + 16);
+    if (load_as<uint32_t>(record) != kEndSignature || load_as<uint16_t>(record + 20) != back) continue;
+    const bool has64 = end >= kLocator64Size &&
+                       load_as<uint32_t>(in.at(end - kLocator64Size, 4, "zip64 locator")) == kLocator64Signature;
+    const auto entries = load_as<uint16_t>(record + 10);
+    const auto size = load_as<uint32_t>(record + 12), offset = load_as<uint32_t>(record + 16);
     if (has64 || entries == 0xffff || size == kIn64 || offset == kIn64) return find_directory64(in, end);
-    in.check(load<uint16_t>(record + 4) == 0, "spread over several disks");
+    in.check(load_as<uint16_t>(record + 4) == 0, "spread over several disks");
     return {.offset = offset, .size = size, .entries = entries};
   }
   in.check(false, "no end record: truncated, or not a ZIP archive");
@@ -99,7 +92,7 @@ void apply_zip64(const Reader& in, uint64_t extra, uint64_t length, std::initial
   if (std::none_of(fields.begin(), fields.end(), [](const uint64_t* field) { return *field == kIn64; })) return;
   const std::byte* const bytes = in.at(extra, length, "extra field");
   for (uint64_t at = 0; at + 4 <= length;) {
-    const auto id = load<uint16_t>(bytes + at), size = load<uint16_t>(bytes + at + 2);
+    const auto id = load_as<uint16_t>(bytes + at), size = load_as<uint16_t>(bytes + at + 2);
     in.check(at + 4 + size <= length, "an extra field of {} bytes leaves its {} bytes", size, length);
     at += 4;
     if (id != kZip64Extra) {
@@ -109,7 +102,7 @@ void apply_zip64(const Reader& in, uint64_t extra, uint64_t length, std::initial
     for (uint64_t from = at; uint64_t * field : fields) {
       if (*field != kIn64) continue;
       in.check(from + 8 <= at + size, "a zip64 extra field of {} bytes is too short", size);
-      *field = load<uint64_t>(bytes + from);
+      *field = load_as<uint64_t>(bytes + from);
       from += 8;
     }
     return;
@@ -120,16 +113,16 @@ void apply_zip64(const Reader& in, uint64_t extra, uint64_t length, std::initial
 /// Reads the entry of the central directory at byte `at`, and moves `at` behind it.
 Listed read_listed(const Reader& in, uint64_t& at) {
   const std::byte* const fixed = in.at(at, kCentralSize, "directory entry");
-  in.check(load<uint32_t>(fixed) == kCentralSignature, "no directory entry at byte {}", at);
-  const auto name = load<uint16_t>(fixed + 28), extra = load<uint16_t>(fixed + 30),
-             comment = load<uint16_t>(fixed + 32);
+  in.check(load_as<uint32_t>(fixed) == kCentralSignature, "no directory entry at byte {}", at);
+  const auto name = load_as<uint16_t>(fixed + 28), extra = load_as<uint16_t>(fixed + 30),
+             comment = load_as<uint16_t>(fixed + 32);
   Listed listed;
-  listed.flags = load<uint16_t>(fixed + 8);
-  listed.method = load<uint16_t>(fixed + 10);
-  listed.crc = load<uint32_t>(fixed + 16);
-  listed.packed = load<uint32_t>(fixed + 20);
-  listed.size = load<uint32_t>(fixed + 24);
-  listed.offset = load<uint32_t>(fixed + 42);
+  listed.flags = load_as<uint16_t>(fixed + 8);
+  listed.method = load_as<uint16_t>(fixed + 10);
+  listed.crc = load_as<uint32_t>(fixed + 16);
+  listed.packed = load_as<uint32_t>(fixed + 20);
+  listed.size = load_as<uint32_t>(fixed + 24);
+  listed.offset = load_as<uint32_t>(fixed + 42);
   listed.name = in.text(at + kCentralSize, name, "entry name");
   apply_zip64(in, at + kCentralSize + name, extra, {&listed.size, &listed.packed, &listed.offset});
   at += kCentralSize + uint64_t{name} + extra + comment;
@@ -143,14 +136,14 @@ ZipEntry open_entry(const Reader& in, const Listed& listed, uint64_t limit) {
   in.check(listed.method == 0, "entry {} is compressed (method {}), expected stored", name, listed.method);
   in.check(listed.packed == listed.size, "entry {}: {} bytes stored for {}", name, listed.packed, listed.size);
   const std::byte* const local = in.at(listed.offset, kLocalSize, "entry");
-  in.check(load<uint32_t>(local) == kLocalSignature, "entry {}: no header at byte {}", name, listed.offset);
-  const auto name_size = load<uint16_t>(local + 26), extra_size = load<uint16_t>(local + 28);
+  in.check(load_as<uint32_t>(local) == kLocalSignature, "entry {}: no header at byte {}", name, listed.offset);
+  const auto name_size = load_as<uint16_t>(local + 26), extra_size = load_as<uint16_t>(local + 28);
   const uint64_t extra = listed.offset + kLocalSize + name_size, data = extra + extra_size;
   in.check(in.text(listed.offset + kLocalSize, name_size, "entry name") == listed.name,
            "entry {} has another name at byte {}", name, listed.offset);
-  in.check(load<uint16_t>(local + 8) == 0, "entry {} is compressed at byte {}", name, listed.offset);
-  if ((load<uint16_t>(local + 6) & kSizesFollow) == 0) {
-    uint64_t packed = load<uint32_t>(local + 18), size = load<uint32_t>(local + 22);
+  in.check(load_as<uint16_t>(local + 8) == 0, "entry {} is compressed at byte {}", name, listed.offset);
+  if ((load_as<uint16_t>(local + 6) & kSizesFollow) == 0) {
+    uint64_t packed = load_as<uint32_t>(local + 18), size = load_as<uint32_t>(local + 22);
     apply_zip64(in, extra, extra_size, {&size, &packed});
     in.check(packed == listed.size && size == listed.size, "entry {}: {} bytes in the directory, {} at the entry", name,
              listed.size, size);
@@ -163,7 +156,7 @@ ZipEntry open_entry(const Reader& in, const Listed& listed, uint64_t limit) {
 }  // namespace
 
 bool is_zip(const MappedFile& file) {
-  return file.size() >= 4 && load<uint32_t>(file.data()) == kLocalSignature;
+  return file.size() >= 4 && load_as<uint32_t>(file.data()) == kLocalSignature;
 }
 
 ZipArchive::ZipArchive(std::shared_ptr<const MappedFile> file) : file_(std::move(file)) {
