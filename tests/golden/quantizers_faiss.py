@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """The errors of Faiss's classical quantizers on data/sift-sample, which tests/qinco/pq_test.cpp holds ours against.
-Prints them; needs faiss and numpy. `--full`: the whole sample at 8 bytes, for the tables of docs/search.md."""
+Prints them; needs faiss and numpy. `--full M`: all vectors at M bytes, those of `--folder`, for the tables of
+docs/search.md."""
 import argparse
 import pathlib
 
@@ -10,8 +11,8 @@ import numpy as np
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "data" / "sift-sample"
 
 
-def read_bvecs(name):
-    raw = np.fromfile(FOLDER / name, dtype=np.uint8)
+def read_bvecs(path):
+    raw = np.fromfile(path, dtype=np.uint8)
     d = int(raw[:4].view(np.int32)[0])
     return raw.reshape(-1, d + 4)[:, 4:].astype(np.float32)
 
@@ -42,12 +43,13 @@ def rq_error(learn, base, M, bits):
     return error(base, rq.decode(rq.compute_codes(base)))
 
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--full", action="store_true")
-full = parser.parse_args().full
-learn, base = read_bvecs("learn.bvecs"), read_bvecs("base.bvecs")
-M, bits = (8, 8) if full else (16, 4)
-if not full:
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--full", type=int, metavar="M")
+parser.add_argument("--folder", type=pathlib.Path, default=FOLDER)
+args = parser.parse_args()
+learn, base = read_bvecs(args.folder / "learn.bvecs"), read_bvecs(args.folder / "base.bvecs")
+M, bits = (args.full, 8) if args.full else (16, 4)
+if not args.full:
     learn, base = learn[:4000], base[:2000]
-for name, run in (("PQ", pq_error), ("OPQ", opq_error)) + ((("RQ", rq_error),) if full else ()):
-    print(f"{name} {M}x{bits}: {run(learn, base, M, bits):.6g}")
+for name, run in (("PQ", pq_error), ("OPQ", opq_error)) + ((("RQ", rq_error),) if args.full else ()):
+    print(f"{name} {M}x{bits}: {run(learn, base, M, bits):.6g}", flush=True)

@@ -4,6 +4,8 @@
 
 QINCO_CPU_NAMESPACE_BEGIN
 
+constexpr int64_t kBlocksTogether = 4;  // of 32 rows: the splitting of all but the first hides behind products
+
 int64_t linear_packed_size(int64_t n, int64_t k) {
   return part_values(n, k);  // two parts of half a float each
 }
@@ -18,7 +20,7 @@ void linear(const Context& context, const Linear<float>& l) {
   const int64_t scratch_size = split_scratch(l.k);
   ScratchFrame frame(context);
   float* const scratch = frame.get<float>(context.threads * scratch_size);
-  parallel_for(context, blocks(l.m), 1, [&](int64_t begin, int64_t end, int worker) {
+  parallel_for(context, blocks(l.m), kBlocksTogether, [&](int64_t begin, int64_t end, int worker) {
     const TileScope tiles;
     multiply_blocks(l, begin, end, scratch + worker * scratch_size);
   });

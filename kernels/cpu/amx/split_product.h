@@ -1,5 +1,8 @@
-// 32 rows of y = x W^T at near-float precision: both operands are split into two bfloat16 parts and the three larger
+// Rows of y = x W^T at near-float precision: both operands are split into two bfloat16 parts and the three larger
 // partial products are summed in float. What is left out is below 2^-16 of |x| |W|, term by term and with random signs.
+//
+// As in screen.h, the vector unit works while the matrix unit does: splitting the next 32 rows of x, and the epilogue of
+// the C block before, are done in slices between the products.
 #pragma once
 
 #include "kernels/cpu/amx/pack.h"
@@ -7,66 +10,139 @@
 
 QINCO_CPU_NAMESPACE_BEGIN
 
-// Up to 32 rows of x [.,k] as A blocks of both parts; absent rows and columns are zero.
-inline void split_rows(const float* x, int64_t ldx, int64_t rows, int64_t k, Bf16* first, Bf16* second) {
-  for (int64_t p = 0; p < blocks(k); ++p) {
-    for (int64_t i = 0; i < kBlock; ++i) {
-      Vec low(0.0f), high(0.0f);
-      if (i < rows) load_row(x + i * ldx + p * kBlock, k - p * kBlock, low, high);
-      const __m512i rounded = to_bf16(low, high);
-      _mm512_store_si512(first + p * kPairValues + i * kBlock, rounded);
-      _mm512_store_si512(second + p * kPairValues + i * kBlock, rounding_rest(low, high, rounded));
+constexpr int64_t kRowSlice = 4;  // rows split or finished at a time
+constexpr int64_t kRowSlices = kBlock / kRowSlice;
+
+// Splits 32 rows of x [.,k] from row `row` on into A blocks of both parts, slice by slice; absent rows and columns are
+// zero.
+class RowSplit {
+ public:
+  RowSplit() = default;
+  RowSplit(const Linear<float>& linear, int64_t row, Bf16* first, Bf16* second)
+      : x_(linear.x + row * linear.ldx),
+        ldx_(linear.ldx),
+        k_(linear.k),
+        rows_(smaller(kBlock, linear.m - row)),
+        left_(blocks(linear.k) * kRowSlices),
+        first_(first),
+        second_(second) {}
+
+  int64_t slices() const { return left_; }
+  QINCO_INLINE void do_slices(int64_t count) {
+    for (; count > 0 && left_ > 0; --count, --left_) {
+      for (int64_t i = row_; i < row_ + kRowSlice; ++i) {
+        Vec low(0.0f), high(0.0f);
+        if (i < rows_) load_row(x_ + i * ldx_ + column_, k_ - column_, low, high);
+        const __m512i rounded = to_bf16(low, high);
+        _mm512_store_si512(first_ + i * kBlock, rounded);
+        _mm512_store_si512(second_ + i * kBlock, rounding_rest(low, high, rounded));
+      }
+      row_ += kRowSlice;
+      if (row_ < kBlock) continue;
+      row_ = 0;
+      column_ += kBlock;
+      first_ += kPairValues;
+      second_ += kPairValues;
     }
   }
-}
 
-// A C block to 32 columns of y from column j on, with the epilogue.
-inline void finish_block(const Linear<float>& l, const float* block, int64_t row, int64_t rows, int64_t column) {
-  for (int half = 0; half < 2; ++half) {
-    const int64_t j = column + half * kLanes, width = l.n - j < kLanes ? l.n - j : kLanes;
-    if (width <= 0) return;
-    for (int64_t i = 0; i < rows; ++i) {
-      float* const out = l.y + (row + i) * l.ldy + j;
-      Vec sum = load(block + (i / 16 * 2 + half) * kTileFloats + i % 16 * kLanes);
-      if (l.accumulate) sum = sum + load_partial(out, width);
-      if (l.residual) sum = sum + load_partial(l.residual + (row + i) * l.ldr + j, width);
-      if (l.relu) sum = max(Vec(0.0f), sum);
-      store_partial(out, sum, width);
+ private:
+  const float* x_ = nullptr;
+  int64_t ldx_ = 0, k_ = 0, rows_ = 0;
+  int64_t row_ = 0, column_ = 0, left_ = 0;
+  Bf16 *first_ = nullptr, *second_ = nullptr;
+};
+
+// Takes a C block to its place in y, from (row, column) on, with the epilogue, slice by slice.
+class Finish {
+ public:
+  Finish() = default;
+  Finish(const Linear<float>& linear, const float* block, int64_t row, int64_t column)
+      : l_(&linear), block_(block), row_(row), column_(column), left_(smaller(kBlock, linear.m - row)) {}
+
+  QINCO_INLINE void do_slice() {
+    const int64_t count = smaller(kRowSlice, left_ - done_);
+    if (count <= 0) return;
+    for (int64_t half = 0; half < 2; ++half) {
+      const int64_t j = column_ + half * kLanes, width = smaller(kLanes, l_->n - j);
+      if (width <= 0) break;
+      for (int64_t i = done_; i < done_ + count; ++i) {
+        float* const out = l_->y + (row_ + i) * l_->ldy + j;
+        Vec sum = load(block_ + (i / 16 * 2 + half) * kTileFloats + i % 16 * kLanes);
+        if (l_->accumulate) sum = sum + load_partial(out, width);
+        if (l_->residual) sum = sum + load_partial(l_->residual + (row_ + i) * l_->ldr + j, width);
+        if (l_->relu) sum = max(Vec(0.0f), sum);
+        store_partial(out, sum, width);
+      }
     }
+    done_ += count;
   }
-}
+  void do_all() {
+    while (done_ < left_) do_slice();
+  }
 
-// Floats of scratch for multiply_rows.
+ private:
+  const Linear<float>* l_ = nullptr;
+  const float* block_ = nullptr;
+  int64_t row_ = 0, column_ = 0, left_ = 0, done_ = 0;
+};
+
+// Floats of scratch for multiply_blocks: two C blocks, and both parts of two times 32 rows.
 inline int64_t split_scratch(int64_t k) {
-  return kBlockFloats + blocks(k) * kPairValues;
+  return 2 * kBlockFloats + 2 * blocks(k) * kPairValues;
 }
 
-// Rows [row, row + rows) of y, at most 32, in a TileScope; `scratch` holds both parts of their A blocks, then a C
-// block.
-inline void multiply_rows(const Linear<float>& l, int64_t row, int64_t rows, float* scratch) {
-  const int64_t steps = blocks(l.k), part = steps * kPairValues;
-  float* const block = scratch;
-  Bf16* const a = reinterpret_cast<Bf16*>(scratch + kBlockFloats);
-  const Bf16* const b = reinterpret_cast<const Bf16*>(l.packed);
-  const int64_t second = part_values(l.n, l.k);
-  split_rows(l.x + row * l.ldx, l.ldx, rows, l.k, a, a + part);
-  for (int64_t j = 0; j < blocks(l.n); ++j) {
-    zero_accumulators();
-    for (int64_t k = 0; k < steps; ++k) {
-      const Bf16* const x = a + k * kPairValues;
-      const Bf16* const w = b + (j * steps + k) * kPairValues;
-      multiply_step(x, w + second);
-      multiply_step(x + part, w);
-      multiply_step(x, w);
-    }
-    store_accumulators(block);
-    finish_block(l, block, row, rows, j * kBlock);
-  }
+// One inner step of the three partial products; tiles that two of them share are loaded once.
+QINCO_INLINE void multiply_parts(const Bf16* x_first, const Bf16* x_second, const Bf16* w_first, const Bf16* w_second) {
+  constexpr int64_t other = kPairValues / 2;
+  multiply_step(x_first, w_second);
+  tile_load<6>(w_first);
+  tile_product<0, 4, 6>();
+  tile_product<2, 5, 6>();
+  tile_load<7>(w_first + other);
+  tile_product<1, 4, 7>();
+  tile_product<3, 5, 7>();
+  tile_load<4>(x_second);
+  tile_product<0, 4, 6>();
+  tile_product<1, 4, 7>();
+  tile_load<5>(x_second + other);
+  tile_product<2, 5, 6>();
+  tile_product<3, 5, 7>();
 }
 
-// Blocks of 32 rows [begin, end) of y; the last may have fewer.
+// Blocks of 32 rows [begin, end) of y, in a TileScope; the last may have fewer.
 inline void multiply_blocks(const Linear<float>& l, int64_t begin, int64_t end, float* scratch) {
-  for (int64_t i = begin; i < end; ++i) multiply_rows(l, i * kBlock, smaller(kBlock, l.m - i * kBlock), scratch);
+  const int64_t steps = blocks(l.k), part = steps * kPairValues, columns = blocks(l.n);
+  float* const block[2] = {scratch, scratch + kBlockFloats};
+  Bf16* const parts = reinterpret_cast<Bf16*>(scratch + 2 * kBlockFloats);
+  const Bf16* const w_first = reinterpret_cast<const Bf16*>(l.packed);
+  const Bf16* const w_second = w_first + part_values(l.n, l.k);
+  const int64_t finish_share = (kRowSlices + steps - 1) / steps;
+  const auto split_of = [&](int64_t i) {
+    Bf16* const x = parts + i % 2 * 2 * part;
+    return i < end ? RowSplit(l, i * kBlock, x, x + part) : RowSplit();
+  };
+  RowSplit split = split_of(begin);
+  Finish finish;
+  for (int64_t i = begin, side = 0; i < end; ++i) {
+    split.do_slices(split.slices());
+    split = split_of(i + 1);
+    const int64_t split_share = (split.slices() + columns * steps - 1) / (columns * steps);
+    const Bf16* const x = parts + i % 2 * 2 * part;
+    for (int64_t j = 0; j < columns; ++j, side = 1 - side) {
+      zero_accumulators();
+      for (int64_t k = 0; k < steps; ++k) {
+        const int64_t at = (j * steps + k) * kPairValues;
+        multiply_parts(x + k * kPairValues, x + part + k * kPairValues, w_first + at, w_second + at);
+        for (int64_t slice = 0; slice < finish_share; ++slice) finish.do_slice();
+        split.do_slices(split_share);
+      }
+      finish.do_all();
+      store_accumulators(block[side]);
+      finish = Finish(l, block[side], i * kBlock, j * kBlock);
+    }
+  }
+  finish.do_all();
 }
 
 QINCO_CPU_NAMESPACE_END

@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# The experiments of docs/search.md: every quantizer at 8 and 16 bytes, two-stage search and IVF-QINCo, on a folder with
+# learn.bvecs, base.bvecs, query.bvecs and groundtruth.ivecs.
+#
+#   bench/sift_photos.sh BIN DATA WORK [THREADS]
+#
+# Hours on two cores. Whatever WORK holds already is not made again, so a stopped run goes on. The tables are printed
+# by bench/tables.py WORK, those beside Faiss by bench/peers/search.py and tests/golden/quantizers_faiss.py --full.
+set -euo pipefail
+bin=$1
+data=$2
+work=$3
+threads=${4:-$(nproc)}
+export OMP_WAIT_POLICY=passive
+mkdir -p "$work"
+
+say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
+qinco() { "$bin/qinco" "$@" --threads "$threads"; }
+files=(--base "$data/base.bvecs" --queries "$data/query.bvecs" --groundtruth "$data/groundtruth.ivecs")
+
+# baseline NAME OPTION...
+baseline() {
+  [[ -e $work/$1.eval.json ]] && return
+  say "$1"
+  qinco baseline --training_data "$data/learn.bvecs" "${files[@]}" --json "$work/$1.eval.json" "${@:2}" >"$work/$1.log"
+}
+
+# train NAME OPTION...
+train() {
+  [[ -e $work/$1.train.json ]] && return
+  say "training $1"
+  qinco train --training_data "$data/learn.bvecs" --nt 490000 --nval 10000 --batch_size 256 --lr_schedule cosine \
+    --model "$work/$1.safetensors" --json "$work/$1.train.json" "${@:2}" >"$work/$1.log"
+}
+
+# evaluate NAME
+evaluate() {
+  [[ -e $work/$1.eval.json ]] && return
+  say "evaluating $1"
+  qinco eval --model "$work/$1.safetensors" "${files[@]}" --json "$work/$1.eval.json" >"$work/$1.eval.log"
+}
+
+# two_stage NAME: recall against nshort
+two_stage() {
+  [[ -e $work/$1.search.json ]] && return
+  say "two-stage search $1"
+  qinco search --model "$work/$1.safetensors" --training_data "$data/learn.bvecs" --nt 100000 "${files[@]}" \
+    --nshort 10,20,50,100,200,500,1000 --json "$work/$1.search.json" >"$work/$1.search.log"
+}
+
+# index NAME: the base in inverted lists
+index() {
+  [[ -e $work/$1.index ]] && return
+  say "index $1"
+  qinco index build --model "$work/$1.safetensors" --training_data "$data/learn.bvecs" --nt 100000 \
+    --o "$work/$1.new" >"$work/$1.index.log"
+  qinco index add --index "$work/$1.new" --model "$work/$1.safetensors" --i "$data/base.bvecs" >>"$work/$1.index.log"
+  qinco index merge --i "$work/$1.new" --o "$work/$1.index" >>"$work/$1.index.log"
+  rm "$work/$1.new"
+}
+
+for M in 8 16; do
+  for method in pq opq rq; do baseline "$method$M-classic" --method "$method" --M "$M"; done
+done
+train q8 --M 8 --L 2 --h 256 --max_epochs 12
+train q16 --M 16 --L 1 --h 256 --max_epochs 3
+train lr8 --M 8 --L 1 --h 256 --max_epochs 3 --lowrank
+train lr16 --M 16 --L 1 --h 256 --max_epochs 2 --lowrank
+train pq8 --nsub 2 --M 4 --L 1 --h 256 --max_epochs 3
+train opq8 --nsub 2 --opq --M 4 --L 1 --h 256 --max_epochs 3
+train pq16 --nsub 2 --M 8 --L 1 --h 256 --max_epochs 2
+train opq16 --nsub 2 --opq --M 8 --L 1 --h 256 --max_epochs 2
+for model in q8 lr8 pq8 opq8 q16 lr16 pq16 opq16; do evaluate "$model"; done
+for model in q8 q16; do two_stage "$model"; done
+if [[ ! -e $work/c1024.fvecs ]]; then
+  say "centroids"
+  qinco kmeans --training_data "$data/learn.bvecs" --k 1024 --o "$work/c1024.fvecs" >"$work/c1024.log"
+fi
+train ivf8 --ivf --IVF_centroids "$work/c1024.fvecs" --M 8 --L 1 --h 256 --max_epochs 8
+train ivf16 --ivf --IVF_centroids "$work/c1024.fvecs" --M 16 --L 1 --h 256 --max_epochs 3
+for model in ivf8 ivf16; do index "$model"; done
+say "done"
