@@ -205,7 +205,7 @@ ModelContents TorchFile::qinco2(const Value& root) {
       if (torch::TensorReader::is_tensor(value)) {
         check(++tensors <= kMaxTensors, "{}: more than {} tensors", path_, kMaxTensors);
         parameters = checked_add(parameters, tensors_.read(value, name).numel(), "parameters");
-      } else if (value.is(Kind::dict) && prefix.empty()) {
+      } else if (torch::DictReader::is_dict(value) && prefix.empty()) {
         self(value, name + ".", self);
       } else if (metadata.size() < kMaxShown) {
         if (value.is(Kind::text) && is_printable(value.text())) metadata[name] = value.text().substr(0, 200);

@@ -102,6 +102,20 @@ TEST_CASE("torch files: state dicts of every floating type, of views of one stor
   check_file("checkpoint.pt", "PyTorch training checkpoint, epoch 7");
 }
 
+TEST_CASE(
+    "torch files: checkpoints of whole trainings, with optimisers, schedulers, options, arrays and random states") {
+  const TensorMap expected = expected_parameters(read_safetensors(golden("expected_qinco.safetensors")));
+  for (const std::string name : {"training.pt", "training_old.pt", "training_protocol5.pt"}) {
+    CAPTURE(name);
+    const ModelContents contents = read_model_file(golden(name));
+    CHECK(contents.source ==
+          (name == "training_protocol5.pt" ? "PyTorch training checkpoint" : "PyTorch training checkpoint, epoch 7"));
+    CHECK(contents.metadata.at("db_scale") == "203.5");
+    check_same(contents.tensors, expected);
+    CHECK(load_model(golden(name)).config().M == 3);
+  }
+}
+
 TEST_CASE("torch files: a db_scale among the tensors is the model's db_scale and no parameter") {
   const TemporaryDirectory directory;
   const std::string path = directory.file("model.pt");
