@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "tensor/blocks.h"
 #include "tensor/create.h"
-#include "tensor/file.h"
 
 namespace qinco {
 
@@ -162,7 +162,11 @@ void check_coverage(const std::string& path, std::vector<Entry>& entries, uint64
 }  // namespace
 
 SafetensorsFile read_safetensors(const std::string& path) {
-  const auto file = MappedFile::open(path);
+  return read_safetensors(MappedFile::open(path));
+}
+
+SafetensorsFile read_safetensors(std::shared_ptr<const MappedFile> file) {
+  const std::string& path = file->path();
   check(file->size() >= 8, "{}: not a safetensors file: {} bytes", path, file->size());
   uint64_t length = 0;
   std::memcpy(&length, file->data(), sizeof length);
@@ -186,6 +190,7 @@ SafetensorsFile read_safetensors(const std::string& path) {
     }
   }
   check_coverage(path, reader.entries, size);
+  result.file = std::move(file);
   return result;
 }
 
@@ -197,10 +202,9 @@ void write_safetensors(const std::string& path, const SafetensorsFile& file) {
   ordered_json header = ordered_json::object();
   if (!file.metadata.empty()) header[kMetadata] = file.metadata;
   int64_t at = 0;
-  for (auto& [name, tensor] : order) {
+  for (const auto& [name, tensor] : order) {
     check(name != kMetadata, "{}: a tensor cannot be named {}", path, kMetadata);
     check(tensor.defined(), "{}: tensor {} is undefined", path, quote(name));
-    tensor = tensor.contiguous();
     const int64_t end = at + tensor.numel() * static_cast<int64_t>(size_of(tensor.dtype()));
     header[name] = {{"dtype", kTypeNames[static_cast<size_t>(tensor.dtype())].text},
                     {"shape", std::vector<int64_t>(tensor.shape().begin(), tensor.shape().end())},
@@ -221,7 +225,9 @@ void write_safetensors(const std::string& path, const SafetensorsFile& file) {
   out.write(&length, sizeof length);
   out.write(text.data(), text.size());
   for (const auto& [name, tensor] : order)
-    out.write(tensor.bytes(), static_cast<size_t>(tensor.numel()) * size_of(tensor.dtype()));
+    for_blocks(tensor, file.file.get(), [&](const Tensor& block) {
+      out.write(block.bytes(), static_cast<size_t>(block.numel()) * size_of(block.dtype()));
+    });
   out.commit();
 }
 

@@ -56,7 +56,7 @@ Json convert_model(const ConvertOptions& options) {
   if (torch)
     write_torch_file(options.output, contents);
   else
-    write_safetensors(options.output, {contents.tensors, contents.metadata});
+    write_safetensors(options.output, {contents.tensors, contents.metadata, contents.file});
   return {{"kind", "model"}, {"variant", variant}, {"source", contents.source}, {"tensors", contents.tensors.size()}};
 }
 

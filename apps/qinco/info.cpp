@@ -5,11 +5,9 @@
 #include "qinco/io/codes.h"
 #include "qinco/io/product_file.h"
 #include "qinco/io/rows.h"
-#include "qinco/io/torch_file.h"
 #include "qinco/quantizers/pq.h"
 #include "qinco/quantizers/rq.h"
 #include "tensor/file.h"
-#include "tensor/safetensors.h"
 
 namespace qinco::app {
 namespace {
@@ -63,7 +61,7 @@ Json describe_model(const std::string& path, const ModelContents& contents) {
   if (whole)
     about["bytes_per_vector"] = packed_code_bytes(metadata_int(path, metadata, "M"), metadata_int(path, metadata, "K"));
   about["source"] = contents.source;
-  about["bytes"] = MappedFile::open(path)->size();
+  about["bytes"] = contents.file->size();
   for (const auto& [key, value] : metadata)  // what the file adds; what was found counts more
     if (!about.contains(key) && key.rfind("sub_quantizer_", 0) != 0) about[key] = as_json(value);
   return about;
@@ -91,16 +89,17 @@ Json describe_pq(const std::string& path) {
           {"bytes_per_vector", packed_code_bytes(pq.M(), pq.K())}};
 }
 
-Json describe_safetensors(const std::string& path) {
-  const SafetensorsFile file = read_safetensors(path);
-  const auto format = file.metadata.find("format");
-  check(format != file.metadata.end(), "{}: no `format` in the metadata, expected a file written by qinco", path);
-  if (format->second == "qinco") return describe_model(path, {"safetensors", file.metadata, file.tensors});
-  if (format->second == "rq") return describe_rq(path);
-  if (format->second == "pq") return describe_pq(path);
-  Json about;  // a checkpoint, say: what it says of itself
-  about["bytes"] = MappedFile::open(path)->size();
-  for (const auto& [key, value] : file.metadata)
+Json describe_contents(const std::string& path) {
+  const ModelContents contents = read_model_file(path);
+  const auto format = contents.metadata.find("format");
+  check(format != contents.metadata.end(), "{}: no `format` in the metadata, expected a file written by qinco", path);
+  if (format->second == "qinco") return describe_model(path, contents);
+  Json about;
+  if (format->second == "rq") about = describe_rq(path);
+  if (format->second == "pq") about = describe_pq(path);
+  about["bytes"] = contents.file->size();
+  if (about.contains("format")) return about;
+  for (const auto& [key, value] : contents.metadata)  // a checkpoint, say: what it says of itself
     if (!about.contains(key)) about[key] = value;
   return about;
 }
@@ -117,12 +116,7 @@ Json describe_rows(const std::string& path) {
 }
 
 void info(const std::string& path, const Common& common) {
-  Json about;
-  if (is_row_file(path))
-    about = describe_rows(path);
-  else
-    about = is_torch_file(path) ? describe_model(path, read_torch_file(path)) : describe_safetensors(path);
-  if (!about.contains("bytes")) about["bytes"] = MappedFile::open(path)->size();
+  const Json about = is_row_file(path) ? describe_rows(path) : describe_contents(path);
   for (const auto& [key, value] : about.items()) {
     const std::string text = value.is_null() ? "unknown" : value.is_string() ? value.get<std::string>() : value.dump();
     common.print("{:<16} {}", shown(key), shown(text));

@@ -54,6 +54,19 @@ std::string dataset_names(hid_t file) {
   return names.empty() ? "none" : names;
 }
 
+/// Opens a dataset of this file; links to other files are not followed, and nothing of them is opened. -1 if there is
+/// none, `external` tells why.
+hid_t open_dataset(hid_t file, const std::string& name, bool& external) {
+  const Handle access(H5Pcreate(H5P_DATASET_ACCESS), H5Pclose);
+  const auto refuse = [](const char*, const char*, const char*, const char*, unsigned*, hid_t, void* found) -> herr_t {
+    *static_cast<bool*>(found) = true;
+    return -1;
+  };
+  external = false;
+  H5Pset_elink_cb(access, refuse, &external);
+  return H5Dopen2(file, name.c_str(), access);
+}
+
 DType element_type(const std::string& path, hid_t dataset) {
   const std::pair<hid_t, DType> known[] = {{H5T_IEEE_F32LE, DType::f32},
                                            {H5T_IEEE_F64LE, DType::f64},
@@ -78,16 +91,21 @@ RowLayout open_hdf5(const std::string& path) {
   const QuietErrors quiet;
   const Handle file(H5Fopen(file_path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose);
   check(file.valid(), "{}: not an HDF5 file", file_path);
-  const Handle dataset(H5Dopen2(file, name.c_str(), H5P_DEFAULT), H5Dclose);
+  bool external = false;
+  const Handle dataset(open_dataset(file, name, external), H5Dclose);
+  check(!external, "{}: a link to another file, which is not followed", path);
   check(dataset.valid(), "{}: no dataset {}, expected {}:DATASET with one of: {}", file_path, quote(name), file_path,
         dataset_names(file));
-  const Handle space(H5Dget_space(dataset), H5Sclose), properties(H5Dget_create_plist(dataset), H5Pclose);
+  const Handle properties(H5Dget_create_plist(dataset), H5Pclose);
+  const H5D_layout_t layout = H5Pget_layout(properties);  // before anything that opens a virtual dataset's sources
+  check(layout != H5D_VIRTUAL && H5Pget_external_count(properties) == 0,
+        "{}: its values lie in other files, which are not read", path);
+  check(layout == H5D_CONTIGUOUS, "{}: chunked or compressed; h5repack -l CONTI makes it contiguous", path);
+  const Handle space(H5Dget_space(dataset), H5Sclose);
   hsize_t sizes[2] = {0, 0};
   const bool matrix = H5Sget_simple_extent_ndims(space) == 2 && H5Sget_simple_extent_dims(space, sizes, nullptr) == 2;
   check(matrix && sizes[0] >= 1 && sizes[1] >= 1 && sizes[1] <= kMaxDim && sizes[0] <= INT64_MAX / (8 * kMaxDim),
         "{}: expected a matrix of at least one row and 1 to {} columns", path, kMaxDim);
-  check(H5Pget_layout(properties) == H5D_CONTIGUOUS && H5Pget_external_count(properties) == 0,
-        "{}: chunked, compressed or external; h5repack -l CONTI makes it contiguous", path);
   rows.dtype = element_type(path, dataset);
   rows.n = static_cast<int64_t>(sizes[0]);
   rows.d = static_cast<int64_t>(sizes[1]);

@@ -8,8 +8,9 @@
 namespace qinco {
 
 /// Opens "FILE.hdf5:DATASET", a matrix stored contiguously. Throws Error naming the file when the build has no HDF5, no
-/// dataset is named or it does not exist (the message lists those there are), or it is chunked, compressed or of
-/// another type than f32 f64 u8 i32 i64, little-endian.
+/// dataset is named or it does not exist (the message lists those there are), or it is chunked, compressed, in another
+/// file (through a link, as external storage or as a virtual dataset; no other file is opened) or of another type than
+/// f32 f64 u8 i32 i64, little-endian.
 RowLayout open_hdf5(const std::string& path);
 
 }  // namespace qinco

@@ -1,13 +1,12 @@
 #include "qinco/io/model_file.h"
 
-#include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <set>
 
 #include "kernels/check.h"
 #include "qinco/io/torch_file.h"
-#include "tensor/file.h"
-#include "tensor/ops.h"
+#include "tensor/blocks.h"
 
 namespace qinco {
 
@@ -57,33 +56,38 @@ QincoConfig config_from(const std::string& path, const Metadata& metadata) {
   return config;
 }
 
-// The parameters in f32; the sizes are compared before a model of these sizes is made.
-TensorMap parameters_from(const std::string& path, const QincoConfig& config, const TensorMap& tensors) {
+/// Whether the tensors are those of a model of these sizes: their number of elements first, then names and shapes.
+void check_shapes(const std::string& path, const QincoConfig& config, const TensorMap& tensors) {
   int64_t found = 0;
   for (const auto& [name, tensor] : tensors) found = checked_add(found, tensor.numel(), "tensors");
   const int64_t expected = config.parameter_count();
   check(found == expected, "{}: expected {} parameters for {} d={} M={} K={} L={} h={}, found {}", path, expected,
         config.variant(), config.d, config.M, config.K, config.L, config.h, found);
-  TensorMap parameters;
-  for (const auto& [name, tensor] : tensors) {
-    check(is_printable(name), "{}: a tensor's name is unprintable: {}", path, quote(name));
-    parameters.emplace(name, finite_floats(path, name, tensor));
+  std::set<std::string> known;
+  for_each_parameter(config, [&](const std::string& name, const Shape& shape) {
+    const auto tensor = tensors.find(name);
+    check(tensor != tensors.end(), "{}: no tensor '{}'", path, name);
+    check(tensor->second.shape() == shape, "{}: tensor '{}': expected {}, found {}", path, name, shape.str(),
+          tensor->second.shape().str());
+    known.insert(name);
+  });
+  for (const auto& [name, tensor] : tensors)
+    check(known.count(name) > 0, "{}: unexpected tensor {}", path, quote(name));
+}
+
+/// Calls body(); what a model itself says does not know the file, whose path goes in front.
+template <class Body>
+auto naming(const std::string& path, Body&& body) {
+  try {
+    return body();
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    if (message.rfind(fmt::format("{}:", path), 0) == 0) throw;
+    fail("{}: {}", path, message);
   }
-  return parameters;
 }
 
 }  // namespace
-
-Tensor finite_floats(const std::string& path, const std::string& name, const Tensor& tensor) {
-  const DType dtype = tensor.dtype();
-  check(dtype == DType::f32 || dtype == DType::f64 || dtype == DType::f16 || dtype == DType::bf16,
-        "{}: tensor '{}': expected a floating dtype, found {}", path, name, qinco::name(dtype));
-  const Tensor values = tensor.to(DType::f32).contiguous();
-  const float* const x = values.data<float>();
-  const bool finite = std::all_of(x, x + values.numel(), [](float value) { return std::isfinite(value); });
-  check(finite, "{}: tensor '{}' holds NaN or infinity", path, name);
-  return values;
-}
 
 int64_t metadata_int(const std::string& path, const Metadata& metadata, const std::string& key) {
   return metadata_number<int64_t>(path, metadata, key, "an integer");
@@ -109,19 +113,42 @@ std::map<std::string, std::string> model_metadata(const QincoConfig& config) {
   return metadata;
 }
 
-Qinco model_from(const std::string& path, const Metadata& metadata, const TensorMap& tensors) {
-  try {
+void check_values(const std::string& path, const std::string& name, const Tensor& tensor, const MappedFile* file) {
+  const DType dtype = tensor.dtype();
+  check(dtype == DType::f32 || dtype == DType::f64 || dtype == DType::f16 || dtype == DType::bf16,
+        "{}: tensor '{}': expected a floating dtype, found {}", path, name, qinco::name(dtype));
+  for_blocks(tensor, file, [&](const Tensor& block) {
+    const Tensor values = block.to(DType::f32).reshape({-1});
+    bool finite = true;
+    for (int64_t i = 0; i < values.numel(); ++i) finite &= std::isfinite(values.data<float>()[i]);
+    for (int64_t i = 0; !finite && i < values.numel(); ++i) {
+      const auto stored = block.reshape({-1}).row(i).item<double>();
+      check(std::isfinite(stored), "{}: tensor '{}' holds NaN or infinity", path, name);
+      check(std::isfinite(values.data<float>()[i]), "{}: tensor '{}' holds {}, beyond float32", path, name, stored);
+    }
+  });
+}
+
+QincoConfig check_parameters(const std::string& path, const Metadata& metadata, const TensorMap& tensors,
+                             const MappedFile* file) {
+  return naming(path, [&] {
     const QincoConfig config = config_from(path, metadata);
-    const TensorMap parameters = parameters_from(path, config, tensors);
+    check_shapes(path, config, tensors);
+    for (const auto& [name, tensor] : tensors) check_values(path, name, tensor, file);
+    return config;
+  });
+}
+
+Qinco model_from(const std::string& path, const Metadata& metadata, const TensorMap& tensors) {
+  const QincoConfig config = check_parameters(path, metadata, tensors, nullptr);
+  return naming(path, [&] {
+    TensorMap parameters;
+    for (const auto& [name, tensor] : tensors) parameters.emplace(name, tensor.to(DType::f32));
     Random unused(0);
     Qinco model(config, unused);
     model.load(parameters);
     return model;
-  } catch (const Error& error) {  // what the model itself says does not know the file
-    const std::string message = error.what();
-    if (message.rfind(fmt::format("{}:", path), 0) == 0) throw;
-    fail("{}: {}", path, message);
-  }
+  });
 }
 
 void save_model(const std::string& path, const Qinco& model) {
@@ -129,9 +156,10 @@ void save_model(const std::string& path, const Qinco& model) {
 }
 
 ModelContents read_model_file(const std::string& path) {
-  if (is_torch_file(path)) return read_torch_file(path);
-  SafetensorsFile file = read_safetensors(path);
-  return {"safetensors", std::move(file.metadata), std::move(file.tensors)};
+  const auto file = MappedFile::open(path);
+  if (is_torch_file(*file)) return read_torch_file(file);
+  SafetensorsFile read = read_safetensors(file);
+  return {"safetensors", std::move(read.metadata), std::move(read.tensors), file};
 }
 
 Qinco load_model(const std::string& path) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <string>
 
 #include "qinco/model/qinco.h"
@@ -15,6 +16,7 @@ struct ModelContents {
   std::string source;                           // "safetensors", "PyTorch module model_qinco.QINCo", ...
   std::map<std::string, std::string> metadata;  // as in safetensors files; db_scale is missing where the file has none
   TensorMap tensors;                            // lie on the mapped file
+  std::shared_ptr<const MappedFile> file = nullptr;
 };
 
 /// Opens safetensors and PyTorch's files (torch_file.h), told apart by their first bytes. What the metadata says of the
@@ -30,16 +32,19 @@ void save_model(const std::string& path, const Qinco& model);
 /// stays within a small multiple of the file's size.
 Qinco load_model(const std::string& path);
 
-// The parts, for files that hold a model and more (checkpoints).
+// The parts, for files that hold a model and more (checkpoints, PQ-QINCo).
 
 /// The metadata that describes `config`.
 std::map<std::string, std::string> model_metadata(const QincoConfig& config);
 /// A model of what model_metadata describes with the parameters `tensors`; Errors start with `path`.
 Qinco model_from(const std::string& path, const std::map<std::string, std::string>& metadata, const TensorMap& tensors);
-
-/// A stored tensor as f32, contiguous; Errors name `path` and `name` where its dtype is not floating or a value is not
-/// finite.
-Tensor finite_floats(const std::string& path, const std::string& name, const Tensor& tensor);
+/// Checks the same without making the model, and returns its sizes. Of tensors on `file` (may be null) some MB at a
+/// time are in memory.
+QincoConfig check_parameters(const std::string& path, const std::map<std::string, std::string>& metadata,
+                             const TensorMap& tensors, const MappedFile* file);
+/// Throws Error naming `path` and `name` unless the tensor is f32, f64, f16 or bf16 and all values are finite as f32:
+/// below its range they become 0. `file` as above.
+void check_values(const std::string& path, const std::string& name, const Tensor& tensor, const MappedFile* file);
 
 /// The value of a metadata key, an integer or a finite number; Errors name `path` and the key.
 int64_t metadata_int(const std::string& path, const std::map<std::string, std::string>& metadata,

@@ -1,11 +1,11 @@
 #include "qinco/io/product_file.h"
 
+#include <functional>
 #include <map>
 #include <utility>
 
 #include "kernels/check.h"
 #include "qinco/io/model_sizes.h"
-#include "tensor/file.h"
 #include "tensor/safetensors.h"
 
 namespace qinco {
@@ -25,17 +25,25 @@ std::map<std::string, Value> take_part(const std::string& prefix, std::map<std::
   return part;
 }
 
-Tensor take_rotation(const std::string& path, TensorMap& tensors) {
-  const auto found = tensors.find(kRotation);
-  if (found == tensors.end()) return {};
-  check(found->second.dim() == 2, "{}: {} is {}, expected [d_out,d]", path, kRotation, found->second.shape().str());
-  const Tensor rotation = finite_floats(path, kRotation, found->second).clone();
-  tensors.erase(found);
+/// The rotation as it is stored, checked; undefined if there is none.
+Tensor take_rotation(const std::string& path, ModelContents& contents) {
+  const auto found = contents.tensors.find(kRotation);
+  if (found == contents.tensors.end()) return {};
+  const Tensor rotation = found->second;
+  check(rotation.dim() == 2, "{}: {} is {}, expected [d_out,d]", path, kRotation, rotation.shape().str());
+  check_values(path, kRotation, rotation, contents.file.get());
+  contents.tensors.erase(found);
   return rotation;
 }
 
-void check_header(const std::string& path, const ProductQinco& model, const Metadata& about) {
-  for (const auto& [key, found] : {std::pair("d", model.d()), std::pair("M", model.M()), std::pair("K", model.K())}) {
+/// The sizes that the metadata states for the whole model.
+void check_header(const std::string& path, const std::vector<QincoConfig>& parts, const Tensor& rotation,
+                  const Metadata& about) {
+  int64_t d = 0;
+  for (const QincoConfig& part : parts) d += part.d;
+  if (rotation.defined()) d = rotation.size(1);
+  for (const auto& [key, found] :
+       {std::pair("d", d), std::pair("M", parts.front().codes()), std::pair("K", parts.front().K)}) {
     const int64_t stated = metadata_int(path, about, key);
     check(stated == found, "{}: metadata '{}' says {}, the sub-quantizers have {}", path, key, stated, found);
   }
@@ -52,24 +60,28 @@ int64_t part_count(const std::string& path, const Metadata& metadata) {
   return nsub;
 }
 
-/// Takes the parts out of `file`.
-ProductQinco product_from(const std::string& path, ModelContents& file) {
-  const int64_t nsub = part_count(path, file.metadata);
-  ProductQinco model;
+/// Called with the metadata and the tensors of a part; checks them and returns its sizes.
+using PartVisitor = std::function<QincoConfig(const Metadata& metadata, const TensorMap& tensors)>;
+
+/// Takes `contents` apart: calls visit for every part, checks that they fit together, and returns the rotation as it is
+/// stored.
+Tensor visit_parts(const std::string& path, ModelContents contents, const PartVisitor& visit) {
+  const int64_t nsub = part_count(path, contents.metadata);
+  std::vector<QincoConfig> parts;
   for (int64_t j = 0; j < nsub; ++j) {
-    Metadata metadata = take_part(part_prefix(j), file.metadata);
+    Metadata metadata = take_part(part_prefix(j), contents.metadata);
     metadata["format"] = "qinco";
-    model.parts.push_back(model_from(path, metadata, take_part(part_prefix(j), file.tensors)));
+    parts.push_back(visit(metadata, take_part(part_prefix(j), contents.tensors)));
   }
-  model.rotation = take_rotation(path, file.tensors);
-  if (!file.tensors.empty()) fail("{}: unexpected tensor {}", path, quote(file.tensors.begin()->first));
+  const Tensor rotation = take_rotation(path, contents);
+  if (!contents.tensors.empty()) fail("{}: unexpected tensor {}", path, quote(contents.tensors.begin()->first));
   try {
-    model.validate();
+    check_product(parts, rotation);
   } catch (const Error& error) {
     fail("{}: {}", path, error.what());
   }
-  check_header(path, model, file.metadata);
-  return model;
+  check_header(path, parts, rotation, contents.metadata);
+  return rotation;
 }
 
 }  // namespace
@@ -95,21 +107,30 @@ void save_product(const std::string& path, const ProductQinco& model) {
 }
 
 ProductQinco load_product(const std::string& path) {
-  ModelContents file = read_model_file(path);
-  if (has_parts(file.metadata)) return product_from(path, file);
+  ModelContents contents = read_model_file(path);
   ProductQinco model;
-  model.parts.push_back(model_from(path, file.metadata, file.tensors));
+  const auto add_part = [&](const Metadata& metadata, const TensorMap& tensors) {
+    model.parts.push_back(model_from(path, metadata, tensors));
+    return model.parts.back().config();
+  };
+  if (has_parts(contents.metadata)) {
+    const Tensor rotation = visit_parts(path, std::move(contents), add_part);
+    if (rotation.defined()) model.rotation = rotation.to(DType::f32).clone();
+  } else {
+    add_part(contents.metadata, contents.tensors);
+  }
   return model;
 }
 
 void check_model(const std::string& path, const ModelContents& contents) {
-  ModelContents file = contents;  // shares the tensors
-  if (has_parts(file.metadata)) {
-    product_from(path, file);
-  } else if (const auto variant = file.metadata.find("variant");
-             variant == file.metadata.end() || variant->second != "qinco2") {
-    model_from(path, file.metadata, file.tensors);
-  }
+  const auto check_part = [&](const Metadata& metadata, const TensorMap& tensors) {
+    return check_parameters(path, metadata, tensors, contents.file.get());
+  };
+  const auto variant = contents.metadata.find("variant");
+  if (has_parts(contents.metadata))
+    visit_parts(path, contents, check_part);
+  else if (variant == contents.metadata.end() || variant->second != "qinco2")
+    check_part(contents.metadata, contents.tensors);
 }
 
 std::vector<std::string> scale_keys(const std::string& path, const Metadata& metadata) {

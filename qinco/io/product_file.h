@@ -18,7 +18,8 @@ void save_product(const std::string& path, const ProductQinco& model);
 ProductQinco load_product(const std::string& path);
 
 /// Throws a one-line Error starting with `path` unless `contents` is a whole and valid model, as load_product does:
-/// every variant but qinco2, of which there is nothing to check.
+/// every variant but qinco2, of which there is nothing to check. Makes no
+/// model: memory stays within some MB for tensors that lie on contents.file.
 void check_model(const std::string& path, const ModelContents& contents);
 
 /// The metadata keys that hold a model's db_scale: `db_scale`, or one for each part of a PQ-QINCo model.

@@ -50,15 +50,15 @@ std::string archive_folder(const torch::ZipArchive& archive) {
 /// One PyTorch file: its archive, its pickle, its tensors.
 class TorchFile {
  public:
-  explicit TorchFile(const std::string& path)
-      : path_(path),
-        archive_(MappedFile::open(path)),
+  explicit TorchFile(const std::shared_ptr<const MappedFile>& file)
+      : path_(file->path()),
+        archive_(file),
         folder_(archive_folder(archive_)),
         tensors_(archive_, folder_),
-        dicts_(path) {
+        dicts_(path_) {
     const torch::ZipEntry& entry = *archive_.find(folder_ + "data.pkl");
     archive_.check_crc(entry);
-    pickle_ = torch::read_pickle(path, entry.data, torch::accepts_class);
+    pickle_ = torch::read_pickle(path_, entry.data, torch::accepts_class);
   }
 
   ModelContents read() {
@@ -205,7 +205,7 @@ ModelContents TorchFile::qinco2(const Value& root) {
       if (torch::TensorReader::is_tensor(value)) {
         check(++tensors <= kMaxTensors, "{}: more than {} tensors", path_, kMaxTensors);
         parameters = checked_add(parameters, tensors_.read(value, name).numel(), "parameters");
-      } else if (value.is(Kind::dict) && prefix.empty()) {
+      } else if (torch::DictReader::is_dict(value) && prefix.empty()) {
         self(value, name + ".", self);
       } else if (metadata.size() < kMaxShown) {
         if (value.is(Kind::text) && is_printable(value.text())) metadata[name] = value.text().substr(0, 200);
@@ -220,15 +220,17 @@ ModelContents TorchFile::qinco2(const Value& root) {
 
 }  // namespace
 
-bool is_torch_file(const std::string& path) {
-  const auto file = MappedFile::open(path);
-  return torch::is_zip(*file) || begins_with(*file, kLegacyMagic);
+bool is_torch_file(const MappedFile& file) {
+  return torch::is_zip(file) || begins_with(file, kLegacyMagic);
 }
 
-ModelContents read_torch_file(const std::string& path) {
-  check(!begins_with(*MappedFile::open(path), kLegacyMagic),
-        "{}: PyTorch's format before 1.6, expected its ZIP format: torch.save(torch.load(F), F) rewrites it", path);
-  return TorchFile(path).read();
+ModelContents read_torch_file(const std::shared_ptr<const MappedFile>& file) {
+  check(!begins_with(*file, kLegacyMagic),
+        "{}: PyTorch's format before 1.6, expected its ZIP format: torch.save(torch.load(F), F) rewrites it",
+        file->path());
+  ModelContents contents = TorchFile(file).read();
+  contents.file = file;
+  return contents;
 }
 
 }  // namespace qinco

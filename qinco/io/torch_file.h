@@ -7,15 +7,15 @@
 
 namespace qinco {
 
-/// Whether the file at `path` begins as PyTorch's do; throws Error if it cannot be opened.
-bool is_torch_file(const std::string& path);
+/// Whether a file begins as PyTorch's do.
+bool is_torch_file(const MappedFile& file);
 
 /// Reads a QINCo, QINCoLR, IVFQINCo or PQ_QINCo saved whole, its state dict, a training checkpoint {epoch, scheduler,
 /// state_dict}, or the description of a QINCo2 checkpoint (variant "qinco2", no tensors). The metadata is that of
 /// model_file.h and model_sizes.h; state dicts made elsewhere have no db_scale.
 /// Tensors lie on the mapped file. Throws a one-line Error naming the file for anything else, and within 100 MB of
 /// memory more than what is read from the file.
-ModelContents read_torch_file(const std::string& path);
+ModelContents read_torch_file(const std::shared_ptr<const MappedFile>& file);
 
 /// Writes the tensors as a state dict that torch.load opens with weights_only=True, atomically; db_scale goes along as
 /// state_dict._metadata[MODULE]["db_scale"], MODULE "" or a part's name, which PyTorch carries and read_torch_file

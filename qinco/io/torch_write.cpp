@@ -1,13 +1,13 @@
 // write_torch_file: a ZIP archive of stored entries, as torch.save lays it out.
-#include <algorithm>
 #include <cstring>
+#include <functional>
 #include <vector>
 #include <zlib.h>
 
 #include "kernels/check.h"
 #include "qinco/io/torch/pickle_input.h"
 #include "qinco/io/torch_file.h"
-#include "tensor/file.h"
+#include "tensor/blocks.h"
 
 namespace qinco {
 namespace {
@@ -21,13 +21,33 @@ void append(std::string& bytes, T value) {
   bytes.append(reinterpret_cast<const char*>(&value), sizeof value);
 }
 
+/// Gives the bytes of an entry, piece by piece, to what it is called with; it is called twice.
+using Sink = std::function<void(const void* data, size_t size)>;
+using Content = std::function<void(const Sink& sink)>;
+
+Content content_of(std::string_view bytes) {
+  return [bytes](const Sink& sink) { sink(bytes.data(), bytes.size()); };
+}
+/// `file`: what the tensor may lie on.
+Content content_of(const Tensor& tensor, const MappedFile* file) {
+  return [&tensor, file](const Sink& sink) {
+    for_blocks(tensor, file, [&](const Tensor& block) {
+      sink(block.bytes(), static_cast<size_t>(block.numel()) * size_of(block.dtype()));
+    });
+  };
+}
+
 /// Writes entries one after the other; every size and offset goes into zip64 fields, so one layout serves all sizes.
 class ZipWriter {
  public:
   explicit ZipWriter(const std::string& path) : file_(path) {}
 
-  void add(const std::string& name, const void* data, size_t size) {
-    const Entry entry{kFolder + name, checksum(data, size), size, at_};
+  void add(const std::string& name, const Content& content) {
+    Entry entry{kFolder + name, 0, 0, at_};
+    content([&entry](const void* data, size_t bytes) {
+      entry.crc = static_cast<uint32_t>(crc32_z(entry.crc, static_cast<const Bytef*>(data), bytes));
+      entry.size += bytes;
+    });
     std::string header;
     append(header, uint32_t{0x04034b50});
     append_fields(header, entry);
@@ -38,11 +58,11 @@ class ZipWriter {
     append(header, static_cast<uint16_t>(kZip64Local + 4 + padding));
     header += entry.name;
     append(header, uint16_t{1}), append(header, static_cast<uint16_t>(kZip64Local - 4));
-    append(header, uint64_t{size}), append(header, uint64_t{size});
+    append(header, entry.size), append(header, entry.size);
     append(header, uint16_t{0x4246}), append(header, static_cast<uint16_t>(padding));  // torch's padding field
     header.append(padding, 'Z');
     write(header.data(), header.size());
-    write(data, size);
+    content([this](const void* data, size_t bytes) { write(data, bytes); });
     entries_.push_back(entry);
   }
 
@@ -90,9 +110,6 @@ class ZipWriter {
     append(header, uint16_t{45}), append(header, uint16_t{1 << 11}), append(header, uint16_t{0});
     append(header, uint16_t{0}), append(header, uint16_t{(1 << 5) | 1});
     append(header, entry.crc);
-  }
-  static uint32_t checksum(const void* data, size_t size) {
-    return static_cast<uint32_t>(crc32_z(crc32(0, nullptr, 0), static_cast<const Bytef*>(data), size));
   }
   void write(const void* data, size_t size) {
     file_.write(data, size);
@@ -180,16 +197,12 @@ void write_torch_file(const std::string& path, const ModelContents& contents) {
   }
   pickle.op(torch::kSetItem), pickle.op(torch::kBuild);
   ZipWriter zip(path);
-  const std::string& bytes = pickle.finish();
-  zip.add("data.pkl", bytes.data(), bytes.size());
-  zip.add("byteorder", "little", 6);
+  zip.add("data.pkl", content_of(pickle.finish()));
+  zip.add("byteorder", content_of("little"));
   key = 0;
-  for (const auto& [name, tensor] : contents.tensors) {
-    const Tensor values = tensor.contiguous();
-    zip.add("data/" + fmt::to_string(key++), values.bytes(),
-            static_cast<size_t>(values.numel()) * size_of(values.dtype()));
-  }
-  zip.add("version", "3\n", 2);
+  for (const auto& [name, tensor] : contents.tensors)
+    zip.add("data/" + fmt::to_string(key++), content_of(tensor, contents.file.get()));
+  zip.add("version", content_of("3\n"));
   zip.commit();
 }
 

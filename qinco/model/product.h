@@ -29,4 +29,7 @@ struct ProductQinco {
   const char* variant() const;
 };
 
+/// What ProductQinco::validate checks, of parts of these sizes.
+void check_product(const std::vector<QincoConfig>& parts, const Tensor& rotation);
+
 }  // namespace qinco

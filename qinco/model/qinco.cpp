@@ -54,4 +54,26 @@ Variable Qinco::loss(const Tensor& x, const Tensor& codes) const {
   return total * (1.0 / static_cast<double>(x.numel()));
 }
 
+void for_each_parameter(const QincoConfig& config,
+                        const std::function<void(const std::string& name, const Shape& shape)>& visit) {
+  const int64_t d = config.d, h = config.h, first = config.codes() - config.M;
+  visit("codebook0.weight", {config.K0(), d});
+  for (int64_t m = 1; m < config.codes(); ++m) {
+    const std::string step = "step" + std::to_string(m - first) + ".";
+    visit(step + "codebook.weight", {config.K, d});
+    if (config.lowrank) {
+      visit(step + "MLPconcat.0.weight", {h, 2 * d});
+      visit(step + "MLPconcat.1.weight", {d, h});
+    } else {
+      visit(step + "MLPconcat.weight", {d, 2 * d});
+      visit(step + "MLPconcat.bias", {d});
+    }
+    for (int64_t l = 0; l < config.L; ++l) {
+      const std::string block = step + "residual_block" + std::to_string(l);
+      visit(block + ".0.weight", {h, d});
+      visit(block + ".2.weight", {d, h});
+    }
+  }
+}
+
 }  // namespace qinco

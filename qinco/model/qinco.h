@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "qinco/model/step_network.h"
@@ -40,5 +42,10 @@ class Qinco : public nn::Module {
   Variable codebook0_;
   std::vector<const StepNetwork*> steps_;
 };
+
+/// Calls visit(name, shape) for every parameter that a Qinco of this valid config has, without making one; what it
+/// throws ends it.
+void for_each_parameter(const QincoConfig& config,
+                        const std::function<void(const std::string& name, const Shape& shape)>& visit);
 
 }  // namespace qinco

@@ -7,7 +7,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   qinco::fuzz::expect_result_or_error(file, [](const std::string& path) {
     const qinco::SafetensorsFile contents = qinco::read_safetensors(path);
     qinco::fuzz::touch(contents.tensors);
-    qinco::check_model(path, {"safetensors", contents.metadata, contents.tensors});
+    qinco::check_model(path, {"safetensors", contents.metadata, contents.tensors, contents.file});
   });
   qinco::fuzz::expect_result_or_error(file, [](const std::string& path) { qinco::load_product(path); });
   return 0;

@@ -8,7 +8,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const qinco::fuzz::InputFile file(data, size, ".pt");
   qinco::fuzz::expect_result_or_error(file, [](const std::string& path) {
-    const qinco::ModelContents contents = qinco::read_torch_file(path);
+    const qinco::ModelContents contents = qinco::read_torch_file(qinco::MappedFile::open(path));
     qinco::fuzz::touch(contents.tensors);
     qinco::check_model(path, contents);
   });

@@ -1,5 +1,5 @@
-"""ann.hdf5, laid out as the files of ann-benchmarks, and two datasets that are not supported: what tests/qinco/hdf5_test.cpp
-reads.
+"""ann.hdf5, laid out as the files of ann-benchmarks, with two datasets that are not supported, and elsewhere.hdf5, whose
+datasets lie in ann.hdf5: what tests/qinco/hdf5_test.cpp reads.
 
   python3 tests/golden/make_hdf5.py      (needs h5py and numpy)
 """
@@ -20,3 +20,14 @@ with h5py.File(os.path.join(HERE, "ann.hdf5"), "w") as file:
     file["flat"] = np.arange(8, dtype=np.float32)
     file["big_endian"] = np.arange(8, dtype=">f4").reshape(2, 4)
     file.create_dataset("packed", data=np.zeros((20, 4), dtype=np.float32), chunks=(5, 4), compression="gzip")
+
+with h5py.File(os.path.join(HERE, "elsewhere.hdf5"), "w") as file:
+    file["linked"] = h5py.ExternalLink("ann.hdf5", "train")
+    file["folder"] = h5py.ExternalLink("ann.hdf5", "/")  # folder/train
+    file["soft"] = h5py.SoftLink("/folder/train")
+    file.create_dataset("stored", shape=(20, 4), dtype=np.float32, external=[("ann.hdf5", 0, 320)])
+    layout = h5py.VirtualLayout(shape=(20, 4), dtype=np.float32)
+    layout[...] = h5py.VirtualSource("ann.hdf5", "train", shape=(20, 4))
+    file.create_virtual_dataset("virtual", layout)
+    file["own"] = np.arange(4, dtype=np.float32).reshape(2, 2)
+    file["alias"] = h5py.SoftLink("/own")

@@ -1,16 +1,21 @@
 """Small models in PyTorch's files, and what PyTorch makes of them: what tests/qinco/torch_file_test.cpp reads.
 
   python3 tests/golden/make_torch_files.py          all of tests/golden/torch/, with a recent PyTorch and NumPy
+  python3 tests/golden/make_torch_files.py training only the checkpoints of whole trainings
   python3 tests/golden/make_torch_files.py coded    only what PyTorch makes of the IVF and PQ models that are there
-  python3 tests/golden/make_torch_files.py old      qinco_old.pt only, with PyTorch 2.0 and NumPy 1: their names and
-                                                    layout differ; takes the parameters from state_dict.pt
+  python3 tests/golden/make_torch_files.py old      qinco_old.pt and training_old.pt only, with PyTorch 2.0 and NumPy 1:
+                                                    their names and layout differ; takes the parameters from
+                                                    state_dict.pt
 
 Every file of a QINCo holds the same parameters. expected_*.safetensors hold them as well, with the codes and decoded
 vectors of the first 1,024 rows of data/sift-sample/learn.bvecs, cut to d values.
 """
 
+import argparse
 import collections
 import os
+import pathlib
+import random
 import sys
 
 import numpy as np
@@ -81,6 +86,41 @@ def views_of_one_storage(state):
     return views
 
 
+def training_checkpoint(state):
+    """All that people put beside a model's parameters: optimiser, scheduler, as dicts and whole, options, histories,
+    random states."""
+    model = QINCo(**SIZES)
+    model.load_state_dict(state)
+    optimizer = torch.optim.Adam(model.codebook0.parameters(), lr=1e-3)
+    model.codebook0.weight.square().sum().backward()
+    optimizer.step()
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=3)
+    plateau.step(0.5)
+    steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 2, 5])
+    history = collections.defaultdict(list, val=[0.5, np.float64(0.25)])
+    args = argparse.Namespace(lr=1e-3, seed=2**80, output=pathlib.Path("models") / "qinco.pt", M=3, ivf=None)
+    return {
+        "epoch": 7,
+        "state_dict": state,
+        "scheduler": plateau,
+        "schedulers": [plateau.state_dict(), steps.state_dict(), steps],
+        "optimizer": optimizer.state_dict(),
+        "args": args,
+        "history": history,
+        "recent": collections.deque([1, 2, 3], maxlen=5),
+        "used": collections.Counter("codebook"),
+        "losses": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "names": np.array(["a", None], dtype=object),
+        "random": [random.getstate(), np.random.get_state(), torch.get_rng_state()],
+        "db_scale": np.array([DB_SCALE]),
+    }
+
+
+def training_files(state):
+    save(training_checkpoint(state), "training.pt")
+    save({"state_dict": state, "db_scale": np.array([DB_SCALE])}, "training_protocol5.pt", pickle_protocol=5)
+
+
 def all_files():
     x = read_rows(0, ROWS, SIZES["d"])
     model, codes = make_without_ties(QINCo, x)
@@ -98,6 +138,7 @@ def all_files():
     save({f"module.{k}": v for k, v in state.items()}, "state_dict_wrapped.pt")
     scheduler = {"best": 1.25, "last_epoch": 7, "lrs": [1e-3, 1e-4], "bad_epochs": collections.OrderedDict(n=2)}
     save({"epoch": 7, "scheduler": scheduler, "state_dict": state}, "checkpoint.pt")
+    training_files(state)
     save({k: v.double() for k, v in state.items()}, "state_dict_f64.pt")
     save({k: v.half() for k, v in state.items()}, "state_dict_f16.pt")
     save({k: v.bfloat16() for k, v in state.items()}, "state_dict_bf16.pt")
@@ -129,9 +170,11 @@ def coded_files():
 
 def old_file():
     model = QINCo(**SIZES)
-    model.load_state_dict(torch.load(path("state_dict.pt")))
+    state = torch.load(path("state_dict.pt"))
+    model.load_state_dict(state)
     model.db_scale = DB_SCALE
     save(model, "qinco_old.pt")
+    save(training_checkpoint(state), "training_old.pt")
 
 
 if __name__ == "__main__":
@@ -139,6 +182,8 @@ if __name__ == "__main__":
     print(f"torch {torch.__version__}, numpy {np.__version__}")
     if sys.argv[1:] == ["old"]:
         old_file()
+    elif sys.argv[1:] == ["training"]:
+        training_files(torch.load(path("state_dict.pt")))
     elif sys.argv[1:] == ["coded"]:
         coded_files()
     else:

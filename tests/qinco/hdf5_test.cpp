@@ -51,6 +51,16 @@ TEST_CASE("hdf5: datasets that are missing or of other kinds, and other files, a
   }
 }
 
+TEST_CASE("hdf5: datasets that lie in other files are refused, even where those exist") {
+  const std::string file = std::string(QINCO_SOURCE_DIR) + "/tests/golden/elsewhere.hdf5";
+  const auto error = [&](const char* dataset) { return error_of([&] { read_all(file + dataset); }); };
+  for (const char* dataset : {":linked", ":folder/train", ":soft"})
+    CHECK(contains(error(dataset), std::string("elsewhere.hdf5") + dataset + ": a link to another file"));
+  for (const char* dataset : {":stored", ":virtual"})
+    CHECK(contains(error(dataset), std::string("elsewhere.hdf5") + dataset + ": its values lie in other files"));
+  for (const char* dataset : {":own", ":alias"}) CHECK(read_all(file + dataset).data<float>()[3] == 3);
+}
+
 #else
 
 TEST_CASE("hdf5: a build without HDF5 says so") {

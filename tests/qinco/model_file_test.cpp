@@ -1,5 +1,6 @@
 #include "qinco/io/model_file.h"
 
+#include <cmath>
 #include <doctest/doctest.h>
 #include <filesystem>
 #include <limits>
@@ -67,6 +68,28 @@ TEST_CASE("parameters stored in other floating types are converted") {
   CHECK(error_after([](SafetensorsFile& file) {
           for (auto& [name, tensor] : file.tensors) tensor = tensor.to(DType::f16);
         }) == "no error");
+}
+
+TEST_CASE("parameters beyond float32 are errors that name tensor and value, those below it become 0") {
+  const auto with_value = [](double value) {
+    return error_after([value](SafetensorsFile& file) {
+      Tensor& w = file.tensors.at("step1.codebook.weight");
+      w = w.to(DType::f64);
+      w.data<double>()[5] = value;
+    });
+  };
+  CHECK(with_value(1e60) == "tensor 'step1.codebook.weight' holds 1e+60, beyond float32");
+  CHECK(with_value(-1e39) == "tensor 'step1.codebook.weight' holds -1e+39, beyond float32");
+  CHECK(with_value(INFINITY) == "tensor 'step1.codebook.weight' holds NaN or infinity");
+  CHECK(with_value(3.4e38) == "no error");
+  CHECK(with_value(1e-60) == "no error");
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("model.safetensors");
+  SafetensorsFile file{random_model(kConfig, 1).state(), model_metadata(kConfig)};
+  Tensor& w = file.tensors.at("codebook0.weight");
+  w = full(w.shape(), 1e-60, DType::f64);
+  write_safetensors(path, file);
+  CHECK(same_bits(load_model(path).state().at("codebook0.weight"), zeros(w.shape())));
 }
 
 TEST_CASE("metadata out of range is an error that names the key") {

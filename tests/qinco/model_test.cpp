@@ -54,6 +54,20 @@ double loss_gradient_error(const QincoConfig& config) {
 
 }  // namespace
 
+TEST_CASE("for_each_parameter names the parameters of every variant and their shapes, without a model") {
+  QincoConfig plain{.d = 5, .M = 3, .K = 8, .L = 2, .h = 3}, lowrank = plain, ivf = plain, single = plain;
+  lowrank.lowrank = true;
+  ivf.K_ivf = 6;
+  single.M = 1;
+  for (const QincoConfig& config : {plain, lowrank, ivf, single}) {
+    CAPTURE(config.variant());
+    std::map<std::string, std::string> shapes;
+    for_each_parameter(
+        config, [&](const std::string& name, const Shape& shape) { CHECK(shapes.emplace(name, shape.str()).second); });
+    CHECK(shapes == shapes_of(random_model(config, 1)));
+  }
+}
+
 TEST_CASE("QINCo has the reference's parameter names and shapes") {
   Random random(1);
   const Qinco model(QincoConfig{.d = 6, .M = 2, .K = 4, .L = 2, .h = 5}, random);

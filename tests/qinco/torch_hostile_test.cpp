@@ -82,6 +82,14 @@ TEST_CASE("hostile torch files: classes and functions that are no model's are na
                                                            {"pickle", "loads"},
                                                            {"functools", "partial"},
                                                            {"model_qinco", "os.system"},
+                                                           {"builtins", "object"},
+                                                           {"argparse", "ArgumentParser"},
+                                                           {"collections", "namedtuple"},
+                                                           {"numpy.core.multiarray", "fromfile"},
+                                                           {"numpy", "fromfile"},
+                                                           {"pathlib", "Path.unlink"},
+                                                           {"torch.optim", "Adam"},
+                                                           {"torch.optim.adam", "os.system"},
                                                            {"torch.serialization", "load"}};
   for (const auto& [module_name, function] : functions) {
     const std::string full = std::string(module_name) + "." + function;
@@ -113,11 +121,12 @@ TEST_CASE("hostile torch files: opcodes unknown, misplaced or missing") {
   hostile.pickle_refused("(N", "expected 1");
   hostile.pickle_refused("N.N", "after its end");
   hostile.pickle_refused("\x80\x06N", "protocol 6");
-  hostile.pickle_refused("\x8b\xff\xff\xff\xff", "an integer of");
+  hostile.pickle_refused("\x8b\xff\xff\xff\xff", "truncated");
   hostile.pickle_refused("X\xff\xff\xff\xff", "truncated");
   hostile.pickle_refused("\x8d\xff\xff\xff\xff\xff\xff\xff\xff", "text of");
-  hostile.pickle_refused(global("_codecs", "encode") + tuple(text("a") + text("rot13")) + "R", "latin1");
-  hostile.pickle_refused(global("_codecs", "encode") + tuple(text("\xe2\x82\xac") + text("latin1")) + "R", "latin1");
+  hostile.pickle_refused(global("collections", "Counter") + tuple(text("a")) + "R", "malformed Counter");
+  hostile.pickle_refused(global("collections", "deque") + tuple(integer(3)) + "R", "malformed collections.deque");
+  hostile.pickle_refused(global("builtins", "set") + tuple("]]") + "R", "malformed builtins.set");
   hostile.refused(torch_file("\x80\x02N"), "truncated");
   hostile.refused(torch_file(""), "truncated");
   for (const std::string& value : {std::string("N"), text("model"), integer(3), std::string("]"), std::string("(Nt")})
@@ -228,7 +237,24 @@ TEST_CASE("hostile torch files: a db_scale that no float32 holds") {
   for (const double scale : {1e300, 1e-300, -1e-300, 0.0, -1.0, static_cast<double>(INFINITY), -1e300})
     hostile.pickle_refused(dict(codebook + text("db_scale") + real(std::bit_cast<uint64_t>(scale))),
                            fmt::format("db_scale: expected a finite float32 above 0, found {}", scale));
-  hostile.pickle_refused(dict(codebook + text("db_scale") + text("2.5")), "db_scale: expected a number");
+  const std::string one = tuple(integer(1));
+  const auto array = [&](const std::string& shape, const std::string& data) {
+    return global("numpy.core.multiarray", "_reconstruct") + tuple(global("numpy", "ndarray")) + "R" +
+           tuple(integer(1) + shape + global("numpy", "dtype") + tuple(text("f4")) + "R\x89" + data) + "b";
+  };
+  const auto encoded = [](const std::string& content, const char* encoding) {
+    return global("_codecs", "encode") + tuple(text(content) + text(encoding)) + "R";
+  };
+  const std::string big = std::string("\x8a\x09", 2) + std::string(9, '\x7f');  // of 72 bits
+  for (const std::string& scale :
+       {text("2.5"), big, array(one, encoded("abcd", "rot13")),
+        array(one, encoded("\xe2\x82\xac"
+                           "abc",
+                           "latin1")),
+        array(one, encoded("abc\xc3", "latin1")), array(one, encoded("abc", "latin1")),
+        array(tuple(integer(2)), encoded("abcd", "latin1")), array("N", encoded("abcd", "latin1")), array(one, "N"),
+        global("numpy.core.multiarray", "_reconstruct") + ")R", global("numpy._core.numeric", "_frombuffer") + ")R"})
+    hostile.pickle_refused(dict(codebook + text("db_scale") + scale), "db_scale: expected a number");
 }
 
 TEST_CASE("hostile torch files: archives that lie") {

@@ -12,13 +12,33 @@ constexpr std::string_view kModels[] = {"model_qinco.QINCo", "model_qinco.QINCoL
 constexpr std::string_view kOthers[] = {
     "model_qinco.QINCoStep",
     "collections.OrderedDict",
+    "collections.defaultdict",
+    "collections.Counter",
+    "collections.deque",
     "__builtin__.set",
     "builtins.set",
     "builtins.frozenset",
+    // what a defaultdict makes
+    "__builtin__.dict",
+    "__builtin__.list",
+    "__builtin__.int",
+    "__builtin__.float",
+    "builtins.dict",
+    "builtins.list",
+    "builtins.int",
+    "builtins.float",
+    "argparse.Namespace",
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
     "_codecs.encode",
     "numpy.dtype",
+    "numpy.ndarray",
     "numpy.core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.numeric._frombuffer",
     "numpy._core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.numeric._frombuffer",
     "torch.Size",
     "torch.device",
     "torch._utils._rebuild_tensor",
@@ -51,11 +71,10 @@ constexpr std::string_view kOthers[] = {
     "torch.ComplexDoubleStorage",
 };
 
-/// "linear.Linear" of torch.nn.modules.linear.Linear: a module and a class, no more.
-bool is_module_class(std::string_view name) {
-  constexpr std::string_view kModules = "torch.nn.modules.";
-  if (!name.starts_with(kModules)) return false;
-  name.remove_prefix(kModules.size());
+/// Whether it is "linear.Linear", say, below `package`: a module and a class, no more.
+bool is_class_of(std::string_view package, std::string_view name) {
+  if (!name.starts_with(package)) return false;
+  name.remove_prefix(package.size());
   const size_t dot = name.find('.');
   return dot != std::string_view::npos && dot + 1 < name.size() && name.find('.', dot + 1) == std::string_view::npos;
 }
@@ -67,7 +86,7 @@ bool is_model_class(std::string_view name) {
 }
 
 bool accepts_class(std::string_view name) {
-  return is_model_class(name) || is_module_class(name) ||
+  return is_model_class(name) || is_class_of("torch.nn.modules.", name) || is_class_of("torch.optim.", name) ||
          std::find(std::begin(kOthers), std::end(kOthers), name) != std::end(kOthers);
 }
 

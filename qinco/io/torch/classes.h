@@ -5,8 +5,9 @@
 
 namespace qinco::torch {
 
-/// Whether `name`, "module.Class", may occur: the reference's modules, torch's modules, storages, dtypes and functions
-/// that rebuild tensors, NumPy's scalars, plain containers. None of them is ever run.
+/// Whether `name`, "module.Class", may occur: the reference's modules, torch's modules, optimisers, schedulers,
+/// storages, dtypes and functions that rebuild tensors, NumPy's scalars and arrays, plain containers. None of them is
+/// ever run.
 bool accepts_class(std::string_view name);
 
 /// Whether it is one of the reference's models: QINCo, QINCoLR, IVFQINCo, PQ_QINCo.

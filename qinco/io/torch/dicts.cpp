@@ -4,10 +4,16 @@
 
 namespace qinco::torch {
 
-const std::vector<Value>& DictReader::items(const Value& dict) {
+bool DictReader::is_dict(const Value& value) {
+  return value.is(Value::Kind::dict) ||
+         (value.is_instance("argparse.Namespace") && value.object->state.is(Value::Kind::dict));
+}
+
+const std::vector<Value>& DictReader::items(const Value& value) {
   constexpr int64_t kMaxLookedAt = 1 << 24;
   static const std::vector<Value> none;
-  if (!dict.is(Value::Kind::dict)) return none;
+  if (!is_dict(value)) return none;
+  const Value& dict = value.is(Value::Kind::dict) ? value : value.object->state;
   looked_at_ += static_cast<int64_t>(dict.object->items.size() / 2);
   check(looked_at_ <= kMaxLookedAt, "{}: dicts that hold each other: expected to look at {} items at most, found more",
         path_, kMaxLookedAt);

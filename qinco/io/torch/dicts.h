@@ -16,8 +16,10 @@ class DictReader {
  public:
   explicit DictReader(const std::string& path) : path_(path) {}
 
-  /// Key, value, key, value ... of a dict, about to be gone through once; none if `dict` is no dict.
-  const std::vector<Value>& items(const Value& dict);
+  /// Whether it is a dict or an argparse.Namespace.
+  static bool is_dict(const Value& value);
+  /// Key, value, key, value ... of a dict, about to be gone through once; none if `value` is no dict.
+  const std::vector<Value>& items(const Value& value);
   /// The value of a dict's text key; null if `dict` is none or has no such key. Of several, the last.
   const Value* lookup(const Value& dict, std::string_view key);
 

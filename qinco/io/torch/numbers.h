@@ -7,7 +7,8 @@
 
 namespace qinco::torch {
 
-/// The value of an integer, a real or a NumPy scalar (f2 f4 f8 u1 i4 i8, little-endian); none of anything else.
+/// The value of an integer, a real, a NumPy scalar or a NumPy array of one element (f2 f4 f8 u1 i4 i8, little-endian);
+/// none of anything else.
 std::optional<double> as_number(const Value& value);
 
 }  // namespace qinco::torch

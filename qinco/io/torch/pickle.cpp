@@ -1,5 +1,6 @@
 #include "qinco/io/torch/pickle.h"
 
+#include <optional>
 #include <utility>
 
 #include "qinco/io/torch/pickle_input.h"
@@ -48,6 +49,13 @@ class Machine {
     Value value;
     value.kind = Kind::integer;
     value.integer = integer;
+    push(value);
+  }
+  void push_long(uint64_t size) {
+    const std::optional<int64_t> integer = in_.long_integer(size);
+    if (integer) return push_integer(*integer);
+    Value value;
+    value.kind = Kind::big_integer;
     push(value);
   }
   void push_boolean(bool boolean) {
@@ -123,9 +131,9 @@ class Machine {
       case kBinInt2:
         return push_integer(in_.number<uint16_t>()), true;
       case kLong1:
-        return push_integer(in_.long_integer(in_.byte())), true;
+        return push_long(in_.byte()), true;
       case kLong4:
-        return push_integer(in_.long_integer(in_.number<uint32_t>())), true;
+        return push_long(in_.number<uint32_t>()), true;
       case kBinFloat: {
         Value value;
         value.kind = Kind::real;
@@ -152,6 +160,7 @@ class Machine {
       case kBinBytes:
         return push_text(Kind::bytes, in_.number<uint32_t>()), true;
       case kBinBytes8:
+      case kByteArray8:
         return push_text(Kind::bytes, in_.number<uint64_t>()), true;
       default:
         return false;
@@ -253,12 +262,19 @@ class Machine {
     const std::string_view name = callee.object->name;
     const std::vector<Value>& items = arguments.object->items;
     if (name == "collections.OrderedDict") return ordered_dict(items);
-    if (name == "__builtin__.set" || name == "builtins.set" || name == "builtins.frozenset") {
-      const bool from_list = items.size() == 1 && (items[0].is(Kind::list) || items[0].is(Kind::tuple));
-      require(items.empty() || from_list, "malformed set at byte {}", in_.position() - 1);
+    if (name == "collections.defaultdict") return make(Kind::dict, {});  // of a factory; the items follow
+    if (name == "collections.Counter") {
+      const bool from_dict = items.size() == 1 && items[0].is(Kind::dict);
+      require(items.empty() || from_dict, "malformed Counter at byte {}", in_.position() - 1);
+      return make(Kind::dict, from_dict ? items[0].object->items : items);
+    }
+    const bool set = name == "__builtin__.set" || name == "builtins.set" || name == "builtins.frozenset";
+    if (set || name == "collections.deque") {  // of a deque the length may follow
+      const bool from_list = !items.empty() && (items[0].is(Kind::list) || items[0].is(Kind::tuple));
+      require((items.empty() || from_list) && items.size() <= (set ? 1 : 2), "malformed {} at byte {}", name,
+              in_.position() - 1);
       return make(Kind::list, from_list ? items[0].object->items : items);
     }
-    if (name == "_codecs.encode") return encoded(items);
     return make(Kind::instance, items, name);
   }
 
@@ -274,29 +290,6 @@ class Machine {
       }
     }
     return make(Kind::dict, std::move(content));
-  }
-
-  /// The bytes of _codecs.encode(text, 'latin1'): how protocol 2 writes bytes.
-  Value encoded(const std::vector<Value>& items) {
-    const bool latin = items.size() == 2 && items[0].is(Kind::text) && items[1].text() == "latin1";
-    require(latin, "_codecs.encode of other than latin1 at byte {}", in_.position() - 1);
-    std::string bytes;
-    const std::string_view utf8 = items[0].text();
-    for (size_t i = 0; i < utf8.size(); ++i) {
-      const auto first = static_cast<uint8_t>(utf8[i]);
-      if (first < 0x80) {
-        bytes += utf8[i];
-        continue;
-      }
-      require((first == 0xc2 || first == 0xc3) && i + 1 < utf8.size(), "text that is not latin1 at byte {}",
-              in_.position() - 1);
-      bytes += static_cast<char>((first << 6) | (static_cast<uint8_t>(utf8[++i]) & 0x3f));
-    }
-    Value value;
-    value.kind = Kind::bytes;
-    value.length = static_cast<uint32_t>(bytes.size());
-    value.chars = own(std::move(bytes)).data();
-    return value;
   }
 
   bool memory(uint8_t op) {

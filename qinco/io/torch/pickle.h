@@ -12,12 +12,13 @@ namespace qinco::torch {
 
 struct Object;
 
-/// A value of a pickle. Texts and bytes lie on the pickle itself or in its Pickle; objects in its Pickle.
+/// A value of a pickle, 16 bytes. Texts and bytes lie on the pickle itself or in its Pickle; objects in its Pickle.
 struct Value {
   enum class Kind : uint8_t {
     none,
     boolean,
     integer,
+    big_integer,  // of more than 64 bits; its value is not kept
     real,
     text,
     bytes,
@@ -62,9 +63,10 @@ struct Pickle {
 /// Whether a pickle may name class or function `name`, "module.Class".
 using Accepts = bool (*)(std::string_view name);
 
-/// Reads a pickle of protocols 2 to 5. Calls run nothing: OrderedDict() is a dict, set() a list, _codecs.encode()
-/// bytes, all others an instance with its arguments. Throws Error naming `path` for names that `accepts` refuses, for
-/// other opcodes, and for anything malformed, too deep or larger than 48 MB in memory. `bytes` must outlive the result.
+/// Reads a pickle of protocols 2 to 5. Calls run nothing: OrderedDict(), defaultdict() and Counter() are dicts, set()
+/// and deque() lists, all others an instance with its arguments. Throws Error naming `path` for names that `accepts`
+/// refuses, for other opcodes, and for anything malformed, too deep or larger than 48 MB in memory. `bytes` must
+/// outlive the result.
 Pickle read_pickle(const std::string& path, std::span<const std::byte> bytes, Accepts accepts);
 
 }  // namespace qinco::torch

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -37,6 +38,7 @@ enum Opcode : uint8_t {
   kBinBytes = 'B',
   kShortBinBytes = 'C',
   kBinBytes8 = 0x8e,
+  kByteArray8 = 0x96,
   kEmptyList = ']',
   kAppend = 'a',
   kAppends = 'e',
@@ -100,10 +102,11 @@ class PickleInput {
     while (byte() != '\n') require(at_ - begin <= kMaxLine, "a class name of more than {} characters", kMaxLine);
     return {reinterpret_cast<const char*>(bytes_.data()) + begin, at_ - 1 - begin};
   }
-  int64_t long_integer(uint64_t size) {
-    require(size <= 8, "an integer of {} bytes, expected at most 8", size);
+  /// An integer of `size` bytes; none if they are more than 8.
+  std::optional<int64_t> long_integer(uint64_t size) {
     uint64_t value = 0;
     const std::byte* const from = take(size);
+    if (size > 8) return std::nullopt;
     for (uint64_t i = 0; i < size; ++i) value |= std::to_integer<uint64_t>(from[i]) << (8 * i);
     const bool negative = size > 0 && (std::to_integer<unsigned>(from[size - 1]) & 0x80) != 0;
     if (negative && size < 8) value |= ~uint64_t{0} << (8 * size);
