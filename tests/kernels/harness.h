@@ -103,6 +103,13 @@ struct TestContext : Context {
   Scratch own;
 };
 
+/// The CPU and the CUDA devices of this machine.
+inline std::vector<Device> all_devices() {
+  std::vector<Device> devices = {Device{}};
+  for (int i = 0; i < device_count(DeviceType::cuda); ++i) devices.push_back({DeviceType::cuda, i});
+  return devices;
+}
+
 /// body(table, isa) for every ISA above the reference that this machine has.
 template <class Body>
 void for_each_isa(Body body) {
