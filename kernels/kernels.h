@@ -177,8 +177,8 @@ struct Table {
   int64_t (*linear_packed_size)(int64_t n, int64_t k) = nullptr;
   /// W [n,k] has leading dimension ldw; packed is aligned to 64 bytes.
   void (*linear_pack)(const Context&, int64_t n, int64_t k, const T* w, int64_t ldw, T* packed) = nullptr;
-  /// A row of y does not depend on the other rows. Float arithmetic, or on AMX three products of bfloat16 parts: then y
-  /// is within 2^-15 |x| |W|^T of the exact product.
+  /// A row of y does not depend on the other rows (on CUDA its rounding may depend on their number). Float arithmetic,
+  /// or on AMX three products of bfloat16 parts: then y is within 2^-15 |x| |W|^T of the exact product.
   void (*linear)(const Context&, const Linear<T>&) = nullptr;
 
   // --- elementwise
