@@ -45,6 +45,7 @@ elseif(cuda_mode STREQUAL ON)
   target_compile_options(qinco_kernels PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wno-unknown-pragmas
                          $<$<BOOL:${QINCO_WERROR}>:-Werror=all-warnings>>)
   target_link_libraries(qinco_kernels PRIVATE CUDA::cudart_static CUDA::cublas)
+  set(cuda_dependency "find_dependency(CUDAToolkit)\n")
   message(STATUS "CUDA: ${CMAKE_CUDA_COMPILER} for ${CMAKE_CUDA_ARCHITECTURES}")
 else()
   message(FATAL_ERROR "QINCO_CUDA: expected AUTO, ON, OFF or EMULATE, found '${QINCO_CUDA}'")

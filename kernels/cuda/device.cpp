@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "kernels/check.h"
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/runtime.h"
 
 namespace qinco::kernels::cuda {
 

@@ -6,18 +6,9 @@
 #include <cuda_runtime.h>
 
 #include "kernels/context.h"
+#include "kernels/cuda/runtime.h"
 
 namespace qinco::kernels::cuda {
-
-/// Throws Error "cuda: WHAT: the runtime's words" unless `status` is success.
-void check_status(cudaError_t status, const char* what);
-
-/// Makes `index` this thread's current device.
-void use_device(int index);
-
-inline cudaStream_t stream_of(const Context& context) {
-  return static_cast<cudaStream_t>(context.stream);
-}
 
 inline constexpr int kWarp = 32;
 inline constexpr unsigned kFullMask = 0xffffffffu;

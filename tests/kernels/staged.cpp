@@ -24,11 +24,10 @@ class Stage {
     for (const Operand& o : operands_) {
       std::vector<unsigned char> all(o.total);
       copy_bytes({}, all.data(), device_in_use, o.block, o.total);
-      const unsigned char* const data = all.data() + kGuard + o.shift;
+      const unsigned char *const begin = all.data(), *const data = begin + kGuard + o.shift;
       const auto is_guard = [](unsigned char byte) { return byte == kGuardByte; };
-      CHECK_MESSAGE(
-          (std::all_of(all.data(), data, is_guard) && std::all_of(data + o.bytes, all.data() + o.total, is_guard)),
-          "a kernel wrote beyond an operand of " << o.bytes << " bytes on " << device_in_use.name());
+      CHECK_MESSAGE((std::all_of(begin, data, is_guard) && std::all_of(data + o.bytes, begin + o.total, is_guard)),
+                    "a kernel wrote beyond an operand of " << o.bytes << " bytes on " << device_in_use.name());
       if (o.writable)
         std::memcpy(o.host, data, o.bytes);
       else

@@ -222,7 +222,7 @@ TEST_CASE("emulator: writes beyond memory are found, and fresh memory is NaN") {
 }
 
 TEST_CASE("emulator: a host that touches device memory dies at once") {
-  CHECK(signal_of([] { *Array<volatile float>(10).get() = 1; }) == SIGSEGV);
+  CHECK(signal_of([] { *static_cast<volatile float*>(Array<float>(10).get()) = 1; }) == SIGSEGV);
   const Array<float> array(10);
   float host = 0;
   CHECK_THROWS_AS(copy_bytes({}, &host, kDevice, array.get() + 9, 8), Error);
