@@ -2,39 +2,17 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cassert>
-#include <charconv>
-#include <new>
+#include <map>
 #include <omp.h>
 
 #include "kernels/check.h"
-
-namespace qinco {
-
-Device Device::parse(const std::string& text) {
-  if (text == "cpu") return {};
-  if (text == "cuda") return {DeviceType::cuda, 0};
-  Device device{DeviceType::cuda, 0};
-  const char* const end = text.data() + text.size();
-  const bool prefixed = text.rfind("cuda:", 0) == 0;
-  const auto [stop, error] = prefixed ? std::from_chars(text.data() + 5, end, device.index)
-                                      : std::from_chars_result{text.data(), std::errc::invalid_argument};
-  check(error == std::errc() && stop == end && device.index >= 0, "device: expected cpu, cuda or cuda:i, found '{}'",
-        text);
-  return device;
-}
-
-std::string Device::name() const {
-  return type == DeviceType::cpu ? "cpu" : fmt::format("cuda:{}", index);
-}
-
-}  // namespace qinco
+#include "kernels/cuda/device.h"
 
 namespace qinco::kernels {
 
 namespace {
 
-constexpr size_t kAlignment = 64;
+constexpr size_t kAlignment = 64, kCudaAlignment = 256;
 constexpr size_t kMinChunk = size_t{1} << 20;
 
 std::atomic<int> threads_setting{0};
@@ -59,12 +37,25 @@ const Context& Context::cpu() {
   return context;
 }
 
-struct alignas(kAlignment) Scratch::Chunk {
+const Context& Context::of(Device device) {
+  if (device.type == DeviceType::cpu) return cpu();
+  struct Own {
+    explicit Own(Device on) : scratch(on), context{on, 1, cuda::stream(on.index), &scratch} {}
+    Scratch scratch;
+    Context context;
+  };
+  thread_local std::map<int, Own> contexts;
+  const auto found = contexts.find(device.index);
+  if (found != contexts.end()) return found->second.context;
+  check_device(device);
+  return contexts.try_emplace(device.index, device).first->second.context;
+}
+
+struct Scratch::Chunk {
   Chunk* next;
+  std::byte* data;
   size_t size;
   size_t used;
-
-  std::byte* data() { return reinterpret_cast<std::byte*>(this + 1); }
 };
 
 Scratch::~Scratch() {
@@ -72,15 +63,16 @@ Scratch::~Scratch() {
 }
 
 void Scratch::push(size_t size) {
-  void* const memory = ::operator new (sizeof(Chunk) + size, std::align_val_t{kAlignment});
-  top_ = new (memory) Chunk{top_, size, 0};
+  auto* const data = static_cast<std::byte*>(allocate(device_, size));
+  top_ = new Chunk{top_, data, size, 0};
 }
 
 void Scratch::free_down_to(const Chunk* floor) {
   while (top_ != floor) {
     Chunk* const chunk = top_;
     top_ = chunk->next;
-    ::operator delete (chunk, std::align_val_t{kAlignment});
+    release(device_, chunk->data, chunk->size);
+    delete chunk;
   }
 }
 
@@ -108,13 +100,14 @@ ScratchFrame::~ScratchFrame() {
 }
 
 void* ScratchFrame::bytes(size_t size) {
-  size = (std::max<size_t>(size, 1) + kAlignment - 1) / kAlignment * kAlignment;
+  const size_t alignment = scratch_.device_.type == DeviceType::cpu ? kAlignment : kCudaAlignment;
+  size = (std::max<size_t>(size, 1) + alignment - 1) / alignment * alignment;
   const size_t live = scratch_.live_ + size, peak = std::max(live, scratch_.peak_);
   if (!scratch_.top_ || scratch_.top_->size - scratch_.top_->used < size) scratch_.push(std::max(peak, kMinChunk));
   scratch_.live_ = live;
   scratch_.peak_ = peak;
   Scratch::Chunk* const chunk = scratch_.top_;
-  void* const result = chunk->data() + chunk->used;
+  void* const result = chunk->data + chunk->used;
   chunk->used += size;
   return result;
 }

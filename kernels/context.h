@@ -3,57 +3,48 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 
-namespace qinco {
-
-enum class DeviceType : uint8_t { cpu, cuda };
-
-/// `cpu`, or the index-th CUDA device.
-struct Device {
-  DeviceType type = DeviceType::cpu;
-  int index = 0;
-
-  /// Parses `cpu`, `cuda` or `cuda:i`; throws Error on anything else.
-  static Device parse(const std::string& text);
-  std::string name() const;
-  bool operator==(const Device&) const = default;
-};
-
-}  // namespace qinco
+#include "kernels/device.h"
 
 namespace qinco::kernels {
 
-/// A bump allocator for the scratch memory of kernels. It keeps one chunk as large as the largest use seen until it is
-/// destroyed, so steady-state calls do not allocate. One owner thread at a time.
+/// A bump allocator for the scratch memory of kernels, on one device. It keeps one chunk as large as the largest use
+/// seen until it is destroyed, so steady-state calls do not allocate. One owner thread at a time. A CUDA device works
+/// in the order of its stream, so a frame may end, and its memory be used again, before the kernels that use it have
+/// run.
 class Scratch {
  public:
   Scratch() = default;
+  explicit Scratch(Device device) : device_(device) {}
   ~Scratch();
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
  private:
   friend class ScratchFrame;
-  struct Chunk;  // a header with `size` bytes behind it
+  struct Chunk;  // says where its `size` bytes on the device are
   void push(size_t size);
   void free_down_to(const Chunk* floor);
 
+  Device device_;
   Chunk* top_ = nullptr;  // the chunk in use, on the stack of those that filled up before it
   size_t live_ = 0;       // bytes handed out by the open frames
   size_t peak_ = 0;       // largest live_ seen
   int frames_ = 0;        // open frames
 };
 
-/// Threads and scratch for one caller. Two threads must not use one Context at the same time.
+/// A device, with threads or a stream, and scratch for one caller. Two threads must not use one Context at the same
+/// time.
 struct Context {
   Device device;
   int threads = 1;
-  void* stream = nullptr;  // a cudaStream_t on CUDA devices
+  void* stream = nullptr;  // a CUDA device's one stream (cudaStream_t), the same for all threads
   Scratch* scratch = nullptr;
 
   /// The calling thread's own context: CPU, `default_threads()` threads, its own scratch.
   static const Context& cpu();
+  /// The calling thread's own context for `device`; throws Error where check_device does.
+  static const Context& of(Device device);
 };
 
 /// The number of threads that `Context::cpu()` uses; at first what OpenMP offers (OMP_NUM_THREADS is honoured).
@@ -70,7 +61,8 @@ class ScratchFrame {
   ScratchFrame(const ScratchFrame&) = delete;
   ScratchFrame& operator=(const ScratchFrame&) = delete;
 
-  /// `count` >= 0 uninitialised elements, aligned to 64 bytes; throws std::bad_alloc.
+  /// `count` >= 0 uninitialised elements on the context's device, aligned to 64 bytes (CUDA: 256); throws as
+  /// `allocate`.
   template <class T>
   [[gnu::always_inline]] T* get(int64_t count) {  // inlined: code compiled for one ISA must not be shared by the linker
     return static_cast<T*>(bytes(static_cast<size_t>(count) * sizeof(T)));

@@ -83,6 +83,23 @@ Table<T> reference_table() {
   return t;
 }
 
+template <class T>
+Table<T> cuda_table() {
+  Table<T> t;
+#define QINCO_FILL(family) cuda::fill_##family(t);
+  QINCO_KERNEL_FAMILIES(QINCO_FILL)
+#undef QINCO_FILL
+  return t;
+}
+
+template <class T>
+const Table<T>& device_table(Device device) {
+  if (device.type == DeviceType::cpu) return table<T>();
+  check_device(device);
+  static const Table<T> all = cuda_table<T>();
+  return all;
+}
+
 }  // namespace
 
 const char* isa_name(Isa isa) {
@@ -166,6 +183,16 @@ const Table<float>& table(Isa isa) {
 #endif
   (void)isa;
   return plain;
+}
+
+template <>
+const Table<float>& table(Device device) {
+  return device_table<float>(device);
+}
+
+template <>
+const Table<double>& table(Device device) {
+  return device_table<double>(device);
 }
 
 }  // namespace qinco::kernels

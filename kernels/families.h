@@ -1,5 +1,6 @@
-// The kernel families. Each has one file in reference/ (float and double) and one in cpu/ (compiled once per ISA;
-// linear is in gemm.cpp), and each such file ends in `fill_<family>`, which puts its functions into the table.
+// The kernel families. Each has one file in reference/ (float and double), one in cpu/ (compiled once per ISA; linear
+// is in gemm.cpp) and one in cuda/ (float and double), and each such file ends in `fill_<family>`, which puts its
+// functions into the table.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -17,13 +18,16 @@
 
 namespace qinco::kernels {
 
-#define QINCO_DECLARE_REFERENCE(family) \
-  template <class T>                    \
+#define QINCO_DECLARE_TEMPLATE(family) \
+  template <class T>                   \
   void fill_##family(Table<T>& table);
 namespace reference {
-QINCO_KERNEL_FAMILIES(QINCO_DECLARE_REFERENCE)
+QINCO_KERNEL_FAMILIES(QINCO_DECLARE_TEMPLATE)
 }
-#undef QINCO_DECLARE_REFERENCE
+namespace cuda {
+QINCO_KERNEL_FAMILIES(QINCO_DECLARE_TEMPLATE)
+}
+#undef QINCO_DECLARE_TEMPLATE
 
 #define QINCO_DECLARE(family) void fill_##family(Table<float>& table);
 namespace avx2 {

@@ -1,6 +1,7 @@
 // The element-wise operations: one functor each, forward and backward side by side, generic in the value type. The
-// reference instantiates them for double, kernels/cpu for its vectors; the arithmetic of a value type V is found by
-// overload: + - * / unary -, <, <=, select, abs, sqrt, exp, log, tanh, erf and construction from a constant.
+// reference instantiates them for double, kernels/cpu for its vectors, kernels/cuda for float and double on the device;
+// the arithmetic of a value type V is found by overload: + - * / unary -, <, <=, select, abs, sqrt, exp, log, tanh, erf
+// and construction from a constant.
 //
 // An operation's `backward(x, y, dy)` returns dy * op'(x). kReadsX and kReadsY say which of x and y = op(x) it reads:
 // a caller need keep only that one.
@@ -10,39 +11,66 @@
 
 #include "kernels/kernels.h"
 
+#ifdef __CUDACC__
+#define QINCO_HOST_DEVICE __host__ __device__
+#else
+#define QINCO_HOST_DEVICE
+#endif
+
 namespace qinco::kernels::functors {
 
-// Arithmetic on double in the vocabulary of the vectors.
-inline double select(bool condition, double a, double b) {
+// Arithmetic on double and float in the vocabulary of the vectors.
+QINCO_HOST_DEVICE inline double select(bool condition, double a, double b) {
   return condition ? a : b;
 }
-inline double abs(double x) {
+QINCO_HOST_DEVICE inline double abs(double x) {
   return std::fabs(x);
 }
-inline double sqrt(double x) {
+QINCO_HOST_DEVICE inline double sqrt(double x) {
   return std::sqrt(x);
 }
-inline double exp(double x) {
+QINCO_HOST_DEVICE inline double exp(double x) {
   return std::exp(x);
 }
-inline double log(double x) {
+QINCO_HOST_DEVICE inline double log(double x) {
   return std::log(x);
 }
-inline double tanh(double x) {
+QINCO_HOST_DEVICE inline double tanh(double x) {
   return std::tanh(x);
 }
-inline double erf(double x) {
+QINCO_HOST_DEVICE inline double erf(double x) {
+  return std::erf(x);
+}
+QINCO_HOST_DEVICE inline float select(bool condition, float a, float b) {
+  return condition ? a : b;
+}
+QINCO_HOST_DEVICE inline float abs(float x) {
+  return std::fabs(x);
+}
+QINCO_HOST_DEVICE inline float sqrt(float x) {
+  return std::sqrt(x);
+}
+QINCO_HOST_DEVICE inline float exp(float x) {
+  return std::exp(x);
+}
+QINCO_HOST_DEVICE inline float log(float x) {
+  return std::log(x);
+}
+QINCO_HOST_DEVICE inline float tanh(float x) {
+  return std::tanh(x);
+}
+QINCO_HOST_DEVICE inline float erf(float x) {
   return std::erf(x);
 }
 
 struct Neg {
   static constexpr bool kReadsX = false, kReadsY = false;
   template <class V>
-  static V forward(V x) {
+  QINCO_HOST_DEVICE static V forward(V x) {
     return -x;
   }
   template <class V>
-  static V backward(V, V, V dy) {
+  QINCO_HOST_DEVICE static V backward(V, V, V dy) {
     return -dy;
   }
 };
@@ -51,11 +79,11 @@ struct Neg {
 struct Relu {
   static constexpr bool kReadsX = false, kReadsY = true;
   template <class V>
-  static V forward(V x) {
+  QINCO_HOST_DEVICE static V forward(V x) {
     return select(x < V(0), V(0), x);
   }
   template <class V>
-  static V backward(V, V y, V dy) {
+  QINCO_HOST_DEVICE static V backward(V, V y, V dy) {
     return select(y <= V(0), V(0), dy);
   }
 };
@@ -64,15 +92,15 @@ struct Relu {
 struct Gelu {
   static constexpr bool kReadsX = true, kReadsY = false;
   template <class V>
-  static V normal_cdf(V x) {
+  QINCO_HOST_DEVICE static V normal_cdf(V x) {
     return V(0.5) * (V(1) + erf(x * V(0.70710678118654752440)));
   }
   template <class V>
-  static V forward(V x) {
+  QINCO_HOST_DEVICE static V forward(V x) {
     return x * normal_cdf(x);
   }
   template <class V>
-  static V backward(V x, V, V dy) {
+  QINCO_HOST_DEVICE static V backward(V x, V, V dy) {
     const V density = V(0.39894228040143267794) * exp(V(-0.5) * x * x);
     return dy * (normal_cdf(x) + x * density);
   }
@@ -81,11 +109,11 @@ struct Gelu {
 struct Tanh {
   static constexpr bool kReadsX = false, kReadsY = true;
   template <class V>
-  static V forward(V x) {
+  QINCO_HOST_DEVICE static V forward(V x) {
     return tanh(x);
   }
   template <class V>
-  static V backward(V, V y, V dy) {
+  QINCO_HOST_DEVICE static V backward(V, V y, V dy) {
     return dy * (V(1) - y * y);
   }
 };
@@ -94,12 +122,12 @@ struct Tanh {
 struct Sigmoid {
   static constexpr bool kReadsX = false, kReadsY = true;
   template <class V>
-  static V forward(V x) {
+  QINCO_HOST_DEVICE static V forward(V x) {
     const V e = exp(-abs(x));
     return select(x < V(0), e, V(1)) / (V(1) + e);
   }
   template <class V>
-  static V backward(V, V y, V dy) {
+  QINCO_HOST_DEVICE static V backward(V, V y, V dy) {
     return dy * y * (V(1) - y);
   }
 };
@@ -107,11 +135,11 @@ struct Sigmoid {
 struct Exp {
   static constexpr bool kReadsX = false, kReadsY = true;
   template <class V>
-  static V forward(V x) {
+  QINCO_HOST_DEVICE static V forward(V x) {
     return exp(x);
   }
   template <class V>
-  static V backward(V, V y, V dy) {
+  QINCO_HOST_DEVICE static V backward(V, V y, V dy) {
     return dy * y;
   }
 };
@@ -119,11 +147,11 @@ struct Exp {
 struct Log {
   static constexpr bool kReadsX = true, kReadsY = false;
   template <class V>
-  static V forward(V x) {
+  QINCO_HOST_DEVICE static V forward(V x) {
     return log(x);
   }
   template <class V>
-  static V backward(V x, V, V dy) {
+  QINCO_HOST_DEVICE static V backward(V x, V, V dy) {
     return dy / x;
   }
 };
@@ -131,11 +159,11 @@ struct Log {
 struct Sqrt {
   static constexpr bool kReadsX = false, kReadsY = true;
   template <class V>
-  static V forward(V x) {
+  QINCO_HOST_DEVICE static V forward(V x) {
     return sqrt(x);
   }
   template <class V>
-  static V backward(V, V y, V dy) {
+  QINCO_HOST_DEVICE static V backward(V, V y, V dy) {
     return V(0.5) * dy / y;
   }
 };
@@ -143,39 +171,39 @@ struct Sqrt {
 struct Square {
   static constexpr bool kReadsX = true, kReadsY = false;
   template <class V>
-  static V forward(V x) {
+  QINCO_HOST_DEVICE static V forward(V x) {
     return x * x;
   }
   template <class V>
-  static V backward(V x, V, V dy) {
+  QINCO_HOST_DEVICE static V backward(V x, V, V dy) {
     return V(2) * x * dy;
   }
 };
 
 struct Add {
   template <class V>
-  static V forward(V a, V b) {
+  QINCO_HOST_DEVICE static V forward(V a, V b) {
     return a + b;
   }
 };
 
 struct Sub {
   template <class V>
-  static V forward(V a, V b) {
+  QINCO_HOST_DEVICE static V forward(V a, V b) {
     return a - b;
   }
 };
 
 struct Mul {
   template <class V>
-  static V forward(V a, V b) {
+  QINCO_HOST_DEVICE static V forward(V a, V b) {
     return a * b;
   }
 };
 
 struct Div {
   template <class V>
-  static V forward(V a, V b) {
+  QINCO_HOST_DEVICE static V forward(V a, V b) {
     return a / b;
   }
 };

@@ -6,6 +6,11 @@
 // inputs unless a comment says "in place".
 //
 // Results are the same bits at any thread count: work is cut into chunks that depend on the sizes alone.
+//
+// On a CUDA device pointers are to its memory, and what holds them is the host's: the structs below, the arrays of
+// pointers in CandidateStep, the arrays of ScanQuery and ScanList, `shape` and `strides`. Kernels are queued on the
+// context's stream and may return before they have run, but what is the host's they have read by then. Those that
+// return a number wait for it. The same device and build give the same bits. A launch that fails throws Error.
 #pragma once
 
 #include <cstdint>
@@ -91,8 +96,8 @@ struct CandidateStep {
   int64_t K = 0, d = 0, h = 0, L = 0;  // K, d, h, L >= 1
   const T* z_table = nullptr;          // [K,d]  c + W_c c + b
   const T* a_table = nullptr;          // [K,h]  W_up,1 (c + W_c c + b)
-  const T* const* w_up = nullptr;      // L pointers to [h,d]
-  const T* const* w_down = nullptr;    // L pointers to [d,h]
+  const T* const* w_up = nullptr;      // L pointers (the host's) to [h,d]
+  const T* const* w_down = nullptr;    // L pointers (the host's) to [d,h]
 };
 
 /// What a candidate search may round. `exact`: a coarse screen may come first, but every candidate that its rounding
@@ -135,14 +140,14 @@ template <class T>
 struct ScanQuery {
   const T* tables = nullptr;  // [M,256]
   int64_t lists = 0;
-  const ScanList<T>* list = nullptr;  // [lists]
+  const ScanList<T>* list = nullptr;  // [lists], the host's
 };
 
 /// A scan by look-up tables: the score of a vector is bias + norm + sum_m tables[m][code_m].
 template <class T>
 struct Scan {
   int64_t nq = 0, M = 0, k = 0;
-  const ScanQuery<T>* queries = nullptr;  // [nq]
+  const ScanQuery<T>* queries = nullptr;  // [nq], the host's
   int64_t* ids = nullptr;                 // [nq,k] the k smallest scores of all lists, ascending, the lowest id first
                                           // among equals; -1 where there are fewer. NaN is never among them
   T* scores = nullptr;                    // [nq,k], +infinity beside -1
@@ -177,8 +182,8 @@ struct Table {
   int64_t (*linear_packed_size)(int64_t n, int64_t k) = nullptr;
   /// W [n,k] has leading dimension ldw; packed is aligned to 64 bytes.
   void (*linear_pack)(const Context&, int64_t n, int64_t k, const T* w, int64_t ldw, T* packed) = nullptr;
-  /// A row of y does not depend on the other rows. Float arithmetic, or on AMX three products of bfloat16 parts: then y
-  /// is within 2^-15 |x| |W|^T of the exact product.
+  /// A row of y does not depend on the other rows (on CUDA its rounding may depend on their number). Float arithmetic,
+  /// or on AMX three products of bfloat16 parts: then y is within 2^-15 |x| |W|^T of the exact product.
   void (*linear)(const Context&, const Linear<T>&) = nullptr;
 
   // --- elementwise
@@ -274,7 +279,15 @@ const Table<float>& table(Isa isa);
 template <>
 const Table<double>& table(Isa isa);
 
-/// The kernels of the active ISA. Call once per operation on whole matrices, outside every loop.
+/// The kernels of `device`: the CPU's of the active ISA, or CUDA's (float and double). Throws where check_device does.
+template <class T>
+const Table<T>& table(Device device);
+template <>
+const Table<float>& table(Device device);
+template <>
+const Table<double>& table(Device device);
+
+/// The CPU's kernels of the active ISA. Call once per operation on whole matrices, outside every loop.
 template <class T>
 const Table<T>& table() {
   return table<T>(active_isa());

@@ -124,10 +124,10 @@ inline void poison_scratch(const Context& context) {
 }
 
 // Searches for the vectors [begin, end) with guards around the pack and both outputs.
-inline Result<float> search(Isa isa, const Problem<float>& p, int64_t begin, int64_t end, int threads = 1,
-                            Precision precision = Precision::exact) {
+inline Result<float> search(const Version& version, const Problem<float>& p, int64_t begin, int64_t end,
+                            int threads = 1, Precision precision = Precision::exact) {
   const Context context = with_threads(threads);
-  const Table<float>& kernels = table<float>(isa);
+  const Table<float>& kernels = *version.table;
   const auto [K, d, h, L] = p.sizes;
   std::vector<const float*> pointers;
   const Guarded packed(kernels.candidate_packed_size(K, d, h, L));
@@ -155,8 +155,8 @@ inline Result<float> search(Isa isa, const Problem<float>& p, int64_t begin, int
   return {{codes.begin() + kGuards, codes.end() - kGuards}, {distances.get(), distances.get() + n}};
 }
 
-inline Result<float> search(Isa isa, const Problem<float>& p, int threads = 1) {
-  return search(isa, p, 0, p.n, threads);
+inline Result<float> search(const Version& version, const Problem<float>& p, int threads = 1) {
+  return search(version, p, 0, p.n, threads);
 }
 
 inline std::vector<float> normal(std::mt19937& random, int64_t size, double deviation) {

@@ -55,10 +55,10 @@ TEST_CASE("candidate search is exact on whole numbers, the lowest index first am
         if (distance < nearest[i]) nearest[i] = distance, codes[i] = static_cast<int32_t>(k);
       }
     }
-    for (Isa isa : available_isas()) {
-      CAPTURE(isa_name(isa));
+    for (const Version& version : versions()) {
+      CAPTURE(version.name);
       CAPTURE(s);
-      const Result<float> found = search(isa, p);
+      const Result<float> found = search(version, p);
       CHECK(found.codes == codes);
       for (int64_t i = 0; i < n; ++i) CHECK(found.distances[i] == static_cast<float>(nearest[i]));
     }
@@ -80,11 +80,11 @@ TEST_CASE("candidate search reaches the double reference's distances") {
     const Problem<float> p = random_problem(s, large ? 2 : 11, static_cast<unsigned>(s.K + s.d + s.h + s.L));
     const Problem<double> exact = p.as<double>();
     const Result<double> best = exact_search(exact, 0, s.K, 0, p.n);
-    for (Isa isa : available_isas()) {
-      if (large && isa == Isa::reference) continue;
-      CAPTURE(isa_name(isa));
-      const double error = isa == Isa::amx ? kSplitError * s.L * std::sqrt(s.d + s.h) : 0;
-      const Result<float> found = search(isa, p);
+    for (const Version& version : versions()) {
+      if (large && version.name == "reference") continue;
+      CAPTURE(version.name);
+      const double error = version.matrix_unit ? kSplitError * s.L * std::sqrt(s.d + s.h) : 0;
+      const Result<float> found = search(version, p);
       for (int64_t i = 0; i < p.n; ++i) {
         REQUIRE(found.codes[i] >= 0);
         REQUIRE(found.codes[i] < s.K);
@@ -146,10 +146,10 @@ TEST_CASE("fast candidate search comes as near as bfloat16 operands allow, and i
     const Problem<float> p = random_problem(s, 20, 8);
     const Problem<double> exact = p.as<double>();
     const Result<double> best = exact_search(exact, 0, s.K, 0, p.n);
-    for (Isa isa : available_isas()) {
-      CAPTURE(isa_name(isa));
-      const Result<float> found = search(isa, p, 0, p.n, 1, Precision::fast);
-      if (isa != Isa::amx) CHECK(found == search(isa, p));
+    for (const Version& version : versions()) {
+      CAPTURE(version.name);
+      const Result<float> found = search(version, p, 0, p.n, 1, Precision::fast);
+      if (!version.matrix_unit) CHECK(found == search(version, p));
       for (int64_t i = 0; i < p.n; ++i) {
         const double reached = exact_search(exact, found.codes[i], 1, i, i + 1).distances[0];
         CHECK(reached <= best.distances[i] * (1 + 0.02));
@@ -162,18 +162,19 @@ TEST_CASE("fast candidate search comes as near as bfloat16 operands allow, and i
 TEST_CASE("a vector's candidate search depends neither on its batch nor on the number of threads") {
   for (const Sizes& s : {Sizes{16, 24, 40, 2}, Sizes{100, 33, 17, 3}, Sizes{256, 16, 32, 1}, Sizes{17, 300, 600, 2}}) {
     const Problem<float> p = random_problem(s, s.d > 100 ? 7 : 150, 3);
-    for (Isa isa : available_isas()) {
-      if (isa == Isa::reference && s.d > 100) continue;
-      CAPTURE(isa_name(isa));
+    for (const Version& version : versions()) {
+      if (version.name == "reference" && s.d > 100) continue;
+      CAPTURE(version.name);
       CAPTURE(s);
-      const Result<float> all = search(isa, p);
-      for (int threads : {2, 3, 5}) CHECK(search(isa, p, threads) == all);
+      const Result<float> all = search(version, p);
+      for (int threads : {2, 3, 5}) CHECK(search(version, p, threads) == all);
+      if (version.cuda) continue;  // cuBLAS chooses by the size of the batch
       for (int64_t begin = 0; begin < p.n; begin += 13) {
         for (int64_t size : {1, 2, 6}) {
           const int64_t end = std::min(begin + size, p.n);
           const Result<float> part{{all.codes.begin() + begin, all.codes.begin() + end},
                                    {all.distances.begin() + begin, all.distances.begin() + end}};
-          CHECK(search(isa, p, begin, end) == part);
+          CHECK(search(version, p, begin, end) == part);
         }
       }
     }
@@ -183,16 +184,16 @@ TEST_CASE("a vector's candidate search depends neither on its batch nor on the n
 TEST_CASE("NaN in a vector's inputs gives candidate 0 and leaves its neighbours alone") {
   const Sizes s{40, 19, 21, 2};
   const Problem<float> clean = random_problem(s, 9, 4);
-  for (Isa isa : available_isas()) {
-    CAPTURE(isa_name(isa));
-    const Result<float> expected = search(isa, clean);
+  for (const Version& version : versions()) {
+    CAPTURE(version.name);
+    const Result<float> expected = search(version, clean);
     for (int64_t i = 0; i < clean.n; ++i) {
       for (int input = 0; input < 3; ++input) {
         Problem<float> p = clean;
         if (input == 0) p.target[i * s.d + 3] = kNan;
         if (input == 1) p.row[i * s.d + 18] = kNan;
         if (input == 2) p.up_row[i * s.h + 20] = kNan;
-        Result<float> found = search(isa, p);
+        Result<float> found = search(version, p);
         CHECK(found.codes[i] == 0);
         CHECK(found.distances[i] == std::numeric_limits<float>::infinity());
         found.codes[i] = expected.codes[i];
@@ -206,14 +207,14 @@ TEST_CASE("NaN in a vector's inputs gives candidate 0 and leaves its neighbours 
 TEST_CASE("a candidate that is NaN or infinite is never chosen over a finite one") {
   const Sizes s{35, 9, 10, 2};
   const Problem<float> clean = random_problem(s, 6, 5);
-  for (Isa isa : available_isas()) {
-    CAPTURE(isa_name(isa));
+  for (const Version& version : versions()) {
+    CAPTURE(version.name);
     for (const float bad : {kNan, std::numeric_limits<float>::infinity(), 3e38f}) {
       for (int64_t only : {0, 7, 8, 15, 16, 31, 34}) {
         Problem<float> p = clean;
         for (int64_t k = 0; k < s.K; ++k)
           if (k != only) p.z_table[k * s.d + k % s.d] = bad;
-        CHECK(search(isa, p).codes == std::vector<int32_t>(p.n, static_cast<int32_t>(only)));
+        CHECK(search(version, p).codes == std::vector<int32_t>(p.n, static_cast<int32_t>(only)));
       }
     }
   }
@@ -222,9 +223,9 @@ TEST_CASE("a candidate that is NaN or infinite is never chosen over a finite one
 TEST_CASE("candidate search takes no vectors, and distances may be null") {
   const Sizes s{20, 12, 14, 2};
   const Problem<float> p = random_problem(s, 10, 6);
-  for (Isa isa : available_isas()) {
-    CAPTURE(isa_name(isa));
-    const Table<float>& kernels = table<float>(isa);
+  for (const Version& version : versions()) {
+    CAPTURE(version.name);
+    const Table<float>& kernels = *version.table;
     std::vector<const float*> pointers;
     const Guarded packed(kernels.candidate_packed_size(s.K, s.d, s.h, s.L));
     kernels.candidate_pack(Context::cpu(), p.step(pointers), packed.get());
@@ -234,7 +235,7 @@ TEST_CASE("candidate search takes no vectors, and distances may be null") {
     CHECK(codes == std::vector<int32_t>(p.n, -1));
     query.n = p.n;
     kernels.candidate_search(Context::cpu(), s.K, s.d, s.h, s.L, packed.get(), query);
-    CHECK(codes == search(isa, p).codes);
+    CHECK(codes == search(version, p).codes);
   }
 }
 

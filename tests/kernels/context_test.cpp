@@ -1,4 +1,4 @@
-// Devices, the thread setting, and scratch memory.
+// The thread setting, and scratch memory.
 #include "kernels/context.h"
 
 #include <cstdint>
@@ -10,16 +10,6 @@
 #include "tests/kernels/harness.h"
 
 namespace qinco::kernels::tests {
-
-TEST_CASE("Device: parses what it prints, and nothing else") {
-  CHECK(Device::parse("cpu") == Device{});
-  CHECK(Device::parse("cuda") == Device{DeviceType::cuda, 0});
-  CHECK(Device::parse("cuda:12") == Device{DeviceType::cuda, 12});
-  for (const char* text : {"cpu", "cuda:0", "cuda:3"}) CHECK(Device::parse(text).name() == text);
-  for (const char* text : {"", "gpu", "CPU", "cpu:0", "cuda:", "cuda:-1", "cuda:1x", "cuda: 1", "cuda:99999999999"})
-    CHECK_THROWS_AS(Device::parse(text), Error);
-  CHECK_THROWS_WITH(Device::parse("gpu"), "device: expected cpu, cuda or cuda:i, found 'gpu'");
-}
 
 TEST_CASE("default_threads: set for all, and checked") {
   const int before = default_threads();

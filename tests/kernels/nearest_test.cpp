@@ -15,6 +15,8 @@ namespace {
 
 using namespace qinco;
 using namespace qinco::kernels;
+using tests::Version;
+using tests::versions;
 
 QINCO_COVERS(nearest);
 
@@ -28,14 +30,14 @@ struct Answer {
 };
 
 /// Runs the kernel on poisoned outputs, one element off alignment, and checks the guards around them.
-Answer run(Isa isa, int64_t n, int64_t d, int64_t K, const std::vector<float>& x, const std::vector<float>& c,
-           int threads = 1, bool with_distances = true) {
+Answer run(const Version& version, int64_t n, int64_t d, int64_t K, const std::vector<float>& x,
+           const std::vector<float>& c, int threads = 1, bool with_distances = true) {
   Context context = Context::cpu();
   context.threads = threads;
   std::vector<int32_t> ids(static_cast<size_t>(n) + 2, kGuard);
   std::vector<float> distances(static_cast<size_t>(n) + 2, kNan);
-  table<float>(isa).nearest(context, n, d, K, x.data() + 1, c.data() + 1, ids.data() + 1,
-                            with_distances ? distances.data() + 1 : nullptr);
+  version.table->nearest(context, n, d, K, x.data() + 1, c.data() + 1, ids.data() + 1,
+                         with_distances ? distances.data() + 1 : nullptr);
   CHECK(ids.front() == kGuard);
   CHECK(ids.back() == kGuard);
   CHECK(std::isnan(distances.front()));
@@ -58,12 +60,12 @@ TEST_CASE("nearest: exact on integers at every tail") {
   const auto check = [&](int64_t n, int64_t d, int64_t K) {
     const std::vector<float> x = filled(n * d, value), c = filled(K * d, value);
     const Answer expected = run(Isa::reference, n, d, K, x, c);
-    for (const Isa isa : available_isas()) {
-      CAPTURE(fmt::format("{} n={} d={} K={}", isa_name(isa), n, d, K));
-      const Answer found = run(isa, n, d, K, x, c);
+    for (const Version& version : versions()) {
+      CAPTURE(fmt::format("{} n={} d={} K={}", version.name, n, d, K));
+      const Answer found = run(version, n, d, K, x, c);
       CHECK(found.ids == expected.ids);  // many ties: the range is small
       CHECK(found.distances == expected.distances);
-      CHECK(run(isa, n, d, K, x, c, 1, false).ids == expected.ids);
+      CHECK(run(version, n, d, K, x, c, 1, false).ids == expected.ids);
     }
   };
   for (const int64_t s : sizes) {
@@ -78,15 +80,15 @@ TEST_CASE("nearest: exact on integers at every tail") {
 }
 
 TEST_CASE("nearest: the lowest of equal codewords, wherever they are") {
-  for (const Isa isa : available_isas())
+  for (const Version& version : versions())
     for (const int64_t K : {2, 17, 40, 300}) {
       constexpr int64_t d = 9;
       for (int64_t first = 0; first < K; first += K / 8 + 1) {
         std::vector<float> x(d + 2, 1.0f), c(static_cast<size_t>(K * d) + 2, 0.0f);
         for (int64_t k = first; k < K; ++k)
           for (int64_t j = 0; j < d; ++j) c[static_cast<size_t>(1 + k * d + j)] = 1.0f;
-        CAPTURE(std::string(isa_name(isa)));
-        const Answer found = run(isa, 1, d, K, x, c);
+        CAPTURE(version.name);
+        const Answer found = run(version, 1, d, K, x, c);
         CHECK(found.ids[0] == first);
         CHECK(found.distances[0] == 0.0f);
       }
@@ -118,9 +120,9 @@ TEST_CASE("nearest: as near as rounding allows, at the distance reported") {
   };
   const Answer exact = run(Isa::reference, n, d, K, x, c);
   const double u = std::ldexp(1.0, -24);
-  for (const Isa isa : available_isas()) {
-    CAPTURE(std::string(isa_name(isa)));
-    const Answer found = run(isa, n, d, K, x, c);
+  for (const Version& version : versions()) {
+    CAPTURE(version.name);
+    const Answer found = run(version, n, d, K, x, c);
     int differing = 0;
     for (int64_t i = 0; i < n; ++i) {
       const auto at = static_cast<size_t>(i);
@@ -147,9 +149,9 @@ TEST_CASE("nearest: NaN is never nearest, and a row without a finite distance gi
   c[1 + 40 * d] = kInf;      // codeword 40
   x[1 + 4 * d + 3] = kNan;   // row 4
   x[1 + 19 * d] = -kInf;     // row 19
-  for (const Isa isa : available_isas()) {
-    CAPTURE(std::string(isa_name(isa)));
-    const Answer found = run(isa, n, d, K, x, c), expected = run(Isa::reference, n, d, K, x, c);
+  for (const Version& version : versions()) {
+    CAPTURE(version.name);
+    const Answer found = run(version, n, d, K, x, c), expected = run(Isa::reference, n, d, K, x, c);
     for (size_t i = 0; i < n; ++i) {
       if (i == 4 || i == 19) {
         CHECK(found.ids[i] == 0);
@@ -168,12 +170,12 @@ TEST_CASE("nearest: the same answer at 1, 2 and 3 threads") {
   std::normal_distribution<float> normal;
   const std::vector<float> x = filled(n * d, [&] { return normal(random); });
   const std::vector<float> c = filled(K * d, [&] { return normal(random); });
-  for (const Isa isa : available_isas()) {
-    if (isa == Isa::reference) continue;  // one row at a time: nothing to cut
-    CAPTURE(std::string(isa_name(isa)));
-    const Answer one = run(isa, n, d, K, x, c, 1);
+  for (const Version& version : versions()) {
+    if (version.name == "reference") continue;  // one row at a time: nothing to cut
+    CAPTURE(version.name);
+    const Answer one = run(version, n, d, K, x, c, 1);
     for (const int threads : {2, 3}) {
-      const Answer more = run(isa, n, d, K, x, c, threads);
+      const Answer more = run(version, n, d, K, x, c, threads);
       CHECK(more.ids == one.ids);
       CHECK(more.distances == one.distances);
     }

@@ -63,10 +63,10 @@ std::vector<float> backward(const Table<float>& t, const Context& context, const
 
 TEST_CASE("layer_norm: within rounding on tail sizes") {
   const Table<float>& reference = table<float>(Isa::reference);
-  for_each_isa([&](const Table<float>& t, Isa isa) {
+  for_each_version([&](const Table<float>& t, const Version& version) {
     for (const int64_t rows : {1, 5, 70})
       for (const int64_t cols : kTailSizes) {
-        const std::string what = fmt::format("{} {}x{}", isa_name(isa), rows, cols);
+        const std::string what = fmt::format("{} {}x{}", version.name, rows, cols);
         const Inputs in(rows, cols);
         const std::vector<float> expected = forward(reference, TestContext(), in);
         // The mean (of size 10 at most) is rounded to float, and rstd (up to 1/sqrt(eps)) multiplies that error.
@@ -83,7 +83,7 @@ TEST_CASE("layer_norm: within rounding on tail sizes") {
 
 TEST_CASE("layer_norm_backward: within rounding on tail sizes") {
   const Table<float>& reference = table<float>(Isa::reference);
-  for_each_isa([&](const Table<float>& t, Isa isa) {
+  for_each_version([&](const Table<float>& t, const Version& version) {
     for (const int64_t rows : {1, 5, 70})
       for (const int64_t cols : kTailSizes) {
         const Inputs in(rows, cols);
@@ -95,13 +95,13 @@ TEST_CASE("layer_norm_backward: within rounding on tail sizes") {
           return kEpsilon * 256 * static_cast<double>(saved[static_cast<size_t>(n + rows + i / cols)]);
         };
         check_close(backward(t, TestContext(), in, saved), expected, bound,
-                    fmt::format("{} {}x{}", isa_name(isa), rows, cols));
+                    fmt::format("{} {}x{}", version.name, rows, cols));
       }
   });
 }
 
 TEST_CASE("layer_norm: a row worked out by hand") {
-  for_each_isa_and_reference([](const Table<float>& t, Isa isa) {
+  for_each_version_and_reference([](const Table<float>& t, const Version& version) {
     Inputs in(1, 4);
     in.x = {1, 2, 3, 6};  // mean 3, variance 3.5
     in.gamma = {1, 1, 2, 1};
@@ -109,16 +109,16 @@ TEST_CASE("layer_norm: a row worked out by hand") {
     const double rstd = 1 / std::sqrt(3.5 + kEps);
     check_close(
         forward(t, TestContext(), in), std::vector<double>{-2 * rstd, -rstd, 1, 10 + 3 * rstd, 3, rstd},
-        [](int64_t) { return 2e-6; }, isa_name(isa));
+        [](int64_t) { return 2e-6; }, version.name);
   });
 }
 
 TEST_CASE("layer_norm: the same bits at any thread count") {
   const Inputs in(3001, 67);
-  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
     const std::vector<float> saved = forward(t, TestContext(), in);
-    check_any_thread_count([&](const Context& c) { return forward(t, c, in); }, isa_name(isa));
-    check_any_thread_count([&](const Context& c) { return backward(t, c, in, saved); }, isa_name(isa));
+    check_any_thread_count([&](const Context& c) { return forward(t, c, in); }, version.name);
+    check_any_thread_count([&](const Context& c) { return backward(t, c, in, saved); }, version.name);
   });
 }
 

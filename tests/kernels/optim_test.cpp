@@ -97,7 +97,7 @@ void check_states(const State& actual, const State& expected, const std::vector<
 
 TEST_CASE("adam and sgd: three steps as PyTorch makes them") {
   // torch.optim.{Adam, AdamW, SGD} in float64, PyTorch 2: p = [1, -2, 0.5].
-  for_each_isa_and_reference([](const Table<float>& t, Isa) {
+  for_each_version_and_reference([](const Table<float>& t, const Version&) {
     check_three(t, adam_step(0.1, 0.9, 0.999, 1e-8, 0, false), {0.707681679115, -1.70768168322, 0.341580946645});
     check_three(t, adam_step(0.1, 0.8, 0.95, 1e-3, 0.2, false), {0.701930806168, -1.69951831597, 0.34908738673});
     check_three(t, adam_step(0.1, 0.9, 0.999, 1e-8, 0.2, true), {0.654764043063, -1.59595604707, 0.317477063134});
@@ -108,7 +108,7 @@ TEST_CASE("adam and sgd: three steps as PyTorch makes them") {
 }
 
 TEST_CASE("adam: within rounding on tail sizes, at early and late steps") {
-  for_each_isa([](const Table<float>& t, Isa isa) {
+  for_each_version([](const Table<float>& t, const Version& version) {
     for (AdamStep s : kAdamSteps)
       for (const int64_t step : {1, 2, 10, 100'000})
         for (const int64_t n : kTailSizes) {
@@ -123,13 +123,13 @@ TEST_CASE("adam: within rounding on tail sizes, at early and late steps") {
                             g[i] * g[i]);
           }
           check_states(run(t, TestContext(), s, before, g), expected, scale,
-                       fmt::format("{} step={} n={}", isa_name(isa), step, n));
+                       fmt::format("{} step={} n={}", version.name, step, n));
         }
   });
 }
 
 TEST_CASE("sgd: within rounding on tail sizes, the buffer is not read at the first step") {
-  for_each_isa([](const Table<float>& t, Isa isa) {
+  for_each_version([](const Table<float>& t, const Version& version) {
     for (SgdStep s : kSgdSteps)
       for (const bool first : {true, false})
         for (const int64_t n : kTailSizes) {
@@ -141,7 +141,7 @@ TEST_CASE("sgd: within rounding on tail sizes, the buffer is not read at the fir
           std::vector<double> scale;
           for (size_t i = 0; i < g.size(); ++i)
             scale.push_back(2 * (std::fabs(before.p[i]) + std::fabs(g[i]) + (first ? 0 : std::fabs(before.m[i]))));
-          check_states(run(t, TestContext(), s, before, g), expected, scale, fmt::format("{} n={}", isa_name(isa), n));
+          check_states(run(t, TestContext(), s, before, g), expected, scale, fmt::format("{} n={}", version.name, n));
         }
   });
 }
@@ -155,9 +155,9 @@ TEST_CASE("adam and sgd: the same bits at any thread count") {
     all.insert(all.end(), s.v.begin(), s.v.end());
     return all;
   };
-  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
-    check_any_thread_count([&](const Context& c) { return join(run(t, c, kAdamSteps[1], before, g)); }, isa_name(isa));
-    check_any_thread_count([&](const Context& c) { return join(run(t, c, kSgdSteps[2], before, g)); }, isa_name(isa));
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+    check_any_thread_count([&](const Context& c) { return join(run(t, c, kAdamSteps[1], before, g)); }, version.name);
+    check_any_thread_count([&](const Context& c) { return join(run(t, c, kSgdSteps[2], before, g)); }, version.name);
   });
 }
 

@@ -40,8 +40,9 @@ std::vector<float> run(const Table<float>& t, const Reduction& r, const Context&
 
 // A lane adds at most 4096/8 terms of a block, or 64 rows, one after the other; rounding errors of both signs cancel,
 // so that 16 roundings of the whole magnitude are plenty.
-void check_reduction(const Table<float>& t, const Reduction& r, int64_t rows, int64_t cols, const std::string& isa) {
-  const std::string what = fmt::format("{} {} {}x{}", isa, r.name, rows, cols);
+void check_reduction(const Table<float>& t, const Reduction& r, int64_t rows, int64_t cols,
+                     const std::string& version) {
+  const std::string what = fmt::format("{} {} {}x{}", version, r.name, rows, cols);
   const Table<float>& reference = table<float>(Isa::reference);
   const std::vector<float> k = Data(1).integers(rows * cols), x = Data(2).normal(rows * cols, 1);
   check_equal(run(t, r, TestContext(), rows, cols, k), run(reference, r, TestContext(), rows, cols, k), what);
@@ -67,22 +68,22 @@ std::vector<int32_t> run_argmin(const Table<float>& t, const Context& context, i
 }  // namespace
 
 TEST_CASE("row and column reductions: exact on integers, within rounding else") {
-  for_each_isa([](const Table<float>& t, Isa isa) {
+  for_each_version([](const Table<float>& t, const Version& version) {
     for (const Reduction& r : kReductions) {
       for (const int64_t rows : {1, 3, 4, 17, 70})
-        for (const int64_t cols : kTailSizes) check_reduction(t, r, rows, cols, isa_name(isa));
-      check_reduction(t, r, 1, 100'003, isa_name(isa));
-      check_reduction(t, r, 20'011, 9, isa_name(isa));
+        for (const int64_t cols : kTailSizes) check_reduction(t, r, rows, cols, version.name);
+      check_reduction(t, r, 1, 100'003, version.name);
+      check_reduction(t, r, 20'011, 9, version.name);
     }
   });
 }
 
 TEST_CASE("row and column reductions: empty and the same bits at any thread count") {
-  for_each_isa_and_reference([](const Table<float>& t, Isa isa) {
+  for_each_version_and_reference([](const Table<float>& t, const Version& version) {
     for (const Reduction& r : kReductions) {
       const std::vector<float> x = Data(3).normal(1013 * 131);
       check_any_thread_count([&](const Context& context) { return run(t, r, context, 1013, 131, x); },
-                             fmt::format("{} {}", isa_name(isa), r.name));
+                             fmt::format("{} {}", version.name, r.name));
       const int64_t rows = r.over_columns ? 0 : 3, cols = r.over_columns ? 3 : 0;
       check_equal(run(t, r, TestContext(), rows, cols, {}), {0, 0, 0}, r.name);
     }
@@ -90,11 +91,11 @@ TEST_CASE("row and column reductions: empty and the same bits at any thread coun
 }
 
 TEST_CASE("sum and sum_squared_difference: double accumulators") {
-  for_each_isa_and_reference([](const Table<float>& t, Isa isa) {
+  for_each_version_and_reference([](const Table<float>& t, const Version& version) {
     std::vector<int64_t> sizes(std::begin(kTailSizes), std::end(kTailSizes));
     sizes.insert(sizes.end(), {0, 16384, 16385, 100'003});
     for (const int64_t n : sizes) {
-      const std::string what = fmt::format("{} n={}", isa_name(isa), n);
+      const std::string what = fmt::format("{} n={}", version.name, n);
       const std::vector<float> a = Data(4).normal(n, 1000), b = Data(5).normal(n, 999);
       double total = 0, squares = 0;
       for (size_t i = 0; i < a.size(); ++i) {
@@ -117,7 +118,7 @@ TEST_CASE("sum and sum_squared_difference: double accumulators") {
 }
 
 TEST_CASE("row_argmin: lowest index among equals, never NaN") {
-  for_each_isa_and_reference([](const Table<float>& t, Isa isa) {
+  for_each_version_and_reference([](const Table<float>& t, const Version& version) {
     for (const int64_t cols : kTailSizes) {
       const int64_t rows = 50;
       std::vector<float> x = Data(6).integers(rows * cols, 2);  // many ties
@@ -132,12 +133,12 @@ TEST_CASE("row_argmin: lowest index among equals, never NaN") {
         }
         expected.push_back(static_cast<int32_t>(best < 0 ? 0 : best));
       }
-      CHECK_MESSAGE(run_argmin(t, TestContext(), rows, cols, x) == expected, isa_name(isa) << " cols=" << cols);
+      CHECK_MESSAGE(run_argmin(t, TestContext(), rows, cols, x) == expected, version.name << " cols=" << cols);
     }
     const std::vector<float> special = {kNan, kNan, kNan, kNan, kInf, kInf, 0, -0.0f, 0, -kInf, kNan, -kInf};
     CHECK(run_argmin(t, TestContext(), 4, 3, special) == std::vector<int32_t>{0, 1, 0, 0});
     const std::vector<float> x = Data(7).normal(1009 * 300);
-    check_any_thread_count([&](const Context& context) { return run_argmin(t, context, 1009, 300, x); }, isa_name(isa));
+    check_any_thread_count([&](const Context& context) { return run_argmin(t, context, 1009, 300, x); }, version.name);
   });
 }
 

@@ -40,7 +40,7 @@ std::vector<int32_t> make_ids(int kind, int64_t count, int64_t rows) {
 }  // namespace
 
 TEST_CASE("gather_rows: exact copies") {
-  for_each_isa_and_reference([](const Table<float>& t, Isa isa) {
+  for_each_version_and_reference([](const Table<float>& t, const Version& version) {
     for (const int64_t d : kTailSizes)
       for (const int64_t n : {0, 1, 5, 300}) {
         const std::vector<float> x = Data(2).normal(37 * d);
@@ -48,14 +48,14 @@ TEST_CASE("gather_rows: exact copies") {
         std::vector<float> expected;
         for (const int32_t id : ids) expected.insert(expected.end(), x.begin() + id * d, x.begin() + (id + 1) * d);
         const auto run = [&](const Context& context) { return gather(t, context, d, x, ids); };
-        CHECK_MESSAGE(same_bits(run(TestContext()), expected), isa_name(isa) << " d=" << d << " n=" << n);
-        check_any_thread_count(run, isa_name(isa));
+        CHECK_MESSAGE(same_bits(run(TestContext()), expected), version.name << " d=" << d << " n=" << n);
+        check_any_thread_count(run, version.name);
       }
   });
 }
 
 TEST_CASE("scatter_add_rows: the bits of the plain loop, whatever the ids, table size and threads") {
-  for_each_isa_and_reference([](const Table<float>& t, Isa isa) {
+  for_each_version_and_reference([](const Table<float>& t, const Version& version) {
     for (const int64_t d : {1, 7, 8, 17, 33, 129})
       for (const int64_t rows : {1, 5, 256, 5000})
         for (const int64_t n : {1, 40, 1500})
@@ -69,13 +69,13 @@ TEST_CASE("scatter_add_rows: the bits of the plain loop, whatever the ids, table
             for (const int threads : {1, 2, 3})
               CHECK_MESSAGE(
                   same_bits(scatter(t, TestContext(threads), d, before, ids, x), expected),
-                  fmt::format("{} d={} rows={} n={} ids {} threads={}", isa_name(isa), d, rows, n, kind, threads));
+                  fmt::format("{} d={} rows={} n={} ids {} threads={}", version.name, d, rows, n, kind, threads));
           }
   });
 }
 
 TEST_CASE("scatter_add_rows: keeps what rows without ids held") {
-  for_each_isa_and_reference([](const Table<float>& t, Isa) {
+  for_each_version_and_reference([](const Table<float>& t, const Version&) {
     check_equal(scatter(t, TestContext(), 2, {1, 2, 3, 4, 5, 6}, {2, 0, 2}, {10, 20, 30, 40, 50, 60}),
                 {31, 42, 3, 4, 65, 86}, "scatter_add_rows");
     check_equal(scatter(t, TestContext(), 2, {1, 2}, {}, {}), {1, 2}, "no ids");

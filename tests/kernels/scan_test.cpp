@@ -60,9 +60,9 @@ struct Problem {
 
 void check_against_reference(const Problem& problem, int64_t k, const std::string& what) {
   const Result expected = problem.run(table<float>(Isa::reference), TestContext(), k);
-  for_each_isa([&](const Table<float>& t, Isa isa) {
+  for_each_version([&](const Table<float>& t, const Version& version) {
     const Result result = problem.run(t, TestContext(), k);
-    CHECK_MESSAGE(result.ids == expected.ids, fmt::format("{} {} k={}", isa_name(isa), what, k));
+    CHECK_MESSAGE(result.ids == expected.ids, fmt::format("{} {} k={}", version.name, what, k));
     check_equal(result.scores, expected.scores, what);
   });
 }
@@ -79,7 +79,7 @@ TEST_CASE("scan: the reference on a case by hand") {
   const std::vector<float> norms = {0, -5, 0, 0};
   const ScanList<float> list{4, codes.data(), norms.data(), 0.5f, 100};
   const ScanQuery<float> query{tables.data(), 1, &list};
-  for_each_isa_and_reference([&](const Table<float>& t, Isa) {
+  for_each_version_and_reference([&](const Table<float>& t, const Version&) {
     std::vector<int64_t> ids(5);
     std::vector<float> scores(5);
     t.scan(TestContext(), {1, 2, 5, &query, ids.data(), scores.data()});
@@ -109,7 +109,7 @@ TEST_CASE("scan: NaN never enters, infinities order, and nothing to scan gives n
   for (size_t i = 3; i < 512; i += 11) tables[i] = kInf;
   for (size_t i = 5; i < 512; i += 64) tables[i] = -kInf;
   for (const int64_t k : {1, 5, 300}) check_against_reference(Problem(1, 2, {200}, false, tables), k, "special");
-  for_each_isa_and_reference([&](const Table<float>& t, Isa) {
+  for_each_version_and_reference([&](const Table<float>& t, const Version&) {
     const Result all_nan = Problem(1, 1, {40}, false, std::vector<float>(256, kNan)).run(t, TestContext(), 3);
     CHECK(all_nan.ids == std::vector<int64_t>{-1, -1, -1});
     CHECK(all_nan.scores == std::vector<float>{kInf, kInf, kInf});
@@ -121,8 +121,8 @@ TEST_CASE("scan: NaN never enters, infinities order, and nothing to scan gives n
 
 TEST_CASE("scan: the same results at any thread count") {
   const Problem problem(37, 5, {500, 100}, true, Data(5).normal(37 * 5 * 256));
-  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
-    check_any_thread_count([&](const Context& c) { return problem.run(t, c, 30).ids; }, isa_name(isa));
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+    check_any_thread_count([&](const Context& c) { return problem.run(t, c, 30).ids; }, version.name);
   });
 }
 

@@ -38,12 +38,12 @@ constexpr int64_t kRows = 5;
 
 TEST_CASE("softmax family: within rounding on tail sizes") {
   const Table<float>& reference = table<float>(Isa::reference);
-  for_each_isa([&](const Table<float>& t, Isa isa) {
+  for_each_version([&](const Table<float>& t, const Version& version) {
     std::vector<int64_t> sizes(std::begin(kTailSizes), std::end(kTailSizes));
     sizes.push_back(1000);
     for (const int64_t cols : sizes)
       for (const float deviation : {1.0f, 30.0f}) {
-        const std::string what = fmt::format("{} cols={} deviation={}", isa_name(isa), cols, deviation);
+        const std::string what = fmt::format("{} cols={} deviation={}", version.name, cols, deviation);
         const std::vector<float> x = Data(1).normal(kRows * cols, 50, deviation);
         const TestContext c;
 
@@ -70,25 +70,25 @@ TEST_CASE("softmax family: within rounding on tail sizes") {
 
 TEST_CASE("softmax family: infinities, NaN and large values") {
   const std::vector<float> x = {-kInf, 1, 2, -kInf, -kInf, -kInf, kNan, 1, 2, 3e38f, 1, 3e38f, kInf, 1, -kInf};
-  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
     const TestContext c;
     const auto near = [](int64_t) { return 2e-7; };
     const double a = 1 / (1 + std::exp(1.0)), b = 1 - a;
     const std::vector<double> p = {0, a, b, kNan, kNan, kNan, kNan, kNan, kNan, 0.5, 0, 0.5, kNan, kNan, kNan};
-    check_close(run(t.softmax, c, 5, 3, x, 15), p, near, isa_name(isa));
+    check_close(run(t.softmax, c, 5, 3, x, 15), p, near, version.name);
     const std::vector<double> lse = {2 - std::log(b), -kInf, kNan, 3e38f, kInf};
-    check_close(run(t.log_sum_exp, c, 5, 3, x, 5), lse, near, isa_name(isa));
+    check_close(run(t.log_sum_exp, c, 5, 3, x, 5), lse, near, version.name);
     const std::vector<double> log_p = {-kInf, std::log(a),  std::log(b), kNan,         kNan, kNan, kNan, kNan,
                                        kNan,  -std::log(2), -3e38f,      -std::log(2), kNan, kNan, kNan};
-    check_close(run(t.log_softmax, c, 5, 3, x, 15), log_p, near, isa_name(isa));
+    check_close(run(t.log_softmax, c, 5, 3, x, 15), log_p, near, version.name);
   });
 }
 
 TEST_CASE("softmax backward passes: within rounding of the sizes of their terms") {
   const Table<float>& reference = table<float>(Isa::reference);
-  for_each_isa([&](const Table<float>& t, Isa isa) {
+  for_each_version([&](const Table<float>& t, const Version& version) {
     for (const int64_t cols : kTailSizes) {
-      const std::string what = fmt::format("{} cols={}", isa_name(isa), cols);
+      const std::string what = fmt::format("{} cols={}", version.name, cols);
       const std::vector<float> x = Data(2).normal(kRows * cols, 0, 2), dy = Data(3).normal(kRows * cols, 1);
       const TestContext c;
       const std::vector<float> p = run(reference.softmax, c, kRows, cols, x, kRows * cols);
@@ -110,13 +110,13 @@ TEST_CASE("softmax backward passes: within rounding of the sizes of their terms"
 TEST_CASE("softmax family: the same bits at any thread count") {
   const int64_t rows = 1009, cols = 67;
   const std::vector<float> x = Data(4).normal(rows * cols), dy = Data(5).normal(rows * cols);
-  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
     for (const Forward kernel : {t.softmax, t.log_softmax})
       check_any_thread_count([&](const Context& c) { return run(kernel, c, rows, cols, x, rows * cols); },
-                             isa_name(isa));
-    check_any_thread_count([&](const Context& c) { return run(t.log_sum_exp, c, rows, cols, x, rows); }, isa_name(isa));
+                             version.name);
+    check_any_thread_count([&](const Context& c) { return run(t.log_sum_exp, c, rows, cols, x, rows); }, version.name);
     for (const Backward kernel : {t.softmax_backward, t.log_softmax_backward})
-      check_any_thread_count([&](const Context& c) { return run(kernel, c, rows, cols, x, dy); }, isa_name(isa));
+      check_any_thread_count([&](const Context& c) { return run(kernel, c, rows, cols, x, dy); }, version.name);
   });
 }
 

@@ -45,11 +45,11 @@ std::vector<int32_t> sorted(int64_t rows, int64_t cols, int64_t k, const std::ve
 }
 
 void check_rows(int64_t rows, int64_t cols, const std::vector<float>& x, const std::string& kind) {
-  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
     for (const int64_t k : {int64_t{1}, int64_t{2}, int64_t{7}, int64_t{100}, cols - 1, cols}) {
       if (k < 0 || k > cols) continue;
       CHECK_MESSAGE(run(t, TestContext(), rows, cols, k, x) == sorted(rows, cols, k, x),
-                    fmt::format("{} {} cols={} k={}", isa_name(isa), kind, cols, k));
+                    fmt::format("{} {} cols={} k={}", version.name, kind, cols, k));
     }
   });
 }
@@ -78,8 +78,8 @@ TEST_CASE("topk: random, tied, ordered and special rows of tail sizes") {
 TEST_CASE("topk: long rows, k = 0, and the same ids at any thread count") {
   check_rows(1, 20'011, Data(3).normal(20'011), "long");
   const std::vector<float> x = Data(4).normal(307 * 1001);
-  for_each_isa_and_reference([&](const Table<float>& t, Isa isa) {
-    check_any_thread_count([&](const Context& c) { return run(t, c, 307, 1001, 20, x); }, isa_name(isa));
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+    check_any_thread_count([&](const Context& c) { return run(t, c, 307, 1001, 20, x); }, version.name);
     CHECK(run(t, TestContext(), 307, 1001, 0, x).empty());
   });
 }

@@ -1,0 +1,272 @@
+// Times the CUDA kernels on one device: bytes against the rate of a copy, FLOP against the largest matrix product.
+// Prints a markdown table, and writes JSON with --json FILE. Inputs are made on the host once; no output is checked
+// here, the tests do that.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <deque>
+#include <fmt/core.h>
+#include <fmt/ostream.h>
+#include <fstream>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/check.h"
+#include "kernels/kernels.h"
+
+namespace {
+
+using namespace qinco;
+using namespace qinco::kernels;
+
+struct Measurement {
+  std::string name;
+  double seconds = 0;
+  double bytes = 0, flop = 0;  // that a call must move or do; one of them is 0
+};
+
+class Bench {
+ public:
+  explicit Bench(Device device, double seconds)
+      : device_(device), context_(Context::of(device)), kernels_(table<float>(device)), seconds_(seconds) {}
+  ~Bench() {
+    for (const auto& [memory, bytes] : memory_) release(device_, memory, bytes);
+  }
+  Bench(const Bench&) = delete;
+  Bench& operator=(const Bench&) = delete;
+
+  const Context& context() const { return context_; }
+  const Table<float>& kernels() const { return kernels_; }
+  Device device() const { return device_; }
+  const std::vector<Measurement>& results() const { return results_; }
+
+  /// n elements on the device: value(i).
+  template <class T, class Value>
+  T* array(int64_t n, Value value) {
+    std::vector<T> host(static_cast<size_t>(n));
+    for (int64_t i = 0; i < n; ++i) host[static_cast<size_t>(i)] = static_cast<T>(value(i));
+    const size_t bytes = host.size() * sizeof(T);
+    void* const memory = allocate(device_, bytes);
+    memory_.emplace_back(memory, bytes);
+    copy_bytes(device_, memory, {}, host.data(), bytes);
+    return static_cast<T*>(memory);
+  }
+  float* floats(int64_t n) {
+    return array<float>(n, [this](int64_t) { return static_cast<float>(random_() % 2001) / 1000.0f - 1.0f; });
+  }
+  int32_t* ids(int64_t n, int64_t below) {
+    return array<int32_t>(n, [&](int64_t) { return static_cast<int64_t>(random_() % static_cast<uint64_t>(below)); });
+  }
+
+  /// The median time of five turns, each as many calls as fill a fifth of the time.
+  void run(const std::string& name, double bytes, double flop, const std::function<void()>& call) {
+    using Clock = std::chrono::steady_clock;
+    const auto time = [&](int calls) {
+      synchronize(device_);
+      const auto start = Clock::now();
+      for (int i = 0; i < calls; ++i) call();
+      synchronize(device_);
+      return std::chrono::duration<double>(Clock::now() - start).count() / calls;
+    };
+    time(1);  // the first call prepares
+    const int calls = std::clamp(static_cast<int>(seconds_ / 5 / std::max(time(1), 1e-6)), 1, 10'000);
+    std::vector<double> turns;
+    for (int i = 0; i < 5; ++i) turns.push_back(time(calls));
+    std::sort(turns.begin(), turns.end());
+    results_.push_back({name, turns[2], bytes, flop});
+    fmt::print(stderr, "{:32} {:.3g} s\n", name, turns[2]);
+  }
+
+  /// Gives back all memory: the next cases need theirs.
+  void clear() {
+    synchronize(device_);
+    for (const auto& [memory, bytes] : memory_) release(device_, memory, bytes);
+    memory_.clear();
+  }
+
+ private:
+  Device device_;
+  const Context& context_;
+  const Table<float>& kernels_;
+  double seconds_;
+  std::mt19937_64 random_{1};
+  std::deque<std::pair<void*, size_t>> memory_;
+  std::vector<Measurement> results_;
+};
+
+void streams(Bench& b, int64_t scale) {
+  const int64_t n = scale << 20;
+  const double floats = 4.0 * static_cast<double>(n);
+  float *const x = b.floats(n), *const y = b.floats(n), *const z = b.floats(n), *const v = b.floats(n);
+  const auto& k = b.kernels();
+  const Context& c = b.context();
+  b.run("copy", 2 * floats, 0, [&] { copy_bytes(b.device(), y, b.device(), x, static_cast<size_t>(n) * 4); });
+  b.run("unary relu", 2 * floats, 0, [&] { k.unary(c, UnaryOp::relu, n, x, y); });
+  b.run("unary gelu", 2 * floats, 0, [&] { k.unary(c, UnaryOp::gelu, n, x, y); });
+  b.run("binary add", 3 * floats, 0, [&] {
+    k.binary(c, BinaryOp::add, n / 1024, 1024, {x, 1024, 1}, {y, 1024, 1}, z);
+  });
+  b.run("binary add row", 2 * floats, 0, [&] {
+    k.binary(c, BinaryOp::add, n / 1024, 1024, {x, 1024, 1}, {y, 0, 1}, z);
+  });
+  b.run("axpby", 3 * floats, 0, [&] { k.axpby(c, n, 0.5f, x, 0.5f, y); });
+  b.run("fill", floats, 0, [&] { k.fill(c, n, 0.25f, z); });
+  b.run("adam", 7 * floats, 0, [&] { k.adam(c, {}, n, x, y, z, v); });
+  b.run("sgd", 3 * floats, 0, [&] { k.sgd(c, {}, n, x, y, nullptr); });
+  b.run("sum", floats, 0, [&] { k.sum(c, n, x); });
+  b.run("row_sum", floats, 0, [&] { k.row_sum(c, n / 1024, 1024, x, y); });
+  b.run("column_sum", floats, 0, [&] { k.column_sum(c, n / 1024, 1024, x, y); });
+  b.run("row_argmin", floats, 0, [&] { k.row_argmin(c, n / 1024, 1024, x, reinterpret_cast<int32_t*>(y)); });
+  b.run("softmax", 2 * floats, 0, [&] { k.softmax(c, n / 1024, 1024, x, y); });
+  b.run("layer_norm", 2 * floats, 0, [&] { k.layer_norm(c, n / 1024, 1024, x, v, v, 1e-5, y, z, z + n / 1024); });
+  const int64_t shape[] = {1024, n / 1024}, strides[] = {1, 1024};
+  b.run("strided_copy transpose", 2 * floats, 0, [&] { k.strided_copy(c, 2, shape, strides, x, y); });
+  b.clear();
+}
+
+void rows(Bench& b, int64_t scale) {
+  const int64_t n = scale << 12, d = 128;
+  const double bytes = 4.0 * static_cast<double>(n * d);
+  const auto& k = b.kernels();
+  const Context& c = b.context();
+  for (const int64_t table_rows : {int64_t{256}, int64_t{65536}}) {
+    float *const x = b.floats(n * d), *const out = b.floats(std::max(n, table_rows) * d);
+    int32_t* const ids = b.ids(n, table_rows);
+    b.run(fmt::format("gather_rows of {}", table_rows), 2 * bytes, 0, [&] { k.gather_rows(c, n, d, out, ids, x); });
+    b.run(fmt::format("scatter_add_rows to {}", table_rows), bytes, 0,
+          [&] { k.scatter_add_rows(c, n, d, table_rows, ids, x, out); });
+    b.clear();
+  }
+  const int64_t cols = 16384, many = std::max<int64_t>(scale * 4, 4);
+  float *const x = b.floats(many * cols), *const values = b.floats(many * 100);
+  int32_t* const ids = b.ids(many * 100, 1);
+  b.run("topk 100 of 16384", 4.0 * static_cast<double>(many * cols), 0,
+        [&] { k.topk(c, many, cols, 100, x, ids, values); });
+  b.clear();
+}
+
+void products(Bench& b, int64_t scale) {
+  const auto& k = b.kernels();
+  const Context& c = b.context();
+  struct Shape {
+    int64_t m, n, k;
+    bool trans_a, trans_b;
+  };
+  const int64_t square = scale >= 64 ? 4096 : 128;
+  for (const Shape& s : {Shape{square, square, square, false, false}, Shape{1024, 256, 128, false, true},
+                         Shape{scale * 1024, 256, 128, false, true}, Shape{scale * 1024, 128, 256, false, true},
+                         Shape{256, 128, scale * 1024, true, false}}) {
+    Gemm<float> g;
+    g.m = s.m, g.n = s.n, g.k = s.k, g.trans_a = s.trans_a, g.trans_b = s.trans_b;
+    g.a = b.floats(s.m * s.k), g.lda = s.trans_a ? s.m : s.k;
+    g.b = b.floats(s.k * s.n), g.ldb = s.trans_b ? s.k : s.n;
+    g.c = b.floats(s.m * s.n), g.ldc = s.n;
+    b.run(fmt::format("gemm {}x{}x{}", s.m, s.n, s.k), 0, 2.0 * static_cast<double>(s.m * s.n * s.k),
+          [&] { k.gemm(c, g); });
+    b.clear();
+  }
+  for (const int64_t K : {int64_t{256}, int64_t{16384}}) {
+    const int64_t n = K > 256 ? scale * 64 : scale * 1024, d = 128;
+    float *const x = b.floats(n * d), *const codebook = b.floats(K * d), *const distances = b.floats(n);
+    int32_t* const ids = b.ids(n, 1);
+    b.run(fmt::format("nearest of {}", K), 0, 2.0 * static_cast<double>(n * K * d),
+          [&] { k.nearest(c, n, d, K, x, codebook, ids, distances); });
+    b.clear();
+  }
+}
+
+void candidates(Bench& b, int64_t scale) {
+  const auto& k = b.kernels();
+  const Context& c = b.context();
+  const int64_t K = scale >= 64 ? 256 : 16, d = 128, h = 256, n = scale >= 64 ? scale * 32 : 4;
+  for (const int64_t L : {1, 2, 4, 16}) {
+    CandidateStep<float> step;
+    std::vector<const float*> up, down;
+    for (int64_t l = 0; l < L; ++l) up.push_back(b.floats(h * d)), down.push_back(b.floats(d * h));
+    step.K = K, step.d = d, step.h = h, step.L = L;
+    step.z_table = b.floats(K * d), step.a_table = b.floats(K * h);
+    step.w_up = up.data(), step.w_down = down.data();
+    float* const packed = b.floats(k.candidate_packed_size(K, d, h, L));
+    k.candidate_pack(c, step, packed);
+    CandidateSearch<float> search;
+    search.n = n;
+    search.target = b.floats(n * d), search.row = b.floats(n * d), search.up_row = b.floats(n * h);
+    search.codes = b.ids(n, 1), search.distances = b.floats(n);
+    b.run(fmt::format("candidate_search L={}", L), 0, 2.0 * static_cast<double>(n * K * d * h * (2 * L - 1)),
+          [&] { k.candidate_search(c, K, d, h, L, packed, search); });
+    b.clear();
+  }
+}
+
+void scans(Bench& b, int64_t scale) {
+  const int64_t M = 8, k = 100, nq = 16, n = scale << 14;
+  ScanList<float> list;
+  list.n = n;
+  list.codes = b.array<uint8_t>(n * M, [](int64_t i) { return i * 7919 >> 3 & 255; });
+  list.norms = b.floats(n);
+  float* const tables = b.floats(nq * M * 256);
+  std::vector<ScanQuery<float>> queries;
+  for (int64_t q = 0; q < nq; ++q) queries.push_back({tables + q * M * 256, 1, &list});
+  int64_t* const ids = b.array<int64_t>(nq * k, [](int64_t) { return 0; });
+  const Scan<float> scan{nq, M, k, queries.data(), ids, b.floats(nq * k)};
+  b.run("scan M=8, 16 queries", static_cast<double>(nq * n * M), 0, [&] { b.kernels().scan(b.context(), scan); });
+  b.clear();
+}
+
+// The largest rate of bytes (a copy) and of FLOP (a matrix product) that was measured.
+double peak(const std::vector<Measurement>& all, const std::string& prefix, double Measurement::*amount) {
+  double best = 0;
+  for (const Measurement& m : all)
+    if (m.name.rfind(prefix, 0) == 0) best = std::max(best, m.*amount / m.seconds);
+  return best;
+}
+
+void report(const Bench& b, const std::string& json) {
+  const double copy = peak(b.results(), "copy", &Measurement::bytes);
+  const double gemm = peak(b.results(), "gemm", &Measurement::flop);
+  fmt::print("{}\n\n| kernel | ms | GB/s | GFLOP/s | of copy or gemm |\n|---|---:|---:|---:|---:|\n",
+             device_description(b.device()));
+  std::string items;
+  for (const Measurement& m : b.results()) {
+    const double share = m.bytes > 0 ? m.bytes / m.seconds / copy : m.flop / m.seconds / gemm;
+    fmt::print("| {} | {:.4g} | {:.4g} | {:.4g} | {:.0f}% |\n", m.name, m.seconds * 1e3, m.bytes / m.seconds / 1e9,
+               m.flop / m.seconds / 1e9, 100 * share);
+    items += fmt::format("{}{{\"name\": \"{}\", \"seconds\": {:.6e}, \"bytes\": {:.0f}, \"flop\": {:.0f}}}",
+                         items.empty() ? "" : ",\n  ", m.name, m.seconds, m.bytes, m.flop);
+  }
+  if (json.empty()) return;
+  std::ofstream file(json);
+  fmt::print(file, "{{\"device\": \"{}\", \"kernels\": [\n  {}]}}\n", device_description(b.device()), items);
+  check(file.good(), "{}: cannot be written", json);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    std::string json;
+    bool quick = false;
+    for (int i = 1; i < argc; ++i) {
+      const std::string option = argv[i];
+      quick = quick || option == "--quick";
+      if (option == "--json" && i + 1 < argc) json = argv[++i];
+    }
+    const Device device{DeviceType::cuda, 0};
+    check_device(device);
+    Bench bench(device, quick ? 0.0 : 0.5);
+    const int64_t scale = quick ? 1 : 64;  // --quick: whether it runs at all, as on the emulator
+    streams(bench, scale);
+    rows(bench, scale);
+    products(bench, scale);
+    candidates(bench, scale);
+    scans(bench, scale);
+    report(bench, json);
+    return 0;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "bench_gpu: {}\n", error.what());
+    return 1;
+  }
+}

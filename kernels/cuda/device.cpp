@@ -1,0 +1,141 @@
+// Devices through the CUDA runtime. Memory comes from the driver's stream-ordered pool, which is told to keep what is
+// released: an allocation costs about a microsecond, and tools such as compute-sanitizer see each block by itself.
+#include "kernels/cuda/device.h"
+
+#include <cuda_runtime.h>
+#include <limits>
+#include <mutex>
+#include <vector>
+
+#include "kernels/check.h"
+#include "kernels/cuda/runtime.h"
+
+namespace qinco::kernels::cuda {
+
+namespace {
+
+// One device, made ready on first use: its one stream, and whether the driver has pools (some virtual GPUs have none).
+struct State {
+  std::once_flag ready;
+  cudaStream_t stream = nullptr;
+  bool pools = false;
+  cudaMemPool_t pool = nullptr;
+};
+
+// Never destroyed: static objects may release device memory after it would be.
+State& state_of(int index) {
+  static auto* const states = new std::vector<State>(static_cast<size_t>(device_count()));
+  State& state = states->at(static_cast<size_t>(index));
+  use_device(index);
+  std::call_once(state.ready, [&] {
+    int pools = 0;
+    check_status(cudaStreamCreate(&state.stream), "stream");
+    check_status(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, index), "device attribute");
+    state.pools = pools != 0;
+    if (!state.pools) return;
+    check_status(cudaDeviceGetDefaultMemPool(&state.pool, index), "memory pool");
+    uint64_t keep = std::numeric_limits<uint64_t>::max();
+    check_status(cudaMemPoolSetAttribute(state.pool, cudaMemPoolAttrReleaseThreshold, &keep), "memory pool");
+  });
+  return state;
+}
+
+void copy(int index, void* destination, const void* source, size_t bytes, cudaMemcpyKind kind) {
+  const State& state = state_of(index);
+  check_status(cudaMemcpyAsync(destination, source, bytes, kind, state.stream), "copy");
+  if (kind != cudaMemcpyDeviceToDevice) check_status(cudaStreamSynchronize(state.stream), "copy");
+}
+
+}  // namespace
+
+void check_status(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  const std::string words = cudaGetErrorString(status);
+  cudaGetLastError();  // an error that was reported is not reported again by the next call
+  fail("cuda: {}: {}", what, words);
+}
+
+void use_device(int index) {
+  check_status(cudaSetDevice(index), "device");
+}
+
+bool built() {
+  return true;
+}
+
+int device_count() {
+  static const int count = [] {
+    int found = 0;
+    if (cudaGetDeviceCount(&found) == cudaSuccess) return found;
+    cudaGetLastError();  // no driver, or one that is too old: no devices
+    return 0;
+  }();
+  return count;
+}
+
+std::string description(int index) {
+  cudaDeviceProp p{};
+  check_status(cudaGetDeviceProperties(&p, index), "device properties");
+  return fmt::format("{}, compute capability {}.{}, {} multiprocessors, {:.1f} GB", p.name, p.major, p.minor,
+                     p.multiProcessorCount, static_cast<double>(p.totalGlobalMem) / 1e9);
+}
+
+MemoryInfo memory_info(int index) {
+  const State& state = state_of(index);
+  MemoryInfo info;
+  check_status(cudaMemGetInfo(&info.free, &info.total), "memory");
+  if (!state.pools) return info;
+  uint64_t reserved = 0, used = 0;
+  check_status(cudaMemPoolGetAttribute(state.pool, cudaMemPoolAttrReservedMemCurrent, &reserved), "memory pool");
+  check_status(cudaMemPoolGetAttribute(state.pool, cudaMemPoolAttrUsedMemCurrent, &used), "memory pool");
+  info.free += reserved - used;
+  return info;
+}
+
+void* allocate(int index, size_t bytes) {
+  const State& state = state_of(index);
+  void* memory = nullptr;
+  const size_t wanted = bytes > 0 ? bytes : 1;
+  const cudaError_t status = state.pools ? cudaMallocAsync(&memory, wanted, state.stream) : cudaMalloc(&memory, wanted);
+  if (status == cudaSuccess) return memory;
+  cudaGetLastError();
+  if (status != cudaErrorMemoryAllocation) check_status(status, "allocation");
+  const MemoryInfo info = memory_info(index);
+  fail("device cuda:{}: out of memory: {} bytes wanted, {} of {} free", index, bytes, info.free, info.total);
+}
+
+void release(int index, void* memory) noexcept {
+  // Failures here follow one that was reported, or the end of the process.
+  if (cudaSetDevice(index) != cudaSuccess) return;
+  State& state = state_of(index);
+  if (state.pools)
+    cudaFreeAsync(memory, state.stream);
+  else
+    cudaFree(memory);
+}
+
+void copy_to(int index, void* destination, const void* host, size_t bytes) {
+  copy(index, destination, host, bytes, cudaMemcpyHostToDevice);
+}
+
+void copy_from(int index, void* host, const void* source, size_t bytes) {
+  copy(index, host, source, bytes, cudaMemcpyDeviceToHost);
+}
+
+void copy_between(int to, void* destination, int from, const void* source, size_t bytes) {
+  if (to == from) return copy(to, destination, source, bytes, cudaMemcpyDeviceToDevice);
+  synchronize(to);
+  const State& state = state_of(from);
+  check_status(cudaMemcpyPeerAsync(destination, to, source, from, bytes, state.stream), "copy");
+  synchronize(from);
+}
+
+void synchronize(int index) {
+  check_status(cudaStreamSynchronize(state_of(index).stream), "device");
+}
+
+void* stream(int index) {
+  return state_of(index).stream;
+}
+
+}  // namespace qinco::kernels::cuda

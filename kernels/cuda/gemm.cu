@@ -1,0 +1,50 @@
+// Matrix product: cuBLAS, then one pass over C for what of bias, residual and relu is asked for. A residual that is C
+// itself needs no pass: the product adds to C.
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/library.h"
+#include "kernels/families.h"
+
+namespace qinco::kernels::cuda {
+
+namespace {
+
+// C = act(own C + bias + residual); C is not read where own is 0.
+template <class T>
+__global__ void epilogue_kernel(Gemm<T> g, T own) {
+  for (int64_t e = grid_thread(); e < g.m * g.n; e += grid_threads()) {
+    const Place at = place(e, g.n);
+    T& c = g.c[at.row * g.ldc + at.col];
+    T sum = own == T(0) ? T(0) : own * c;
+    if (g.bias) sum += g.bias[at.col];
+    if (g.residual) sum += g.residual[at.row * g.ldr + at.col];
+    c = g.relu && sum < T(0) ? T(0) : sum;
+  }
+}
+
+template <class T>
+void gemm(const Context& context, const Gemm<T>& asked) {
+  Gemm<T> g = asked;
+  if (g.m == 0 || g.n == 0) return;
+  T own = g.accumulate ? T(1) : T(0);
+  if (g.residual == g.c && g.ldr == g.ldc) {
+    own += T(1);
+    g.residual = nullptr;
+  }
+  if (g.k > 0) {
+    matrix_product(context, g.trans_a, g.trans_b, g.m, g.n, g.k, g.a, g.lda, g.b, g.ldb, own, g.c, g.ldc);
+    own = T(1);
+    if (!g.bias && !g.residual && !g.relu) return;
+  }
+  launch(context, epilogue_kernel<T>, blocks_for(g.m * g.n), kBlock, 0, g, own);
+}
+
+}  // namespace
+
+template <class T>
+void fill_gemm(Table<T>& t) {
+  t.gemm = gemm<T>;
+}
+template void fill_gemm(Table<float>&);
+template void fill_gemm(Table<double>&);
+
+}  // namespace qinco::kernels::cuda

@@ -1,0 +1,122 @@
+// Launching kernels, and what most of them share: the thread's place in the grid, sums over a warp and a block, dynamic
+// shared memory.
+#pragma once
+
+#include <cstdint>
+#include <cuda_runtime.h>
+
+#include "kernels/context.h"
+#include "kernels/cuda/runtime.h"
+
+namespace qinco::kernels::cuda {
+
+inline constexpr int kWarp = 32;
+inline constexpr unsigned kFullMask = 0xffffffffu;
+inline constexpr int kBlock = 256;             // threads of a block, unless a kernel has its reasons
+inline constexpr int kWarps = kBlock / kWarp;  // warps of such a block
+inline constexpr int64_t kMaxBlocks = 8192;    // of kernels that loop over the grid: several waves on every GPU
+
+/// Blocks for n units of which a block does `per_block` at a time: the kernel loops over what is left.
+inline unsigned blocks_for(int64_t n, int64_t per_block = kBlock) {
+  const int64_t blocks = (n + per_block - 1) / per_block;
+  return static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
+}
+
+/// Queues kernel<<<grid, block, shared_bytes>>>(arguments...) on the context's stream; nothing if the grid is empty.
+/// Throws Error if the launch is refused.
+template <class... Parameters, class... Arguments>
+void launch(const Context& context, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+            Arguments&&... arguments) {
+  constexpr size_t kSharedWithoutAsking = size_t{48} << 10;
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  use_device(context.device.index);
+  if (shared_bytes > kSharedWithoutAsking) {
+    check_status(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
+        "shared memory of a kernel");
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream_of(context);
+  check_status(cudaLaunchKernelEx(&config, kernel, static_cast<Arguments&&>(arguments)...), "launch of a kernel");
+}
+
+/// This thread's number in the grid, and the number of threads there: for loops over one-dimensional grids.
+__device__ inline int64_t grid_thread() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+__device__ inline int64_t grid_threads() {
+  return static_cast<int64_t>(gridDim.x) * blockDim.x;
+}
+
+/// The same for warps, with kBlock threads per block.
+__device__ inline int64_t grid_warp() {
+  return static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+}
+__device__ inline int64_t grid_warps() {
+  return static_cast<int64_t>(gridDim.x) * kWarps;
+}
+__device__ inline int lane() {
+  return static_cast<int>(threadIdx.x % kWarp);
+}
+
+/// Row and column of element number e in a matrix of `cols` columns. A division of 64 bits costs several times one of
+/// 32, and few matrices need it.
+struct Place {
+  int64_t row, col;
+};
+__device__ inline Place place(int64_t e, int64_t cols) {
+  if (((e | cols) >> 32) == 0) {
+    const auto small = static_cast<uint32_t>(e), divisor = static_cast<uint32_t>(cols);
+    return {small / divisor, small % divisor};
+  }
+  return {e / cols, e % cols};
+}
+
+/// The dynamic shared memory, aligned to 128 bytes.
+template <class T>
+__device__ inline T* dynamic_shared() {
+#ifdef __CUDACC__
+  extern __shared__ __align__(128) unsigned char qinco_dynamic_shared[];
+  return reinterpret_cast<T*>(qinco_dynamic_shared);
+#else
+  return static_cast<T*>(cuda_emulator::dynamic_shared());
+#endif
+}
+
+/// The fold of all lanes' values, in every lane, in a fixed order.
+template <class T, class Combine>
+__device__ inline T warp_fold(T value, Combine combine) {
+  for (int bits = kWarp / 2; bits > 0; bits /= 2) value = combine(value, __shfl_xor_sync(kFullMask, value, bits));
+  return value;
+}
+
+struct Plus {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+
+template <class T>
+__device__ inline T warp_sum(T value) {
+  return warp_fold(value, Plus{});
+}
+
+/// The sum over a block of kBlock threads, in a fixed order, valid in thread 0. All threads of the block call it.
+template <class T>
+__device__ inline T block_sum(T value) {
+  __shared__ T partial[kWarps];
+  value = warp_sum(value);
+  __syncthreads();  // the last call's readers are done
+  if (lane() == 0) partial[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  T total = 0;
+  if (threadIdx.x == 0)
+    for (int w = 0; w < kWarps; ++w) total += partial[w];
+  return total;
+}
+
+}  // namespace qinco::kernels::cuda

@@ -1,0 +1,82 @@
+// cuBLAS and CUB behind library.h.
+#include <cstdio>
+#include <cub/device/device_radix_sort.cuh>
+#include <cublas_v2.h>
+#include <mutex>
+#include <type_traits>
+
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/library.h"
+
+namespace qinco::kernels::cuda {
+
+namespace {
+
+void check_cublas(cublasStatus_t status) {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  char words[128];
+  std::snprintf(words, sizeof words, "matrix product: %s", cublasGetStatusString(status));
+  check_status(cudaErrorUnknown, words);
+}
+
+// cuBLAS's state for one device. Calls of several threads take turns; all go to the device's one stream, so that its
+// workspace has one user at a time and its results are the same bits in every run.
+struct Handle {
+  std::mutex mutex;
+  cublasHandle_t handle = nullptr;
+};
+
+constexpr int kMaxDevices = 64;
+
+Handle& handle_of(int index) {
+  static auto* const handles = new Handle[kMaxDevices];  // never destroyed: the driver may be gone by then
+  if (index >= kMaxDevices) check_status(cudaErrorInvalidDevice, "matrix product");
+  return handles[index];
+}
+
+}  // namespace
+
+// A row-major matrix is the transpose of a column-major one: C^T = op(B)^T op(A)^T, so the operands change places.
+template <class T>
+void matrix_product(const Context& context, bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const T* a,
+                    int64_t lda, const T* b, int64_t ldb, T beta, T* c, int64_t ldc) {
+  use_device(context.device.index);
+  Handle& own = handle_of(context.device.index);
+  const std::lock_guard lock(own.mutex);
+  if (!own.handle) {
+    check_cublas(cublasCreate(&own.handle));
+    check_cublas(cublasSetStream(own.handle, stream_of(context)));
+  }
+  const T one = 1;
+  const cublasOperation_t op_a = trans_a ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = trans_b ? CUBLAS_OP_T : CUBLAS_OP_N;
+  if constexpr (std::is_same_v<T, float>)
+    check_cublas(cublasSgemm_64(own.handle, op_b, op_a, n, m, k, &one, b, ldb, a, lda, &beta, c, ldc));
+  else
+    check_cublas(cublasDgemm_64(own.handle, op_b, op_a, n, m, k, &one, b, ldb, a, lda, &beta, c, ldc));
+}
+
+template <class Key>
+void sort_pairs(const Context& context, int64_t n, const Key* keys, const int32_t* values, Key* sorted_keys,
+                int32_t* sorted_values, int bits) {
+  if (n == 0) return;
+  use_device(context.device.index);
+  const auto sort = [&](void* memory, size_t& bytes) {
+    check_status(cub::DeviceRadixSort::SortPairs(memory, bytes, keys, sorted_keys, values, sorted_values, n, 0, bits,
+                                                 stream_of(context)),
+                 "sort");
+  };
+  size_t bytes = 0;
+  sort(nullptr, bytes);
+  ScratchFrame frame(context);
+  sort(frame.get<char>(static_cast<int64_t>(bytes)), bytes);
+}
+
+template void matrix_product(const Context&, bool, bool, int64_t, int64_t, int64_t, const float*, int64_t, const float*,
+                             int64_t, float, float*, int64_t);
+template void matrix_product(const Context&, bool, bool, int64_t, int64_t, int64_t, const double*, int64_t,
+                             const double*, int64_t, double, double*, int64_t);
+template void sort_pairs(const Context&, int64_t, const float*, const int32_t*, float*, int32_t*, int);
+template void sort_pairs(const Context&, int64_t, const double*, const int32_t*, double*, int32_t*, int);
+template void sort_pairs(const Context&, int64_t, const uint32_t*, const int32_t*, uint32_t*, int32_t*, int);
+
+}  // namespace qinco::kernels::cuda

@@ -1,0 +1,37 @@
+// What is taken from NVIDIA's libraries: the matrix product from cuBLAS, the sort from CUB. Implemented in library.cu;
+// the emulator has plain loops instead.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/context.h"
+
+namespace qinco::kernels::cuda {
+
+/// C [m,n] = op(A) [m,k] op(B) [k,n] + beta C, row-major with leading dimensions, in the arithmetic of T (float is not
+/// rounded to TF32). C is not read where beta is 0. m, n, k >= 1.
+template <class T>
+void matrix_product(const Context& context, bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const T* a,
+                    int64_t lda, const T* b, int64_t ldb, T beta, T* c, int64_t ldc);
+extern template void matrix_product(const Context&, bool, bool, int64_t, int64_t, int64_t, const float*, int64_t,
+                                    const float*, int64_t, float, float*, int64_t);
+extern template void matrix_product(const Context&, bool, bool, int64_t, int64_t, int64_t, const double*, int64_t,
+                                    const double*, int64_t, double, double*, int64_t);
+
+/// Sorts n pairs by ascending key; equal keys (0 and -0 are) keep their order. No key is NaN. The outputs do not
+/// overlap the inputs. Key is float, double or uint32_t; of the latter only the lowest `bits` bits are looked at. n <
+/// 2^31.
+template <class Key>
+void sort_pairs(const Context& context, int64_t n, const Key* keys, const int32_t* values, Key* sorted_keys,
+                int32_t* sorted_values, int bits = 8 * sizeof(Key));
+/// Bits that hold the numbers below n, 1 to 32.
+inline int bits_for(int64_t n) {
+  int bits = 1;
+  while (bits < 32 && (int64_t{1} << bits) < n) ++bits;
+  return bits;
+}
+extern template void sort_pairs(const Context&, int64_t, const float*, const int32_t*, float*, int32_t*, int);
+extern template void sort_pairs(const Context&, int64_t, const double*, const int32_t*, double*, int32_t*, int);
+extern template void sort_pairs(const Context&, int64_t, const uint32_t*, const int32_t*, uint32_t*, int32_t*, int);
+
+}  // namespace qinco::kernels::cuda

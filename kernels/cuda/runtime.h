@@ -1,0 +1,20 @@
+// The CUDA runtime for host code: errors, the current device, the stream of a context.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kernels/context.h"
+
+namespace qinco::kernels::cuda {
+
+/// Throws Error "cuda: WHAT: the runtime's words" unless `status` is success.
+void check_status(cudaError_t status, const char* what);
+
+/// Makes `index` this thread's current device.
+void use_device(int index);
+
+inline cudaStream_t stream_of(const Context& context) {
+  return static_cast<cudaStream_t>(context.stream);
+}
+
+}  // namespace qinco::kernels::cuda

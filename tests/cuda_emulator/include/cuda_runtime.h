@@ -1,0 +1,346 @@
+// A CUDA runtime for tests without a GPU: what the sources in kernels/cuda use of the language and of the runtime, for
+// a plain C++ compiler. Kernels run on the host, block after block, the threads of a block as fibers that change at
+// barriers and shuffles. docs/gpu.md says what it finds and what it cannot.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <source_location>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __shared__ static
+#define __launch_bounds__(...)
+#define __align__(bytes) alignas(bytes)
+
+// --- vector types
+
+#define CUDA_EMULATOR_VECTOR(type, name, bytes)                   \
+  struct alignas(bytes / 2) name##2 {                             \
+    type x, y;                                                    \
+  };                                                              \
+  struct name##3 {                                                \
+    type x, y, z;                                                 \
+  };                                                              \
+  struct alignas(bytes > 16 ? 16 : bytes) name##4 {               \
+    type x, y, z, w;                                              \
+  };                                                              \
+  inline name##2 make_##name##2(type x, type y) {                 \
+    return {x, y};                                                \
+  }                                                               \
+  inline name##3 make_##name##3(type x, type y, type z) {         \
+    return {x, y, z};                                             \
+  }                                                               \
+  inline name##4 make_##name##4(type x, type y, type z, type w) { \
+    return {x, y, z, w};                                          \
+  }
+CUDA_EMULATOR_VECTOR(float, float, 16)
+CUDA_EMULATOR_VECTOR(double, double, 32)
+CUDA_EMULATOR_VECTOR(int, int, 16)
+CUDA_EMULATOR_VECTOR(unsigned, uint, 16)
+CUDA_EMULATOR_VECTOR(short, short, 8)
+CUDA_EMULATOR_VECTOR(unsigned short, ushort, 8)
+CUDA_EMULATOR_VECTOR(signed char, char, 4)
+CUDA_EMULATOR_VECTOR(unsigned char, uchar, 4)
+#undef CUDA_EMULATOR_VECTOR
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+// --- what a thread knows of itself
+
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+inline constexpr int warpSize = 32;
+
+// --- between the threads of a block
+
+namespace cuda_emulator {
+
+using Where = std::source_location;
+
+/// This thread's lane in its warp.
+int lane();
+/// Waits for all threads of the block; every one must come to this same line.
+void block_barrier(const Where& where);
+/// Waits for the lanes of `mask`; every one must come to this same line with this same mask.
+void warp_barrier(unsigned mask, const Where& where);
+/// A slot of 16 bytes for each lane of this warp.
+void* lane_slot(int of_lane, unsigned mask, const Where& where);
+/// The shared memory that the launch asked for.
+void* dynamic_shared();
+/// Ends the launch with an error.
+[[noreturn]] void fail(const std::string& message, const Where& where);
+
+// Every lane of `mask` puts down a value; read(lane) picks that of a lane of the mask.
+template <class T, class Read>
+auto exchange(unsigned mask, T value, const Where& where, Read read) {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
+  std::memcpy(lane_slot(lane(), mask, where), &value, sizeof(T));
+  warp_barrier(mask, where);
+  const auto result = read([&](int of_lane) {
+    T other;
+    std::memcpy(&other, lane_slot(of_lane, mask, where), sizeof(T));
+    return other;
+  });
+  warp_barrier(mask, where);
+  return result;
+}
+
+template <class T>
+T shuffle(unsigned mask, T value, int source, const Where& where) {
+  return exchange(mask, value, where, [source](auto from) { return from(source); });
+}
+
+// The value of every lane of the mask, folded in the order of the lanes.
+template <class T, class Fold>
+T fold(unsigned mask, T value, const Where& where, Fold combine) {
+  return exchange(mask, value, where, [&](auto from) {
+    bool first = true;
+    T total{};
+    for (int of_lane = 0; of_lane < warpSize; ++of_lane) {
+      if (!(mask >> of_lane & 1)) continue;
+      total = first ? from(of_lane) : combine(total, from(of_lane));
+      first = false;
+    }
+    return total;
+  });
+}
+
+}  // namespace cuda_emulator
+
+inline void __syncthreads(cuda_emulator::Where where = cuda_emulator::Where::current()) {
+  cuda_emulator::block_barrier(where);
+}
+inline void __syncwarp(unsigned mask = 0xffffffffu, cuda_emulator::Where where = cuda_emulator::Where::current()) {
+  cuda_emulator::warp_barrier(mask, where);
+}
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source, int width = 32,
+              cuda_emulator::Where where = cuda_emulator::Where::current()) {
+  const int group = cuda_emulator::lane() / width * width;
+  return cuda_emulator::shuffle(mask, value, group + (source & (width - 1)), where);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32,
+                  cuda_emulator::Where where = cuda_emulator::Where::current()) {
+  const int mine = cuda_emulator::lane(), source = mine ^ bits;
+  return cuda_emulator::shuffle(mask, value, source / width == mine / width ? source : mine, where);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32,
+                   cuda_emulator::Where where = cuda_emulator::Where::current()) {
+  const int mine = cuda_emulator::lane(), source = mine + static_cast<int>(delta);
+  return cuda_emulator::shuffle(mask, value, source / width == mine / width ? source : mine, where);
+}
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32,
+                 cuda_emulator::Where where = cuda_emulator::Where::current()) {
+  const int mine = cuda_emulator::lane(), source = mine - static_cast<int>(delta);
+  return cuda_emulator::shuffle(mask, value, source >= mine / width * width ? source : mine, where);
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate,
+                              cuda_emulator::Where where = cuda_emulator::Where::current()) {
+  const unsigned mine = predicate ? 1u << cuda_emulator::lane() : 0u;
+  return cuda_emulator::fold(mask, mine, where, [](unsigned a, unsigned b) { return a | b; });
+}
+inline int __any_sync(unsigned mask, int predicate, cuda_emulator::Where where = cuda_emulator::Where::current()) {
+  return __ballot_sync(mask, predicate, where) != 0;
+}
+inline int __all_sync(unsigned mask, int predicate, cuda_emulator::Where where = cuda_emulator::Where::current()) {
+  return __ballot_sync(mask, predicate, where) == mask;
+}
+
+// --- memory and arithmetic
+
+template <class T>
+T __ldg(const T* address) {
+  return *address;
+}
+template <class T>
+T atomicAdd(T* address, std::type_identity_t<T> value) {
+  return std::exchange(*address, static_cast<T>(*address + value));
+}
+template <class T>
+T atomicMin(T* address, std::type_identity_t<T> value) {
+  return std::exchange(*address, std::min(*address, value));
+}
+template <class T>
+T atomicMax(T* address, std::type_identity_t<T> value) {
+  return std::exchange(*address, std::max(*address, value));
+}
+template <class T>
+T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T> value) {
+  return std::exchange(*address, *address == expected ? value : *address);
+}
+template <class T>
+T atomicExch(T* address, std::type_identity_t<T> value) {
+  return std::exchange(*address, value);
+}
+
+template <class To, class From>
+To cuda_emulator_bits(From value) {
+  static_assert(sizeof(To) == sizeof(From));
+  To result;
+  std::memcpy(&result, &value, sizeof(To));
+  return result;
+}
+inline unsigned __float_as_uint(float value) {
+  return cuda_emulator_bits<unsigned>(value);
+}
+inline int __float_as_int(float value) {
+  return cuda_emulator_bits<int>(value);
+}
+inline float __uint_as_float(unsigned value) {
+  return cuda_emulator_bits<float>(value);
+}
+inline float __int_as_float(int value) {
+  return cuda_emulator_bits<float>(value);
+}
+inline long long __double_as_longlong(double value) {
+  return cuda_emulator_bits<long long>(value);
+}
+inline double __longlong_as_double(long long value) {
+  return cuda_emulator_bits<double>(value);
+}
+inline int __popc(unsigned value) {
+  return __builtin_popcount(value);
+}
+inline int __clz(int value) {
+  return value ? __builtin_clz(static_cast<unsigned>(value)) : 32;
+}
+inline int __ffs(int value) {
+  return __builtin_ffs(value);
+}
+inline float rsqrtf(float value) {
+  return 1.0f / std::sqrt(value);
+}
+inline double rsqrt(double value) {
+  return 1.0 / std::sqrt(value);
+}
+inline float __fmaf_rn(float a, float b, float c) {
+  return std::fma(a, b, c);
+}
+inline float __fadd_rn(float a, float b) {
+  return a + b;
+}
+inline float __fmul_rn(float a, float b) {
+  return a * b;
+}
+
+// --- the runtime
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorLaunchFailure = 719,
+};
+enum cudaMemcpyKind {
+  cudaMemcpyHostToHost,
+  cudaMemcpyHostToDevice,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice,
+};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
+  cudaDevAttrMemoryPoolsSupported = 115,
+};
+enum cudaMemPoolAttr {
+  cudaMemPoolAttrReleaseThreshold = 4,
+  cudaMemPoolAttrReservedMemCurrent = 5,
+  cudaMemPoolAttrUsedMemCurrent = 7,
+};
+
+struct cudaDeviceProp {
+  char name[256];
+  size_t totalGlobalMem, sharedMemPerBlockOptin;
+  int major, minor, multiProcessorCount;
+};
+
+using cudaStream_t = struct CUstream_st*;
+using cudaMemPool_t = struct CUmemPoolHandle_st*;
+struct cudaLaunchAttribute;
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
+};
+
+const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaGetLastError();
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int device);
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);
+cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t pool, cudaMemPoolAttr attribute, void* value);
+cudaError_t cudaMalloc(void** memory, size_t bytes);
+cudaError_t cudaFree(void* memory);
+cudaError_t cudaMallocAsync(void** memory, size_t bytes, cudaStream_t stream);
+cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int from_device, size_t bytes,
+                                cudaStream_t stream);
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream);
+cudaError_t cudaStreamCreate(cudaStream_t* stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaDeviceSynchronize();
+
+namespace cuda_emulator {
+
+/// Runs call(arguments) in every thread of every block.
+cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& config, void (*call)(void*), void* arguments);
+cudaError_t allow_shared_bytes(const void* kernel, int bytes);
+
+/// Device memory may be touched while one of these lives: in launches, copies and library calls.
+class DeviceWork {
+ public:
+  DeviceWork();
+  ~DeviceWork();
+  DeviceWork(const DeviceWork&) = delete;
+  DeviceWork& operator=(const DeviceWork&) = delete;
+};
+
+}  // namespace cuda_emulator
+
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  struct Call {
+    void (*kernel)(Parameters...);
+    std::tuple<std::decay_t<Parameters>...> parameters;
+  } call{kernel, {std::forward<Arguments>(arguments)...}};
+  const auto run = [](void* state) {
+    const auto& [function, parameters] = *static_cast<Call*>(state);
+    std::apply(function, parameters);
+  };
+  return cuda_emulator::launch(reinterpret_cast<const void*>(kernel), *config, run, &call);
+}
+
+template <class Function>
+cudaError_t cudaFuncSetAttribute(Function* kernel, cudaFuncAttribute, int value) {
+  return cuda_emulator::allow_shared_bytes(reinterpret_cast<const void*>(kernel), value);
+}

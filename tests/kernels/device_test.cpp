@@ -1,0 +1,111 @@
+// Devices: what they say of themselves, and their memory.
+#include "kernels/device.h"
+
+#include <cstring>
+#include <doctest/doctest.h>
+#include <numeric>
+#include <thread>
+#include <vector>
+
+#include "kernels/check.h"
+#include "tests/kernels/harness.h"
+
+namespace qinco::kernels::tests {
+
+namespace {
+
+std::string error_of(Device device) {
+  try {
+    check_device(device);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+}  // namespace
+
+TEST_CASE("Device: parses what it prints, and nothing else") {
+  CHECK(Device::parse("cpu") == Device{});
+  CHECK(Device::parse("cuda") == Device{DeviceType::cuda, 0});
+  CHECK(Device::parse("cuda:12") == Device{DeviceType::cuda, 12});
+  for (const char* text : {"cpu", "cuda:0", "cuda:3"}) CHECK(Device::parse(text).name() == text);
+  for (const char* text : {"", "gpu", "CPU", "cpu:0", "cuda:", "cuda:-1", "cuda:1x", "cuda: 1", "cuda:99999999999"})
+    CHECK_THROWS_AS(Device::parse(text), Error);
+  CHECK_THROWS_WITH(Device::parse("gpu"), "device: expected cpu, cuda or cuda:i, found 'gpu'");
+}
+
+TEST_CASE("Device: one that is not there is refused by name") {
+  CHECK(device_count(DeviceType::cpu) == 1);
+  CHECK(error_of({}) == "");
+  const int count = device_count(DeviceType::cuda);
+  const Device beyond{DeviceType::cuda, count};
+  const std::string error = error_of(beyond);
+  CHECK(error.rfind(fmt::format("device cuda:{}: this ", count), 0) == 0);
+  CHECK_THROWS_WITH_AS(allocate(beyond, 1), error.c_str(), Error);
+  CHECK_THROWS_WITH_AS(Context::of(beyond), error.c_str(), Error);
+  CHECK_THROWS_WITH_AS(table<float>(beyond), error.c_str(), Error);
+  CHECK_THROWS_WITH_AS(synchronize(beyond), error.c_str(), Error);
+}
+
+TEST_CASE("Device: every one describes itself, and copies what it is given there and back") {
+  std::vector<int> values(100'001);
+  std::iota(values.begin(), values.end(), -7);
+  const size_t bytes = values.size() * sizeof(int);
+  for (const Device device : all_devices()) {
+    CHECK(!device_description(device).empty());
+    const MemoryInfo memory = memory_info(device);
+    CHECK(memory.total > 0);
+    CHECK(memory.free <= memory.total);
+    void* const first = allocate(device, bytes);
+    void* const second = allocate(device, bytes);
+    CHECK(reinterpret_cast<uintptr_t>(first) % 64 == 0);
+    copy_bytes(device, first, {}, values.data(), bytes);
+    copy_bytes(device, second, device, first, bytes);
+    std::vector<int> back(values.size());
+    copy_bytes({}, back.data(), device, second, bytes);
+    CHECK(back == values);
+    release(device, first, bytes);
+    release(device, second, bytes);
+    synchronize(device);
+  }
+}
+
+TEST_CASE("Context::of: one per thread and device") {
+  CHECK(&Context::of(Device{}) == &Context::cpu());
+  for (const Device device : all_devices()) {
+    const Context& context = Context::of(device);
+    CHECK(context.device == device);
+    CHECK(&Context::of(device) == &context);
+    std::thread([&] { CHECK(Context::of(device).scratch != context.scratch); }).join();
+  }
+}
+
+TEST_CASE("Scratch: memory of its device") {
+  std::vector<int> values(3000);
+  for (const Device device : all_devices()) {
+    std::iota(values.begin(), values.end(), 0);
+    ScratchFrame outer(Context::of(device));
+    int* const kept = outer.get<int>(3000);
+    copy_bytes(device, kept, {}, values.data(), 12'000);
+    {
+      ScratchFrame inner(Context::of(device));
+      const std::vector<int> others(1 << 20, -1);
+      copy_bytes(device, inner.get<int>(1 << 20), {}, others.data(), others.size() * 4);
+    }
+    std::vector<int> back(3000);
+    copy_bytes({}, back.data(), device, kept, 12'000);
+    CHECK(back == values);
+  }
+}
+
+TEST_CASE("allocate: more than the device has is an error that says how much") {
+  for (const Device device : all_devices()) {
+    if (device.type == DeviceType::cpu) continue;
+    const size_t wanted = 2 * memory_info(device).total;
+    CHECK_THROWS_WITH_AS(allocate(device, wanted), doctest::Contains(fmt::format("{} bytes", wanted).c_str()), Error);
+    release(device, allocate(device, 100), 100);  // and it goes on working
+  }
+}
+
+}  // namespace qinco::kernels::tests

@@ -1,0 +1,374 @@
+#include "tests/kernels/staged.h"
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+#include <doctest/doctest.h>
+#include <vector>
+
+#include "tests/kernels/harness.h"
+
+namespace qinco::kernels::tests {
+
+namespace {
+
+Device device_in_use;
+
+// The operands of one call on the device, each a block of host memory between guard zones.
+class Stage {
+ public:
+  Stage() = default;
+  Stage(const Stage&) = delete;
+  Stage& operator=(const Stage&) = delete;
+  ~Stage() {
+    for (const Operand& o : operands_) {
+      std::vector<unsigned char> all(o.total);
+      copy_bytes({}, all.data(), device_in_use, o.block, o.total);
+      const unsigned char *const begin = all.data(), *const data = begin + kGuard + o.shift;
+      const auto is_guard = [](unsigned char byte) { return byte == kGuardByte; };
+      CHECK_MESSAGE((std::all_of(begin, data, is_guard) && std::all_of(data + o.bytes, begin + o.total, is_guard)),
+                    "a kernel wrote beyond an operand of " << o.bytes << " bytes on " << device_in_use.name());
+      if (o.writable)
+        std::memcpy(o.host, data, o.bytes);
+      else
+        CHECK_MESSAGE(std::memcmp(o.host, data, o.bytes) == 0, "a kernel wrote to an operand that it may only read");
+      release(device_in_use, o.block, o.total);
+    }
+  }
+
+  /// The device's copy of n elements; the same for the same host memory. Null for null.
+  template <class T>
+  T* both(T* host, int64_t n) {
+    return static_cast<T*>(put(host, static_cast<size_t>(n) * sizeof(T), sizeof(T), true));
+  }
+  template <class T>
+  const T* in(const T* host, int64_t n) {
+    return static_cast<const T*>(put(const_cast<T*>(host), static_cast<size_t>(n) * sizeof(T), sizeof(T), false));
+  }
+  /// [rows,cols] with a leading dimension.
+  template <class T>
+  const T* matrix(const T* host, int64_t rows, int64_t cols, int64_t ld) {
+    return in(host, extent(rows, cols, ld));
+  }
+  static int64_t extent(int64_t rows, int64_t cols, int64_t ld) { return rows == 0 ? 0 : (rows - 1) * ld + cols; }
+
+  const Context& context() const { return Context::of(device_in_use); }
+
+ private:
+  static constexpr size_t kGuard = 256;
+  static constexpr unsigned char kGuardByte = 0xfb;
+  struct Operand {
+    void* host;
+    void* block;
+    size_t bytes, shift, total;
+    bool writable;
+  };
+
+  void* put(void* host, size_t bytes, size_t element, bool writable) {
+    if (!host) return nullptr;
+    for (Operand& o : operands_) {
+      if (o.host != host || o.bytes < bytes) continue;
+      o.writable = o.writable || writable;
+      return static_cast<unsigned char*>(o.block) + kGuard + o.shift;
+    }
+    // Off the alignment that vector loads need, as a slice of a tensor may be; packs are aligned to 64 bytes.
+    const size_t shift = reinterpret_cast<uintptr_t>(host) % 64 == 0 ? 0 : element;
+    Operand o{host, nullptr, bytes, shift, bytes + shift + 2 * kGuard, writable};
+    std::vector<unsigned char> all(o.total, kGuardByte);
+    if (bytes > 0) std::memcpy(all.data() + kGuard + shift, host, bytes);
+    o.block = allocate(device_in_use, o.total);
+    copy_bytes(device_in_use, o.block, {}, all.data(), o.total);
+    operands_.push_back(o);
+    return static_cast<unsigned char*>(o.block) + kGuard + shift;
+  }
+
+  std::deque<Operand> operands_;
+};
+
+const Table<float>& kernels_of_device() {
+  return table<float>(device_in_use);
+}
+
+// Kernels whose arguments are sizes, one matrix in and values per row or element out.
+using RowsToValues = void (*)(const Context&, int64_t, int64_t, const float*, float*);
+
+template <RowsToValues Table<float>::*kernel, bool whole, bool columns = false>
+void rows_kernel(const Context&, int64_t rows, int64_t cols, const float* x, float* out) {
+  Stage s;
+  const float* const from = s.in(x, rows * cols);
+  (kernels_of_device().*kernel)(s.context(), rows, cols, from,
+                                s.both(out, whole     ? rows * cols
+                                            : columns ? cols
+                                                      : rows));
+}
+
+using SoftmaxBackward = void (*)(const Context&, int64_t, int64_t, const float*, const float*, float*);
+
+template <SoftmaxBackward Table<float>::*kernel>
+void softmax_backward(const Context&, int64_t rows, int64_t cols, const float* y, const float* dy, float* dx) {
+  Stage s;
+  const int64_t n = rows * cols;
+  const float *const ys = s.in(y, n), *const gradient = s.in(dy, n);
+  (kernels_of_device().*kernel)(s.context(), rows, cols, ys, gradient, s.both(dx, n));
+}
+
+void gemm(const Context&, const Gemm<float>& host) {
+  Stage s;
+  Gemm<float> g = host;
+  g.c = s.both(host.c, Stage::extent(g.m, g.n, g.ldc));
+  g.a = g.trans_a ? s.matrix(host.a, g.k, g.m, g.lda) : s.matrix(host.a, g.m, g.k, g.lda);
+  g.b = g.trans_b ? s.matrix(host.b, g.n, g.k, g.ldb) : s.matrix(host.b, g.k, g.n, g.ldb);
+  g.bias = s.in(host.bias, g.n);
+  g.residual = s.matrix(host.residual, g.m, g.n, g.ldr);
+  kernels_of_device().gemm(s.context(), g);
+}
+
+int64_t linear_packed_size(int64_t n, int64_t k) {
+  return kernels_of_device().linear_packed_size(n, k);
+}
+
+void linear_pack(const Context&, int64_t n, int64_t k, const float* w, int64_t ldw, float* packed) {
+  Stage s;
+  const float* const weights = s.matrix(w, n, k, ldw);
+  kernels_of_device().linear_pack(s.context(), n, k, weights, ldw, s.both(packed, linear_packed_size(n, k)));
+}
+
+void linear(const Context&, const Linear<float>& host) {
+  Stage s;
+  Linear<float> l = host;
+  l.y = s.both(host.y, Stage::extent(l.m, l.n, l.ldy));
+  l.x = s.matrix(host.x, l.m, l.k, l.ldx);
+  l.packed = s.in(host.packed, linear_packed_size(l.n, l.k));
+  l.residual = s.matrix(host.residual, l.m, l.n, l.ldr);
+  kernels_of_device().linear(s.context(), l);
+}
+
+void unary(const Context&, UnaryOp op, int64_t n, const float* x, float* y) {
+  Stage s;
+  const float* const from = s.in(x, n);
+  kernels_of_device().unary(s.context(), op, n, from, s.both(y, n));
+}
+
+void unary_backward(const Context&, UnaryOp op, int64_t n, const float* x, const float* y, const float* dy, float* dx) {
+  Stage s;
+  const float *const xs = s.in(x, n), *const ys = s.in(y, n), *const gradient = s.in(dy, n);
+  kernels_of_device().unary_backward(s.context(), op, n, xs, ys, gradient, s.both(dx, n));
+}
+
+void binary(const Context&, BinaryOp op, int64_t rows, int64_t cols, Operand<float> a, Operand<float> b, float* out) {
+  Stage s;
+  const auto stage = [&](Operand<float>& o) {
+    const bool empty = rows == 0 || cols == 0;
+    o.data = s.in(o.data, empty ? 0 : (rows - 1) * o.row_stride + (cols - 1) * o.col_stride + 1);
+  };
+  stage(a);
+  stage(b);
+  kernels_of_device().binary(s.context(), op, rows, cols, a, b, s.both(out, rows * cols));
+}
+
+void axpby(const Context&, int64_t n, float alpha, const float* x, float beta, float* y) {
+  Stage s;
+  const float* const from = s.in(x, n);
+  kernels_of_device().axpby(s.context(), n, alpha, from, beta, s.both(y, n));
+}
+
+void fill(const Context&, int64_t n, float value, float* y) {
+  Stage s;
+  kernels_of_device().fill(s.context(), n, value, s.both(y, n));
+}
+
+void strided_copy(const Context&, int ndim, const int64_t* shape, const int64_t* strides, const float* x, float* y) {
+  Stage s;
+  int64_t n = 1, reach = 1;
+  for (int i = 0; i < ndim; ++i) {
+    n *= shape[i];
+    reach += std::max<int64_t>(shape[i] - 1, 0) * strides[i];
+  }
+  const float* const from = s.in(x, n == 0 ? 0 : reach);
+  kernels_of_device().strided_copy(s.context(), ndim, shape, strides, from, s.both(y, n));
+}
+
+double sum(const Context&, int64_t n, const float* x) {
+  Stage s;
+  return kernels_of_device().sum(s.context(), n, s.in(x, n));
+}
+
+double sum_squared_difference(const Context&, int64_t n, const float* a, const float* b) {
+  Stage s;
+  const float *const left = s.in(a, n), *const right = s.in(b, n);
+  return kernels_of_device().sum_squared_difference(s.context(), n, left, right);
+}
+
+void row_argmin(const Context&, int64_t rows, int64_t cols, const float* x, int32_t* ids) {
+  Stage s;
+  const float* const from = s.in(x, rows * cols);
+  kernels_of_device().row_argmin(s.context(), rows, cols, from, s.both(ids, rows));
+}
+
+void gather_rows(const Context&, int64_t n, int64_t d, const float* x, const int32_t* ids, float* out) {
+  Stage s;
+  const int64_t rows = n == 0 ? 0 : *std::max_element(ids, ids + n) + 1;
+  const float* const from = s.in(x, rows * d);
+  const int32_t* const index = s.in(ids, n);
+  kernels_of_device().gather_rows(s.context(), n, d, from, index, s.both(out, n * d));
+}
+
+void scatter_add_rows(const Context&, int64_t n, int64_t d, int64_t rows, const int32_t* ids, const float* x,
+                      float* out) {
+  Stage s;
+  const float* const from = s.in(x, n * d);
+  const int32_t* const index = s.in(ids, n);
+  kernels_of_device().scatter_add_rows(s.context(), n, d, rows, index, from, s.both(out, rows * d));
+}
+
+void layer_norm(const Context&, int64_t rows, int64_t cols, const float* x, const float* gamma, const float* beta,
+                double eps, float* y, float* mean, float* rstd) {
+  Stage s;
+  const float *const xs = s.in(x, rows * cols), *const g = s.in(gamma, cols), *const b = s.in(beta, cols);
+  float *const out = s.both(y, rows * cols), *const means = s.both(mean, rows), *const scales = s.both(rstd, rows);
+  kernels_of_device().layer_norm(s.context(), rows, cols, xs, g, b, eps, out, means, scales);
+}
+
+void layer_norm_backward(const Context&, int64_t rows, int64_t cols, const float* x, const float* gamma,
+                         const float* mean, const float* rstd, const float* dy, float* dx, float* dgamma,
+                         float* dbeta) {
+  Stage s;
+  const float *const xs = s.in(x, rows * cols), *const gradient = s.in(dy, rows * cols), *const g = s.in(gamma, cols);
+  const float *const means = s.in(mean, rows), *const scales = s.in(rstd, rows);
+  float *const out = s.both(dx, rows * cols), *const dg = s.both(dgamma, cols), *const db = s.both(dbeta, cols);
+  kernels_of_device().layer_norm_backward(s.context(), rows, cols, xs, g, means, scales, gradient, out, dg, db);
+}
+
+void adam(const Context&, const AdamStep& step, int64_t n, float* p, const float* g, float* m, float* v) {
+  Stage s;
+  const float* const gradient = s.in(g, n);
+  float *const ps = s.both(p, n), *const ms = s.both(m, n), *const vs = s.both(v, n);
+  kernels_of_device().adam(s.context(), step, n, ps, gradient, ms, vs);
+}
+
+void sgd(const Context&, const SgdStep& step, int64_t n, float* p, const float* g, float* buf) {
+  Stage s;
+  const float* const gradient = s.in(g, n);
+  float *const ps = s.both(p, n), *const velocity = s.both(buf, n);
+  kernels_of_device().sgd(s.context(), step, n, ps, gradient, velocity);
+}
+
+void nearest(const Context&, int64_t n, int64_t d, int64_t K, const float* x, const float* c, int32_t* ids,
+             float* distances) {
+  Stage s;
+  const float *const xs = s.in(x, n * d), *const codebook = s.in(c, K * d);
+  int32_t* const found = s.both(ids, n);
+  kernels_of_device().nearest(s.context(), n, d, K, xs, codebook, found, s.both(distances, n));
+}
+
+int64_t candidate_packed_size(int64_t K, int64_t d, int64_t h, int64_t L) {
+  return kernels_of_device().candidate_packed_size(K, d, h, L);
+}
+
+void candidate_pack(const Context&, const CandidateStep<float>& host, float* packed) {
+  Stage s;
+  CandidateStep<float> step = host;
+  std::vector<const float*> up, down;
+  for (int64_t l = 0; l < host.L; ++l) {
+    up.push_back(s.in(host.w_up[l], host.h * host.d));
+    down.push_back(s.in(host.w_down[l], host.d * host.h));
+  }
+  step.z_table = s.in(host.z_table, host.K * host.d);
+  step.a_table = s.in(host.a_table, host.K * host.h);
+  step.w_up = up.data();
+  step.w_down = down.data();
+  kernels_of_device().candidate_pack(s.context(), step,
+                                     s.both(packed, candidate_packed_size(host.K, host.d, host.h, host.L)));
+}
+
+void candidate_search(const Context&, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,
+                      const CandidateSearch<float>& host) {
+  Stage s;
+  CandidateSearch<float> search = host;
+  search.target = s.in(host.target, host.n * d);
+  search.row = s.in(host.row, host.n * d);
+  search.up_row = s.in(host.up_row, host.n * h);
+  search.codes = s.both(host.codes, host.n);
+  search.distances = s.both(host.distances, host.n);
+  const float* const step = s.in(packed, candidate_packed_size(K, d, h, L));
+  kernels_of_device().candidate_search(s.context(), K, d, h, L, step, search);
+}
+
+void topk(const Context&, int64_t rows, int64_t cols, int64_t k, const float* x, int32_t* ids, float* values) {
+  Stage s;
+  const float* const from = s.in(x, rows * cols);
+  int32_t* const found = s.both(ids, rows * k);
+  kernels_of_device().topk(s.context(), rows, cols, k, from, found, s.both(values, rows * k));
+}
+
+void scan(const Context&, const Scan<float>& host) {
+  Stage s;
+  Scan<float> all = host;
+  std::vector<ScanQuery<float>> queries(host.queries, host.queries + host.nq);
+  std::deque<std::vector<ScanList<float>>> lists;
+  for (ScanQuery<float>& query : queries) {
+    lists.emplace_back(query.list, query.list + query.lists);
+    for (ScanList<float>& list : lists.back()) {
+      list.codes = s.in(list.codes, (list.n + kScanBlock - 1) / kScanBlock * host.M * kScanBlock);
+      list.norms = s.in(list.norms, list.n);
+    }
+    query.tables = s.in(query.tables, host.M * 256);
+    query.list = lists.back().data();
+  }
+  all.queries = queries.data();
+  all.ids = s.both(host.ids, host.nq * host.k);
+  all.scores = s.both(host.scores, host.nq * host.k);
+  kernels_of_device().scan(s.context(), all);
+}
+
+Table<float> make_table() {
+  Table<float> t;
+#define QINCO_STAGED(kernel) t.kernel = kernel;
+#define QINCO_STAGED_ROWS(kernel, ...) t.kernel = rows_kernel<&Table<float>::kernel, __VA_ARGS__>;
+  QINCO_STAGED(gemm)
+  QINCO_STAGED(linear_packed_size)
+  QINCO_STAGED(linear_pack)
+  QINCO_STAGED(linear)
+  QINCO_STAGED(unary)
+  QINCO_STAGED(unary_backward)
+  QINCO_STAGED(binary)
+  QINCO_STAGED(axpby)
+  QINCO_STAGED(fill)
+  QINCO_STAGED(strided_copy)
+  QINCO_STAGED(sum)
+  QINCO_STAGED(sum_squared_difference)
+  QINCO_STAGED_ROWS(row_sum, false)
+  QINCO_STAGED_ROWS(column_sum, false, true)
+  QINCO_STAGED_ROWS(row_squared_norm, false)
+  QINCO_STAGED(row_argmin)
+  QINCO_STAGED(gather_rows)
+  QINCO_STAGED(scatter_add_rows)
+  QINCO_STAGED_ROWS(log_sum_exp, false)
+  QINCO_STAGED_ROWS(softmax, true)
+  QINCO_STAGED_ROWS(log_softmax, true)
+  t.softmax_backward = softmax_backward<&Table<float>::softmax_backward>;
+  t.log_softmax_backward = softmax_backward<&Table<float>::log_softmax_backward>;
+  QINCO_STAGED(layer_norm)
+  QINCO_STAGED(layer_norm_backward)
+  QINCO_STAGED(adam)
+  QINCO_STAGED(sgd)
+  QINCO_STAGED(nearest)
+  QINCO_STAGED(candidate_packed_size)
+  QINCO_STAGED(candidate_pack)
+  QINCO_STAGED(candidate_search)
+  QINCO_STAGED(topk)
+  QINCO_STAGED(scan)
+#undef QINCO_STAGED
+#undef QINCO_STAGED_ROWS
+  return t;
+}
+
+}  // namespace
+
+const Table<float>& staged_table(Device device) {
+  static const Table<float> staged = make_table();
+  device_in_use = device;
+  return staged;
+}
+
+}  // namespace qinco::kernels::tests
