@@ -1,7 +1,9 @@
 #include "tensor/file.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <fcntl.h>
 #include <filesystem>
@@ -9,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <vector>
 
 #include "kernels/check.h"
 
@@ -42,7 +45,66 @@ void sync_directory(const std::string& directory) {
   check(done, "{}: cannot sync: {}", directory, reason());
 }
 
+// The temporary files that exist now, for a signal handler to remove. Who holds the lock takes no signals meanwhile, so
+// a handler waits for other threads at most, never for the code that it interrupted.
+class TemporaryFiles {
+ public:
+  // Creates the file `path`, which must not exist, and remembers it; -1 and errno if that fails.
+  int create(const std::string& path, mode_t mode) {
+    const Lock lock(*this);
+    paths_.push_back(path);
+    const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+    if (fd < 0) paths_.pop_back();
+    return fd;
+  }
+  // Forgets a file that has another name now, or is gone.
+  void forget(const std::string& path) noexcept {
+    const Lock lock(*this);
+    std::erase(paths_, path);
+  }
+  // Keeps the lock: nothing is created any more.
+  void remove_all() noexcept {
+    while (busy_.test_and_set()) {
+    }
+    for (const std::string& path : paths_) ::unlink(path.c_str());
+  }
+
+ private:
+  class Lock {
+   public:
+    explicit Lock(TemporaryFiles& files) : files_(files) {
+      sigset_t all;
+      ::sigfillset(&all);
+      ::pthread_sigmask(SIG_BLOCK, &all, &earlier_);
+      while (files_.busy_.test_and_set()) {
+      }
+    }
+    ~Lock() {
+      files_.busy_.clear();
+      const int error = errno;
+      ::pthread_sigmask(SIG_SETMASK, &earlier_, nullptr);
+      errno = error;
+    }
+    Lock(const Lock&) = delete;
+    Lock& operator=(const Lock&) = delete;
+
+   private:
+    TemporaryFiles& files_;
+    sigset_t earlier_;
+  };
+
+  std::atomic_flag busy_;
+  std::vector<std::string> paths_;
+};
+
+// Made before any signal handler needs it and never destroyed.
+TemporaryFiles& temporary_files = *new TemporaryFiles;
+
 }  // namespace
+
+void remove_temporary_files() noexcept {
+  temporary_files.remove_all();
+}
 
 std::shared_ptr<const MappedFile> MappedFile::open(const std::string& path) {
   // O_NONBLOCK: opening a pipe must not wait for a writer; it is refused below.
@@ -98,7 +160,7 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), buffer_(new s
   for (int attempt = 0; fd_ < 0 && attempt < 100; ++attempt) {  // others may write beside us, or have left theirs
     const std::string suffix = fmt::format("{}.{:08x}", ::getpid(), std::random_device()());
     temporary_ = (name.parent_path() / fmt::format(".{}.tmp.{}", name.filename().string(), suffix)).string();
-    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+    fd_ = temporary_files.create(temporary_, mode);
     if (fd_ < 0 && errno != EEXIST) break;
   }
   check(fd_ >= 0, "{}: cannot write: {}", path_, reason());
@@ -112,7 +174,9 @@ void AtomicFile::discard() noexcept {
   if (fd_ < 0) return;
   ::close(fd_);
   fd_ = -1;
-  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  if (temporary_.empty()) return;
+  ::unlink(temporary_.c_str());
+  temporary_files.forget(temporary_);
 }
 
 void AtomicFile::write(const void* data, size_t bytes) {
@@ -149,11 +213,10 @@ void AtomicFile::commit() {
     return;
   }
   const bool renamed = ::close(fd) == 0 && ::rename(temporary_.c_str(), path_.c_str()) == 0;
-  if (!renamed) {
-    const std::string why = reason();
-    ::unlink(temporary_.c_str());
-    fail("{}: cannot write: {}", path_, why);
-  }
+  const std::string why = renamed ? "" : reason();
+  if (!renamed) ::unlink(temporary_.c_str());
+  temporary_files.forget(temporary_);
+  check(renamed, "{}: cannot write: {}", path_, why);
   sync_directory(directory_of(path_));
 }
 

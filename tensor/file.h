@@ -71,6 +71,10 @@ T load_as(const std::byte* from) {
   return value;
 }
 
+/// Removes the temporary files of all AtomicFiles of the process, which must end next. For signal handlers: it calls
+/// only what is allowed there.
+void remove_temporary_files() noexcept;
+
 /// Whether all of a text is printable ASCII.
 bool is_printable(std::string_view text);
 /// Text from a file, fit for a one-line message: quoted, cut after 80 bytes, what is not printable ASCII escaped.

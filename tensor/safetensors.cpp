@@ -17,10 +17,11 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr int64_t kMaxHeader = 100'000'000;  // the format's own limit
-constexpr size_t kMaxTensors = 1 << 16;      // what this library will hold of them
-constexpr size_t kMaxMetadata = 1 << 24;     // bytes of keys and values, which count kMetadataItem more each pair
-constexpr size_t kMetadataItem = 128;        // what a pair costs beyond its bytes
+constexpr int64_t kMaxHeader = 1 << 24;   // bytes; the format allows six times that, kMaxTensors need less: to parse
+                                          // a single text of this size takes 80 MB of memory
+constexpr size_t kMaxTensors = 1 << 16;   // what this library will hold of them
+constexpr size_t kMaxMetadata = 1 << 24;  // bytes of keys and values, which count kMetadataItem more each pair
+constexpr size_t kMetadataItem = 128;     // what a pair costs beyond its bytes
 constexpr const char* kMetadata = "__metadata__";
 
 struct TypeName {
@@ -170,8 +171,10 @@ SafetensorsFile read_safetensors(std::shared_ptr<const MappedFile> file) {
   check(file->size() >= 8, "{}: not a safetensors file: {} bytes", path, file->size());
   uint64_t length = 0;
   std::memcpy(&length, file->data(), sizeof length);
-  check(length <= static_cast<uint64_t>(std::min(kMaxHeader, file->size() - 8)),
+  check(length <= static_cast<uint64_t>(file->size() - 8),
         "{}: not a safetensors file, or truncated: header of {} bytes in a file of {}", path, length, file->size());
+  check(length <= static_cast<uint64_t>(kMaxHeader), "{}: header of {} bytes, expected at most {}", path, length,
+        kMaxHeader);
   const auto* const text = reinterpret_cast<const char*>(file->data()) + 8;
   check(length >= 2 && text[0] == '{', "{}: not a safetensors file: no JSON header", path);
   HeaderReader reader(path);
@@ -218,7 +221,7 @@ void write_safetensors(const std::string& path, const SafetensorsFile& file) {
     fail("{}: a tensor's name or the metadata is not UTF-8", path);
   }
   text.resize((8 + text.size() + 63) / 64 * 64 - 8, ' ');
-  check(static_cast<int64_t>(text.size()) <= kMaxHeader, "{}: header of {} bytes, the format allows {}", path,
+  check(static_cast<int64_t>(text.size()) <= kMaxHeader, "{}: header of {} bytes, expected at most {}", path,
         text.size(), kMaxHeader);
   const uint64_t length = text.size();
   AtomicFile out(path);

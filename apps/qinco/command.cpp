@@ -139,6 +139,7 @@ void Program::run(const std::vector<std::string>& arguments) {
 
 int Program::main(int argc, char** argv) {
   std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
+  handle_signals();
   hyphens_to_underscores(arguments);
   const std::string name = command_name(arguments);
   try {

@@ -49,8 +49,9 @@ Json convert_model(const ConvertOptions& options) {
         options.output);
   ModelContents contents = read_model_file(options.input);
   const std::string format = contents.metadata["format"], variant = contents.metadata["variant"];
-  check(format == "qinco" && variant != "qinco2", "{}: expected a QINCo model, found format {}, variant {}",
-        options.input, quote(format), quote(variant));
+  check(variant != "qinco2", "{}: a QINCo2 checkpoint: info knows it, nothing else yet", options.input);
+  check(format == "qinco", "{}: expected a QINCo model, found format {}, variant {}", options.input, quote(format),
+        quote(variant));
   settle_scale(options, contents.metadata);
   check_model(options.input, contents);  // only whole and valid models go on
   if (torch)

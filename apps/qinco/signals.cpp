@@ -2,7 +2,10 @@
 
 #include <atomic>
 #include <csignal>
+#include <string_view>
 #include <unistd.h>
+
+#include "tensor/file.h"
 
 namespace qinco::app {
 namespace {
@@ -13,21 +16,42 @@ static_assert(std::atomic<int>::is_always_lock_free);
 struct sigaction earlier_int;
 struct sigaction earlier_term;
 
+extern "C" void on_last_signal(int number) {
+  constexpr std::string_view kMessage = "qinco: stopped by a signal\n";
+  remove_temporary_files();
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, kMessage.data(), kMessage.size());
+  _exit(128 + number);
+}
+
 extern "C" void on_stop_signal(int number) {
   int none = 0;
-  if (!received_signal.compare_exchange_strong(none, number)) _exit(128 + number);
+  if (!received_signal.compare_exchange_strong(none, number)) on_last_signal(number);
+}
+
+struct sigaction action_of(void (*handler)(int)) {
+  struct sigaction action = {};
+  action.sa_handler = handler;
+  action.sa_flags = SA_RESTART;  // a write in progress goes on
+  sigemptyset(&action.sa_mask);
+  return action;
 }
 
 }  // namespace
 
+void handle_signals() {
+  const struct sigaction last = action_of(on_last_signal);
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction earlier;
+    if (sigaction(number, nullptr, &earlier) == 0 && earlier.sa_handler != SIG_IGN) sigaction(number, &last, nullptr);
+  }
+  std::signal(SIGXFSZ, SIG_IGN);
+}
+
 StopSignals::StopSignals() {
   received_signal = 0;
-  struct sigaction action = {};
-  action.sa_handler = on_stop_signal;
-  action.sa_flags = SA_RESTART;  // a write in progress goes on
-  sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, &earlier_int);
-  sigaction(SIGTERM, &action, &earlier_term);
+  const struct sigaction stop = action_of(on_stop_signal);
+  sigaction(SIGINT, &stop, &earlier_int);
+  sigaction(SIGTERM, &stop, &earlier_term);
 }
 
 StopSignals::~StopSignals() {

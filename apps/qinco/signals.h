@@ -1,10 +1,15 @@
-// Ctrl-C and SIGTERM as a request to stop at the next safe point.
+// Ctrl-C and SIGTERM: the end of the program, or a request to stop at the next safe point.
 #pragma once
 
 #include <stdexcept>
 #include <string>
 
 namespace qinco::app {
+
+/// For the whole program: SIGINT, SIGTERM and SIGHUP end it with status 128 + the signal's number and one line on
+/// stderr, and leave no temporary file; signals that were ignored stay so. A file that grows beyond the limit of file
+/// sizes is an error of the write, no signal.
+void handle_signals();
 
 /// Thrown once the work that a signal stopped has saved its state: the program prints what() (how to go on) on stderr
 /// and ends with status 128 + signal.
@@ -14,8 +19,8 @@ class Stopped : public std::runtime_error {
   int signal;
 };
 
-/// While it lives, the first SIGINT or SIGTERM only sets a flag; the second ends the process at once (status 128 + the
-/// signal's number). The earlier handlers come back at the end of the scope.
+/// While it lives, the first SIGINT or SIGTERM only sets a flag; the second ends the process at once, as
+/// handle_signals says. The earlier handlers come back at the end of the scope.
 class StopSignals {
  public:
   StopSignals();

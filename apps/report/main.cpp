@@ -1,5 +1,6 @@
 // bin/qinco_report: compares methods from the JSON files of bin/qinco, as a table and as an HTML page with charts.
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <fmt/format.h>
@@ -33,6 +34,7 @@ int main(int argc, char** argv) {
   app.add_option("methods", arguments, "LABEL:STEM for each method; STEM.eval.json is read, and STEM.train.json if any")
       ->required();
   CLI11_PARSE(app, argc, argv);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file beyond the limit of file sizes is an error of the write
   try {
     for (const std::string& argument : arguments) page.methods.push_back(read_argument(argument));
     page.facts = report::machine_facts();

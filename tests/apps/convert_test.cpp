@@ -77,7 +77,7 @@ TEST_CASE("convert: a state dict needs its db_scale") {
 TEST_CASE("convert and info: models that nothing else uses, other formats and bad places are named") {
   const Workspace space;
   const std::string out = space.file("out.safetensors");
-  expect_error(space.path(), {"convert", golden("qinco2.pt"), out}, 1, {"qinco2.pt", "qinco2"});
+  expect_error(space.path(), {"convert", golden("qinco2.pt"), out}, 1, {"qinco2.pt", "QINCo2"});
   expect_error(space.path(), {"convert", golden("legacy.pt"), out}, 1, {"legacy.pt", "before 1.6"});
   expect_error(space.path(), {"convert", space.model(), space.file("model.onnx")}, 1, {"model.onnx", ".pt"});
   expect_error(space.path(), {"convert", space.model(), space.file("none/model.pt")}, 1, {"none/model.pt"});

@@ -1,4 +1,5 @@
-// Ctrl-C and SIGTERM during training: a checkpoint, a command that goes on, and the very losses of an unbroken run.
+// Ctrl-C and SIGTERM: during training a checkpoint, a command that goes on, and the very losses of an unbroken run;
+// while a model is written nothing.
 #include <chrono>
 #include <csignal>
 #include <thread>
@@ -92,6 +93,23 @@ TEST_CASE("interrupt: broken checkpoints are refused and kept") {
   }
   std::filesystem::remove(checkpoint);
   expect_error(space.path(), arguments, 1, {checkpoint, "cannot open"});
+}
+
+TEST_CASE("interrupt: a conversion of a model that is stopped leaves no file") {
+  const Workspace space;
+  const std::string model = space.file("large.safetensors");
+  write_hollow_model(model, 1024);
+  const std::set<std::string> before = listing(space.path());
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP})
+    for (const char* out : {"out.pt", "out.safetensors"}) {
+      CAPTURE(signal);
+      CAPTURE(out);
+      Process process({"convert", model, space.file(out)});
+      while (process.running() && listing(space.path()) == before) std::this_thread::sleep_for(milliseconds(1));
+      process.send(signal);
+      check_error(process.finish(), 128 + signal, {"stopped by a signal"});
+      CHECK(listing(space.path()) == before);
+    }
 }
 
 }  // namespace

@@ -59,7 +59,9 @@ TEST_CASE("outputs: a disk that fills up leaves the old file and no temporary on
   write_bytes(space.file("out.npy"), "old");
   write_bytes(space.file("out.fvecs"), "old");
   write_bytes(space.file("trained.safetensors"), "old");
-  for (const Arguments& arguments : {space.encode(), space.decode(), space.train(1)})
+  const Arguments kmeans = {"kmeans", "--training_data", space.base(), "--k", "100", "--o", space.file("out.fvecs")};
+  for (const Arguments& arguments :
+       {space.encode(), space.decode(), space.train(1), kmeans, {"convert", space.model(), space.file("out.pt")}})
     expect_error(space.path(), arguments, 1, {"cannot write: File too large"}, limits);
   for (const char* name : {"out.npy", "out.fvecs", "trained.safetensors"}) CHECK(read_bytes(space.file(name)) == "old");
 }

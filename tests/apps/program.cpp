@@ -35,10 +35,7 @@ void redirect(const std::string& path, int to) {
   redirect(err, STDERR_FILENO);
   if (kLimitMemory) set_limit(RLIMIT_AS, limits.memory);
   set_limit(RLIMIT_CORE, 0);
-  if (limits.file_size > 0) {
-    signal(SIGXFSZ, SIG_IGN);  // writes then fail with EFBIG
-    set_limit(RLIMIT_FSIZE, limits.file_size);
-  }
+  if (limits.file_size > 0) set_limit(RLIMIT_FSIZE, limits.file_size);
   setenv("ASAN_OPTIONS", "allocator_may_return_null=1", 0);
   execv(argv[0], argv.data());
   _exit(127);

@@ -21,6 +21,24 @@ inline void write_vectors(const std::string& path, const Tensor& x) {
   writer.commit();
 }
 
+/// Writes a model with M = 1 and K = 65536 whose codebook, all 0, is a hole on disk; returns the file's size, 2^18 * d
+/// bytes and the header.
+inline int64_t write_hollow_model(const std::string& path, int64_t d) {
+  constexpr int64_t kK = 65536;
+  const int64_t bytes = kK * d * 4;
+  QincoConfig config;
+  config.d = d, config.M = 1, config.K = kK, config.L = 1, config.h = 1;
+  const Json header = {{"__metadata__", model_metadata(config)},
+                       {"codebook0.weight", {{"dtype", "F32"}, {"shape", {kK, d}}, {"data_offsets", {0, bytes}}}}};
+  std::string text = header.dump();
+  text.resize((text.size() + 63) / 64 * 64 + 56, ' ');
+  const uint64_t length = text.size();
+  write_bytes(path, std::string(reinterpret_cast<const char*>(&length), sizeof length) + text);
+  const auto size = static_cast<int64_t>(sizeof length + length) + bytes;
+  std::filesystem::resize_file(path, static_cast<uintmax_t>(size));
+  return size;
+}
+
 class Workspace {
  public:
   static constexpr int64_t kD = 8, kM = 3, kK = 16, kN = 600;

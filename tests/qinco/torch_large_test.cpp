@@ -89,6 +89,10 @@ TEST_CASE("torch files: storages and archives beyond 4 GB") {
   CHECK(codebook.slice(0, kRows - 1, kRows).slice(1, kDim - 1, kDim).item<float>() == 7);
   CHECK(codebook.slice(0, 0, 1).slice(1, 0, 1).item<float>() == 0);
 
+  if (std::filesystem::space(directory.path()).available < uintmax_t{12} << 30) {  // a tmpfs keeps the holes in memory
+    MESSAGE("values not looked at: less than 12 GB free in " << directory.path().string());
+    return;
+  }
   ModelContents model = contents;
   model.metadata["db_scale"] = "1";
   check_model(path, model);

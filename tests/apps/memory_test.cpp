@@ -1,0 +1,48 @@
+// Models far larger than the memory that info and convert may use: tensors are mapped once and gone through in pieces.
+#include "tests/apps/workspace.h"
+
+namespace qinco::tests {
+namespace {
+
+constexpr int64_t kProgram = int64_t{512} << 20;  // address space of the program itself and its threads
+constexpr int64_t kLittle = int64_t{64} << 20;
+
+/// Address space for the program and `files` bytes of mapped files, not for a copy of them.
+Limits room_for(int64_t files) {
+  Limits limits;
+  limits.memory = kProgram + files;
+  return limits;
+}
+
+void expect_little_memory(const Arguments& arguments, int64_t files) {
+  CAPTURE(arguments.front());
+  const Outcome outcome = run(arguments, room_for(files));
+  CHECK_MESSAGE(outcome.code == 0, outcome.err);
+  CHECK(outcome.peak_bytes < kLittle);
+}
+
+TEST_CASE("memory: info on a model of 5 GB") {
+  const Workspace space;
+  if (std::filesystem::space(space.path()).available < uintmax_t{12} << 30) {  // a tmpfs keeps the holes in memory
+    MESSAGE("skipped: less than 12 GB free in " << space.path().string());
+    return;
+  }
+  const std::string path = space.file("large.safetensors");
+  const int64_t bytes = write_hollow_model(path, 20480);
+  REQUIRE(bytes > int64_t{5} << 30);
+  expect_little_memory({"info", path}, bytes);
+}
+
+TEST_CASE("memory: convert and info on models larger than what they use, in every format and layout") {
+  const Workspace space;
+  const std::string path = space.file("large.safetensors"), torch = space.file("large.pt");
+  const int64_t bytes = write_hollow_model(path, 4096);
+  REQUIRE(bytes > int64_t{1} << 30);
+  expect_little_memory({"convert", path, torch}, bytes);
+  expect_little_memory({"info", torch}, bytes);
+  expect_little_memory({"convert", torch, space.file("back.safetensors")}, bytes);
+  CHECK(results_of({"info", space.file("back.safetensors")}).at("d") == 4096);
+}
+
+}  // namespace
+}  // namespace qinco::tests
