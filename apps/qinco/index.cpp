@@ -46,7 +46,7 @@ Source open_source(const IvfCoder& coder, const std::string& vectors, const std:
   check(source.vectors.dim() == config.d, "{}: vectors have dimension {}, expected {} as in the model", vectors,
         source.vectors.dim(), config.d);
   if (codes.empty()) return source;
-  source.codes = CodeFile::open(codes, CodeFormat::npy, config.codes(), std::max(config.K, config.K_ivf));
+  source.codes = CodeFile::open(codes, CodeFormat::npy, config.codes(), config.K, config.K_ivf);
   check(source.codes->size() == source.vectors.size(), "{}: {} rows, expected {} as in {}", codes, source.codes->size(),
         source.vectors.size(), vectors);
   return source;

@@ -92,6 +92,11 @@ TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive searc
             .code == 0);
   CHECK(run(with(with(space.add(), "--index", again), "--codes", codes)).code == 0);
   CHECK(read_bytes(again) == read_bytes(space.index()));
+  const Tensor wrong = read_npy(codes).clone();
+  wrong.data<int32_t>()[550 * 4 + 1] = 20;  // a list there may be, but no code
+  write_npy(codes, wrong);
+  expect_error(space.path(), with(with(with(space.add(), "--first_id", "9000"), "--batch", "100"), "--codes", codes), 1,
+               {"ivf_codes.npy: row 550 holds a code outside 0 to 15"});
 }
 
 TEST_CASE("index: an HNSW coarse quantizer, swept over efSearch") {
