@@ -53,6 +53,9 @@ Source open_source(const IvfCoder& coder, const std::string& vectors, const std:
 }
 
 void build(const BuildOptions& options, const Common& common) {
+  check(options.links == 0 || options.links >= 2, "--hnsw {}: expected 0 or 2 to 1000", options.links);
+  check(options.ef_construction >= 1 && options.ef_construction <= (1 << 20), "--efConstruction {}: expected 1 to {}",
+        options.ef_construction, 1 << 20);
   const auto coder = load_coder(options.model);
   const Source source = open_source(*coder, options.training_data, options.training_codes);
   const int64_t nt = checked_nt(options.nt, source.vectors), d = coder->config().d;

@@ -167,6 +167,10 @@ TEST_CASE("index: what does not fit is refused by name") {
                {"model.safetensors", "expected ivf-qinco"});
   expect_error(space.path(), with(space.add(), "--index", space.base()), 1, {"base.fvecs", "not an index file"});
   expect_error(space.path(), with(space.search_index(), "--nprobe", "0"), 1, {"--nprobe 0"});
+  const Arguments build = {"index",           "build",      "--model", space.ivf_model(),
+                           "--training_data", space.base(), "--o",     space.file("new")};
+  expect_error(space.path(), with(build, "--hnsw", "1"), 1, {"--hnsw 1: expected 0 or 2 to 1000"});
+  expect_error(space.path(), with(build, "--efConstruction", "0"), 1, {"--efConstruction 0"});
   const std::string bytes = read_bytes(space.index()), damaged = space.file("damaged.index");
   write_bytes(damaged, bytes.substr(0, bytes.size() - 1));
   expect_error(space.path(), with(space.search_index(), "--index", damaged), 1, {damaged, "truncated index"});
