@@ -1,6 +1,8 @@
 // IVF-QINCo through the real binary: centroids, training, building, adding in parts, killing, merging, searching.
+#include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <functional>
 #include <thread>
 
 #include "qinco/search/ivf_file.h"
@@ -76,7 +78,10 @@ TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive searc
   const Json eval = results_of(with(space.eval(), "--model", space.ivf_model()));
   CHECK(points[3].at("nprobe") == 24);
   CHECK(points[3].at("recall") == eval.at("recall"));
-  CHECK(read_npy(space.file("ids.npy")).shape() == Shape{20, 100});
+  const Tensor ids = read_npy(space.file("ids.npy"));
+  CHECK(ids.shape() == Shape{20, 100});
+  CHECK(std::all_of(ids.data<int64_t>(), ids.data<int64_t>() + ids.numel(),
+                    [](int64_t id) { return id >= -1 && id < Workspace::kN; }));
   const Json about = results_of({"index", "info", "--index", space.index()});
   CHECK(about.at("n") == Workspace::kN);
   CHECK(about.at("bytes_per_vector") == 4);  // 3 codes and a norm
