@@ -61,7 +61,8 @@ void IvfIndex::attach() {
     }
     blocks += segment.blocks;
   }
-  check(blocks * kernels::kScanBlock < kMaxId, "{}: {} blocks of entries are too many", file_.path(), blocks);
+  check(blocks * kernels::kScanBlock < kMaxId, "{}: {} blocks of entries are too many; merging brings them together",
+        file_.path(), blocks);
   for (size_t list = 1; list < list_begin_.size(); ++list) list_begin_[list] += list_begin_[list - 1];
   std::vector<uint32_t> next(list_begin_.begin(), list_begin_.end() - 1);
   of_list_.resize(pieces_.size());
@@ -93,7 +94,7 @@ void IvfIndex::add(std::span<const float> x, int64_t first_id, const int32_t* co
   entries.ids.resize(static_cast<size_t>(n));
   std::iota(entries.ids.begin(), entries.ids.end(), static_cast<uint32_t>(first_id));
   const std::string path = file_.path();
-  IvfFile::append(path, entries);
+  IvfFile::append(path, p, entries);
   file_ = IvfFile::open(path);
   attach();
 }
