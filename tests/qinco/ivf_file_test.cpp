@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <vector>
 
+#include "qinco/search/hnsw.h"
 #include "qinco/search/ivf_layout.h"
 #include "tests/qinco/ivf_fixtures.h"
 
@@ -143,6 +144,13 @@ TEST_CASE("IVF file: hostile sizes with sound checksums are refused") {
   }
   CHECK(refused(2, 2 * kAlign, uint32_t{20}));  // a list that is not there
   CHECK(refused(2, 2 * kAlign, uint32_t{0xffffffff}));
+  IvfBuilder builder(world.coder);
+  builder.add(kN, world.x.data<float>());
+  builder.write(world.path(), 8, 50);
+  write_bytes(hostile, with_section(read_bytes(world.path()), 1, [](std::string& payload) {
+                put(payload, kAlign + 52, uint32_t{1000});  // where searches start
+              }));
+  CHECK(contains(error_of([&] { IvfIndex(hostile, world.coder); }), "hostile.index: HNSW: damaged graph"));
 }
 
 TEST_CASE("IVF file: an index of another build in its place, or a lock on it, and nothing is added") {
@@ -184,6 +192,34 @@ TEST_CASE("IVF file: an open index stays what it was while others add and merge"
   CHECK(second.size() == 600);
   const IvfIndex all(world.path(), world.coder);
   CHECK(all.search(span_of(queries)).ids == first.search(span_of(queries)).ids);
+}
+
+TEST_CASE("HNSW: no changed word of a graph leads out of it") {
+  const int64_t n = 200, d = 3;
+  const Tensor x = Tensor::empty({n, d});
+  Random(1).normal(x);
+  const std::vector<std::byte> good = Hnsw::build(n, d, x.data<float>(), 3, 20).bytes();
+  const size_t head = 96, element = 7 * 4 + d * 4 + 8, tail = head + n * element;
+  REQUIRE(good.size() > tail + n * 4);  // some vectors are in upper layers
+  std::vector<size_t> places;
+  for (size_t at = 0; at < head + element; at += 4) places.push_back(at);
+  for (size_t at = tail; at < good.size(); at += 4) places.push_back(at);
+  int64_t refused = 0;
+  for (const size_t at : places)
+    for (const uint32_t word : {uint32_t{200}, uint32_t{7}, uint32_t{0x10007}, uint32_t{0xffffffff}}) {
+      std::vector<std::byte> bytes = good;
+      std::memcpy(bytes.data() + at, &word, sizeof(word));
+      try {
+        const Hnsw graph = Hnsw::from_bytes(d, bytes);
+        int32_t ids[10];
+        graph.search(x.data<float>(), 10, 200, ids);
+        for (const int32_t id : ids) CHECK((id >= -1 && id < n));
+      } catch (const Error& error) {
+        ++refused;
+        CHECK(contains(error.what(), "HNSW"));
+      }
+    }
+  CHECK(refused > static_cast<int64_t>(places.size()) * 2);  // links not in use may hold anything
 }
 
 }  // namespace
