@@ -72,9 +72,7 @@ void baseline(const BaselineOptions& options, const Common& common) {
   if (!residual && options.method != "pq" && options.method != "opq")
     throw UsageError(fmt::format("--method {}: expected pq, opq or rq", options.method));
   const VectorFile file = VectorFile::open(options.training_data);
-  const int64_t nt = options.nt.value_or(file.size());
-  check(nt >= 1 && nt <= file.size(), "{}: {} training vectors asked for (--nt), the file has {}",
-        options.training_data, nt, file.size());
+  const int64_t nt = checked_nt(options.nt, file);
   check_evaluation_files(options.files, file.dim(), options.training_data);
   if (!options.output.empty()) check_writable(options.output);
 

@@ -33,7 +33,7 @@ void decode(const DecodeOptions& options, const Common& common) {
         options.model);
   const CodeFormat format = options.raw ? CodeFormat::raw : CodeFormat::npy;
   const int64_t M = codec.codes_per_vector(M_stored);
-  const CodeFile file = CodeFile::open(options.input, format, M, codec.code_limit());
+  const CodeFile file = CodeFile::open(options.input, format, M, codec.K(), codec.K0());
   const int64_t n = file.size(), d = codec.d(), block = block_rows(d, kBlock);
   VectorWriter writer(options.output, n, d);
 

@@ -46,13 +46,16 @@ Source open_source(const IvfCoder& coder, const std::string& vectors, const std:
   check(source.vectors.dim() == config.d, "{}: vectors have dimension {}, expected {} as in the model", vectors,
         source.vectors.dim(), config.d);
   if (codes.empty()) return source;
-  source.codes = CodeFile::open(codes, CodeFormat::npy, config.codes(), std::max(config.K, config.K_ivf));
+  source.codes = CodeFile::open(codes, CodeFormat::npy, config.codes(), config.K, config.K_ivf);
   check(source.codes->size() == source.vectors.size(), "{}: {} rows, expected {} as in {}", codes, source.codes->size(),
         source.vectors.size(), vectors);
   return source;
 }
 
 void build(const BuildOptions& options, const Common& common) {
+  check(options.links == 0 || options.links >= 2, "--hnsw {}: expected 0 or 2 to 1000", options.links);
+  check(options.ef_construction >= 1 && options.ef_construction <= (1 << 20), "--efConstruction {}: expected 1 to {}",
+        options.ef_construction, 1 << 20);
   const auto coder = load_coder(options.model);
   const Source source = open_source(*coder, options.training_data, options.training_codes);
   const int64_t nt = checked_nt(options.nt, source.vectors), d = coder->config().d;

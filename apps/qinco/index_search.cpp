@@ -24,11 +24,18 @@ struct SearchOptions {
   int64_t k = 100;
 };
 
-/// i32 [nq,k], as recall wants them.
+/// i32 [nq,k], as recall wants them: ids that no ground truth can hold become negative.
 Tensor as_tensor(const std::vector<int64_t>& ids, int64_t nq) {
   Tensor out = Tensor::empty({nq, static_cast<int64_t>(ids.size()) / nq}, DType::i32);
   std::transform(ids.begin(), ids.end(), out.data<int32_t>(), [](int64_t id) { return static_cast<int32_t>(id); });
   return out;
+}
+
+/// Ids [nq,k] as .npy of int64: they go up to 2^32.
+void write_ids(const std::string& path, const std::vector<int64_t>& ids, int64_t nq) {
+  const Tensor out = Tensor::empty({nq, static_cast<int64_t>(ids.size()) / nq}, DType::i64);
+  std::copy(ids.begin(), ids.end(), out.data<int64_t>());
+  write_npy(path, out);
 }
 
 /// Marks the points that no other one beats in both recall@1 and queries per second.
@@ -109,7 +116,7 @@ void search(const SearchOptions& options, const Common& common) {
         points.back()["nprobe"] = nprobe;
         points.back()["efSearch"] = index.has_graph() ? Json(ef) : Json(nullptr);
         points.back()["nshort"] = nshort;
-        if (!options.output.empty()) write_npy(options.output, found);
+        if (!options.output.empty()) write_ids(options.output, result.ids, nq);
       }
   mark_pareto(points);
   print_points(common, points);

@@ -146,6 +146,8 @@ void search(const SearchOptions& options, const Common& common) {
   const ProductCodec codec(load_product(options.model));
   check(codec.coarse() == 0, "{}: a model of variant ivf-qinco, expected one without a coarse quantizer",
         options.model);
+  check(codec.K() <= kernels::kScanEntries, "{}: K = {}, expected at most {} for look-up tables", options.model,
+        codec.K(), kernels::kScanEntries);
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   check_evaluation_files(options.files, codec.d(), options.model);
   const CodedVectors training(codec, M_used, options.training_data, options.training_codes, options.nt);

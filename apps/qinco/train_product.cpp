@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "apps/qinco/progress.h"
+#include "apps/qinco/stream.h"
 #include "apps/qinco/train_run.h"
 #include "qinco/io/model_file.h"
 #include "qinco/io/product_file.h"
@@ -37,9 +38,10 @@ bool has_checkpoint(const TrainArguments& part) {
 }
 
 /// The rotation of the run that is resumed, or one trained on the first vectors and kept for that.
-Tensor make_rotation(const Common& common, const TrainArguments& arguments, const VectorSet& train, bool resumed) {
+Tensor make_rotation(const Common& common, const TrainArguments& arguments, const VectorSet& train,
+                     const StopSignals& signals) {
   const std::string path = rotation_path(arguments);
-  if (resumed) {
+  if (arguments.resume) {
     const Tensor rotation = read_npy(path).clone();
     const Shape expected{train.dim(), train.dim()};
     check(rotation.dtype() == DType::f32 && rotation.shape() == expected, "{}: {} {}, expected f32 {}", path,
@@ -52,7 +54,10 @@ Tensor make_rotation(const Common& common, const TrainArguments& arguments, cons
   PqOptions options;
   options.seed = common.seed;
   Progress progress(common.text(), "OPQ", options.opq_iterations, "rotations");
-  options.on_step = [&](int64_t done, int64_t) { progress.update(done); };
+  options.on_step = [&](int64_t done, int64_t) {
+    progress.update(done);
+    stop_if_asked(signals);
+  };
   const Tensor rotation =
       train_opq_rotation(kernels::Context::cpu(), n, train.dim(), x.data<float>(), arguments.nsub, K, options);
   write_npy(path, rotation);
@@ -123,7 +128,7 @@ Json train_product(const Common& common, const TrainArguments& arguments, const 
   const int64_t d = data.train.dim(), nsub = arguments.nsub;
   check(d % nsub == 0, "{}: dimension {} is not a multiple of --nsub {}", arguments.training_data, d, nsub);
   ProductQinco model;
-  if (arguments.opq) model.rotation = make_rotation(common, arguments, data.train, arguments.resume);
+  if (arguments.opq) model.rotation = make_rotation(common, arguments, data.train, signals);
   Json results = Json::array();
   for (int64_t j = 0; j < nsub; ++j) {
     TrainArguments part = part_arguments(arguments, j);

@@ -19,10 +19,12 @@ class ProductCodec {
   int64_t d() const { return d_; }
   int64_t M() const { return parts_.front().config().codes(); }  // codes a part
   int64_t K() const { return parts_.front().config().K; }
+  /// What a code's first entry is below: K, or in IVF-QINCo K_ivf.
+  int64_t K0() const { return parts_.front().config().K0(); }
   /// Entries at the front of a code that are a coarse quantizer's: 1 in IVF-QINCo, else 0.
   int64_t coarse() const { return parts_.front().config().K_ivf > 0 ? 1 : 0; }
   /// All entries of a code are below this.
-  int64_t code_limit() const { return std::max(K(), parts_.front().config().K0()); }
+  int64_t code_limit() const { return std::max(K(), K0()); }
   int64_t nsub() const { return static_cast<int64_t>(parts_.size()); }
   /// Codes a vector when M_used of each part are kept: part by part, nsub * M_used.
   int64_t codes_per_vector(int64_t M_used) const { return nsub() * M_used; }

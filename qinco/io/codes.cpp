@@ -70,8 +70,8 @@ void CodeWriter::commit() {
   file_->commit();
 }
 
-CodeFile CodeFile::open(const std::string& path, CodeFormat format, int64_t M, int64_t K) {
-  CodeFile codes(MappedFile::open(path), format, M, K);
+CodeFile CodeFile::open(const std::string& path, CodeFormat format, int64_t M, int64_t K, int64_t K_first) {
+  CodeFile codes(MappedFile::open(path), format, M, K, K_first > 0 ? K_first : K);
   const MappedFile& file = *codes.file_;
   check(file.size() > 0, "{}: empty file, expected codes", path);
   if (format == CodeFormat::raw) {
@@ -93,8 +93,8 @@ CodeFile CodeFile::open(const std::string& path, CodeFormat format, int64_t M, i
   return codes;
 }
 
-CodeFile::CodeFile(std::shared_ptr<const MappedFile> file, CodeFormat format, int64_t M, int64_t K)
-    : file_(std::move(file)), format_(format), M_(M), K_(K) {}
+CodeFile::CodeFile(std::shared_ptr<const MappedFile> file, CodeFormat format, int64_t M, int64_t K, int64_t K_first)
+    : file_(std::move(file)), format_(format), M_(M), K_(K), K_first_(K_first) {}
 
 void CodeFile::read(int64_t begin, int64_t end, int32_t* codes) const {
   check(0 <= begin && begin <= end && end <= n_, "{}: rows {} to {} asked for, the file has {}", file_->path(), begin,
@@ -112,9 +112,11 @@ void CodeFile::read(int64_t begin, int64_t end, int32_t* codes) const {
       codes[i] = code == static_cast<int32_t>(code) ? static_cast<int32_t>(code) : -1;
     }
   }
-  for (int64_t i = 0; i < count; ++i)
-    check(codes[i] >= 0 && codes[i] < K_, "{}: row {} holds a code outside 0 to {}", file_->path(), begin + i / M_,
-          K_ - 1);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t limit = i % M_ == 0 ? K_first_ : K_;
+    check(codes[i] >= 0 && codes[i] < limit, "{}: row {} holds a code outside 0 to {}", file_->path(), begin + i / M_,
+          limit - 1);
+  }
   file_->release(first, first + (end - begin) * row_bytes_);
 }
 

@@ -45,15 +45,16 @@ class CodeWriter {
 /// A read-only, memory-mapped file of codes.
 class CodeFile {
  public:
-  /// Throws Error naming the file when it is missing, truncated, or does not hold rows of M codes (.npy: i32 or i64).
-  static CodeFile open(const std::string& path, CodeFormat format, int64_t M, int64_t K);
+  /// Rows of M codes in [0,K), the first of each row in [0,K_first) if that is given (IVF-QINCo's list). Throws Error
+  /// naming the file when it is missing, truncated, or does not hold rows of M codes (.npy: i32 or i64).
+  static CodeFile open(const std::string& path, CodeFormat format, int64_t M, int64_t K, int64_t K_first = 0);
 
   int64_t size() const { return n_; }
-  /// Rows [begin,end) into codes [end-begin,M]; throws Error naming file and row when a code is outside [0,K).
+  /// Rows [begin,end) into codes [end-begin,M]; throws Error naming file and row when a code is out of range.
   void read(int64_t begin, int64_t end, int32_t* codes) const;
 
  private:
-  CodeFile(std::shared_ptr<const MappedFile> file, CodeFormat format, int64_t M, int64_t K);
+  CodeFile(std::shared_ptr<const MappedFile> file, CodeFormat format, int64_t M, int64_t K, int64_t K_first);
 
   std::shared_ptr<const MappedFile> file_;
   CodeFormat format_;
@@ -62,7 +63,7 @@ class CodeFile {
   int64_t row_bytes_ = 0;
   int64_t n_ = 0;
   int64_t M_;
-  int64_t K_;
+  int64_t K_, K_first_;
 };
 
 }  // namespace qinco

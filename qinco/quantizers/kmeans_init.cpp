@@ -21,7 +21,9 @@ class Masses {
         distances_(static_cast<size_t>(n), std::numeric_limits<float>::max()),
         fresh_(static_cast<size_t>(n)),
         ids_(static_cast<size_t>(n)),
-        sums_(static_cast<size_t>((n + kChunk - 1) / kChunk)) {}
+        sums_(static_cast<size_t>((n + kChunk - 1) / kChunk)) {
+    for (int64_t i = 0; i < n; ++i) sums_[i / kChunk] += mass(i);
+  }
 
   /// Takes in the row that was drawn last.
   void add(const kernels::Context& context, int64_t d, const float* x, const float* row) {

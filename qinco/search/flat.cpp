@@ -14,6 +14,11 @@ namespace {
 constexpr int64_t kQueryBlock = 256;
 constexpr int64_t kBaseBlock = 4096;  // with kQueryBlock: 4 MB of distances per tile
 
+/// Distances as they order: NaN last, as in topk.
+float rank(float value) {
+  return value == value ? value : std::numeric_limits<float>::infinity();
+}
+
 /// Merges the ascending candidates (values, ids)[count] of one query into the `held` best of its list; on a tie what
 /// was found before (a lower id) stays ahead. `spare` is room for the list.
 void merge(int64_t k, int64_t held, int64_t count, const float* values, const int32_t* ids, int64_t first_id,
@@ -22,7 +27,7 @@ void merge(int64_t k, int64_t held, int64_t count, const float* values, const in
   for (int64_t i = 0; i < held; ++i) spare.emplace_back(best_values[i], best_ids[i]);
   int64_t a = 0, b = 0;
   for (int64_t i = 0; i < std::min(k, held + count); ++i) {
-    const bool old = b == count || (a < held && spare[a].first <= values[b]);
+    const bool old = b == count || (a < held && rank(spare[a].first) <= rank(values[b]));
     best_values[i] = old ? spare[a].first : values[b];
     best_ids[i] = old ? spare[a].second : static_cast<int32_t>(first_id + ids[b]);
     ++(old ? a : b);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <hnswlib/hnswlib.h>
 #include <string>
 #include <sys/mman.h>
@@ -9,11 +10,14 @@
 #include <unistd.h>
 
 #include "kernels/check.h"
+#include "tensor/file.h"
 
 namespace qinco {
 namespace {
 
 constexpr size_t kSeed = 100;
+constexpr size_t kMinLinks = 2, kMaxLinks = 1000;  // a vector, in all layers but the lowest
+constexpr size_t kIdBytes = sizeof(hnswlib::tableint);
 
 /// A file in memory with a path, since hnswlib reads and writes by path only.
 class MemoryFile {
@@ -48,6 +52,67 @@ class MemoryFile {
   int fd_;
 };
 
+/// What hnswlib writes first. Then n elements (links of the lowest layer, vector, label), and for each of them the
+/// bytes of its links in the layers above, and these.
+struct Head {
+  size_t first_at, capacity, n, element_bytes, label_at, vector_at;
+  int32_t top_layer;
+  uint32_t entry;  // the vector where searches start, in the top layer
+  size_t links, lowest_links, M;
+  double level_factor;
+  size_t ef_construction;
+};
+static_assert(sizeof(Head) == 96);
+
+/// A list of links: its length, then room for `room` ids of vectors that reach up to its layer. layers [n]: how many
+/// each vector is in, besides the lowest.
+void check_links(const std::byte* list, size_t room, size_t layer, const std::vector<size_t>& layers) {
+  const auto count = load_as<uint32_t>(list);  // the upper half would mark a deleted vector
+  bool sound = count <= room;
+  for (size_t i = 0; sound && i < count; ++i) {
+    const auto id = load_as<uint32_t>(list + (i + 1) * kIdBytes);
+    sound = id < layers.size() && layers[id] >= layer;
+  }
+  check(sound, "HNSW: damaged graph: links in layer {}", layer);
+}
+
+/// hnswlib follows whatever it reads: checks that the graph is one as build() makes them, within its bytes.
+void check_graph(size_t d, std::span<const std::byte> bytes) {
+  Head head{};
+  check(bytes.size() > sizeof(head), "HNSW: {} bytes are no graph", bytes.size());
+  std::memcpy(&head, bytes.data(), sizeof(head));
+  const std::byte *const elements = bytes.data() + sizeof(head), *const end = bytes.data() + bytes.size();
+  const auto left = [end](const std::byte* at) { return static_cast<size_t>(end - at); };
+  const bool sizes = head.links >= kMinLinks && head.links <= kMaxLinks && head.M == head.links &&
+                     head.lowest_links == 2 * head.links && head.first_at == 0 &&
+                     head.vector_at == (head.lowest_links + 1) * kIdBytes &&
+                     head.label_at == head.vector_at + d * sizeof(float) &&
+                     head.element_bytes == head.label_at + sizeof(hnswlib::labeltype) && head.capacity == head.n &&
+                     head.n <= left(elements) / head.element_bytes && head.entry < head.n;
+  check(sizes, "HNSW: damaged graph: {} vectors of dimension {}, {} links", head.n, d, head.links);
+  const size_t list_bytes = (head.links + 1) * kIdBytes;
+  const std::byte* at = elements + head.n * head.element_bytes;
+  std::vector<const std::byte*> lists(head.n);
+  std::vector<size_t> layers(head.n);
+  for (size_t i = 0; i < head.n; ++i) {
+    check(left(at) >= sizeof(uint32_t), "HNSW: damaged graph: it ends early");
+    const size_t size = load_as<uint32_t>(at);
+    lists[i] = at + sizeof(uint32_t);
+    check(size % list_bytes == 0 && size <= left(lists[i]), "HNSW: damaged graph: it ends early");
+    layers[i] = size / list_bytes;
+    at = lists[i] + size;
+  }
+  check(at == end && head.top_layer >= 0 && layers[head.entry] == static_cast<size_t>(head.top_layer),
+        "HNSW: damaged graph: layers");
+  for (size_t i = 0; i < head.n; ++i) {
+    const std::byte* const element = elements + i * head.element_bytes;
+    check(load_as<hnswlib::labeltype>(element + head.label_at) == i, "HNSW: damaged graph: label of vector {}", i);
+    check_links(element, head.lowest_links, 0, layers);
+    for (size_t layer = 1; layer <= layers[i]; ++layer)
+      check_links(lists[i] + (layer - 1) * list_bytes, head.links, layer, layers);
+  }
+}
+
 }  // namespace
 
 struct Hnsw::Graph {
@@ -58,7 +123,8 @@ struct Hnsw::Graph {
 
 Hnsw Hnsw::build(int64_t n, int64_t d, const float* x, int64_t links, int64_t ef_construction) {
   check(n >= 1 && d >= 1, "HNSW: n = {} and d = {} must be at least 1", n, d);
-  check(links >= 2 && links <= 1000, "HNSW: {} links, expected 2 to 1000", links);
+  check(links >= int64_t{kMinLinks} && links <= int64_t{kMaxLinks}, "HNSW: {} links, expected {} to {}", links,
+        kMinLinks, kMaxLinks);
   check(ef_construction >= 1 && ef_construction <= (1 << 20), "HNSW: efConstruction {}, expected 1 to {}",
         ef_construction, 1 << 20);
   auto built = std::make_shared<Graph>(d);
@@ -69,6 +135,7 @@ Hnsw Hnsw::build(int64_t n, int64_t d, const float* x, int64_t links, int64_t ef
 }
 
 Hnsw Hnsw::from_bytes(int64_t d, std::span<const std::byte> bytes) {
+  check_graph(static_cast<size_t>(d), bytes);
   const MemoryFile file;
   file.write(bytes);
   auto loaded = std::make_shared<Graph>(d);
@@ -77,6 +144,7 @@ Hnsw Hnsw::from_bytes(int64_t d, std::span<const std::byte> bytes) {
   } catch (const std::runtime_error& error) {
     fail("HNSW: {}", error.what());
   }
+  loaded->graph->num_deleted_ = 0;  // hnswlib 0.6 counts from whatever is there
   return Hnsw(std::move(loaded));
 }
 

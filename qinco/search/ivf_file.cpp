@@ -24,10 +24,10 @@ class Reader {
   /// The next `count` values, whose padding is skipped as well.
   template <class T>
   const T* take(int64_t count) {
-    const int64_t bytes = padded(checked_mul(count, static_cast<int64_t>(sizeof(T)), "index section"));
-    check(bytes <= size_ - at_, "{}: damaged index: a section ends early", path_);
+    const int64_t bytes = checked_mul(count, static_cast<int64_t>(sizeof(T)), "index section");
+    check(bytes <= size_ - at_, "{}: damaged index: a section ends early", path_);  // hence the padding as well
     const std::byte* const from = data_ + at_;
-    at_ += bytes;
+    at_ += padded(bytes);
     return reinterpret_cast<const T*>(from);
   }
   bool at_end() const { return at_ == size_; }
@@ -60,8 +60,8 @@ Reader next_section(const MappedFile& file, int64_t end, Kind kind, int64_t& at)
   check(header.header_checksum == expected && header.kind == kind, "{}: damaged index: section header at byte {}", path,
         at);
   const std::byte* const payload = file.data() + at + kAlign;
-  check(header.bytes >= 0 && header.bytes <= end - at - kAlign,
-        "{}: damaged index: section at byte {} ends at {} of {}", path, at, at + kAlign + header.bytes, end);
+  check(header.bytes >= 0 && header.bytes <= end - at - kAlign && header.bytes % kAlign == 0,
+        "{}: damaged index: section of {} bytes at byte {} of {}", path, header.bytes, at, end);
   check(header.checksum == checksum(payload, header.bytes), "{}: damaged index: checksum of the section at byte {}",
         path, at);
   at += kAlign + header.bytes;
@@ -119,22 +119,35 @@ IvfFile IvfFile::open(const std::string& path) {
   const MappedFile& file = *result.file_;
   check(file.size() >= kFirstSection, "{}: {} bytes, too short for an index", path, file.size());
   const Slot slots[2] = {read_slot(file, 0), read_slot(file, 1)};
+  const bool whole[2] = {is_whole(slots[0]), is_whole(slots[1])};
   const bool index = std::memcmp(slots[0].magic, kMagic, 8) == 0 || std::memcmp(slots[1].magic, kMagic, 8) == 0;
   check(index, "{}: not an index file", path);
-  for (const Slot& slot : slots) {
-    check(is_whole(slot), "{}: damaged index: header slot {}", path, &slot - slots);
-    check(slot.version == kVersion, "{}: index of version {}, expected {}", path, slot.version, kVersion);
-  }
-  const Slot& slot = slots[0].generation > slots[1].generation ? slots[0] : slots[1];
+  check(whole[0] || whole[1], "{}: damaged index: both header slots", path);
+  result.slot_ = whole[0] && (!whole[1] || slots[0].generation > slots[1].generation) ? 0 : 1;
+  result.damaged_slot_ = !(whole[0] && whole[1]);
+  const Slot& slot = slots[result.slot_];
+  check(slot.version == kVersion, "{}: index of version {}, expected {}", path, slot.version, kVersion);
   check(slot.end <= file.size(), "{}: truncated index: {} bytes, expected {}", path, file.size(), slot.end);
-  result.end_ = slot.end;
+  result.generation_ = slot.generation;
+  // A slot is written once its section is on the disk: where that was cut short, the section behind the end counts.
+  result.end_ = result.damaged_slot_ ? file.size() : slot.end;
   int64_t at = kFirstSection;
   result.parameters_ = read_parameters(path, next_section(file, slot.end, Kind::parameters, at));
   result.parameters_.graph = read_graph(next_section(file, slot.end, Kind::graph, at));
-  for (int64_t i = 2; i < slot.sections; ++i)
-    result.segments_.push_back(read_segment(path, result.parameters_, next_section(file, slot.end, Kind::segment, at)));
-  check(at == slot.end, "{}: damaged index: sections end at byte {}, expected {}", path, at, slot.end);
+  for (int64_t i = 2; i < slot.sections || (at == slot.end && at < result.end_); ++i)
+    result.segments_.push_back(
+        read_segment(path, result.parameters_, next_section(file, result.end_, Kind::segment, at)));
+  check(at == result.end_, "{}: damaged index: sections end at byte {}, expected {}", path, at, result.end_);
   return result;
+}
+
+bool same_build(const IvfParameters& a, const IvfParameters& b) {
+  const auto same_values = [](const Tensor& x, const Tensor& y) {
+    return std::equal(x.data<float>(), x.data<float>() + x.numel(), y.data<float>());
+  };
+  return a.d == b.d && a.M == b.M && a.K == b.K && a.K_ivf == b.K_ivf && a.model == b.model &&
+         same_values(a.codebooks, b.codebooks) && a.levels == b.levels &&
+         std::equal(a.graph.begin(), a.graph.end(), b.graph.begin(), b.graph.end());
 }
 
 int64_t IvfFile::size() const {

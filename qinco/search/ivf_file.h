@@ -54,11 +54,13 @@ class IvfFile {
   static void create(const std::string& path, const IvfParameters& parameters, const IvfEntries& entries = {});
 
   /// Adds entries to the file, durably: after a crash at any moment all of them are in it, or none. Entries of a list
-  /// are put in the order of their ids. Throws Error when another process is adding, an id is in the file already, or
-  /// the disk is full; the file then holds what it held.
-  static void append(const std::string& path, const IvfEntries& entries);
+  /// are put in the order of their ids; they were made for the parameters `built`. Throws Error when another process is
+  /// adding or merging, the file is of another build, an id is in it already, or the disk is full; it then holds what
+  /// it held.
+  static void append(const std::string& path, const IvfParameters& built, const IvfEntries& entries);
 
   /// Maps the file and verifies every checksum. Throws Error naming the file when it is truncated, damaged or no index.
+  /// A header slot that a crash left half written is no damage: the other one says what to read.
   static IvfFile open(const std::string& path);
 
   const std::string& path() const { return file_->path(); }
@@ -74,7 +76,13 @@ class IvfFile {
   IvfParameters parameters_;
   std::vector<IvfSegment> segments_;
   int64_t end_ = 0;
+  int slot_ = 0;               // the header slot that counts
+  uint64_t generation_ = 0;    // and its generation
+  bool damaged_slot_ = false;  // whether the other one is not whole
 };
+
+/// Whether two indexes are copies of one that was built: of the same model, fitted to the same vectors.
+bool same_build(const IvfParameters& a, const IvfParameters& b);
 
 /// Throws Error "IDS ids B to E are in the index already" where a range of `more` overlaps one of `ranges`.
 void check_disjoint(const std::string& path, const std::vector<IdRange>& ranges, const std::vector<IdRange>& more);

@@ -25,6 +25,15 @@ ScanTables tables_of(const IvfParameters& p) {
   return ScanTables(p.codebooks, NormQuantizer(p.levels));
 }
 
+/// The graph in the file at `path`.
+Hnsw graph_of(const std::string& path, const IvfParameters& p) {
+  try {
+    return Hnsw::from_bytes(p.d, p.graph);
+  } catch (const Error& error) {
+    fail("{}: {}", path, error.what());
+  }
+}
+
 }  // namespace
 
 IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> coder)
@@ -35,7 +44,7 @@ IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> code
         "{}: index of d={} M={} K={} K_ivf={}, the model has d={} M={} K={} K_ivf={}", path, p.d, p.M, p.K, p.K_ivf,
         config.d, config.M, config.K, config.K_ivf);
   check(p.model == coder_->fingerprint(), "{}: the index was built for another model of the same sizes", path);
-  if (!p.graph.empty()) graph_ = Hnsw::from_bytes(p.d, p.graph);
+  if (!p.graph.empty()) graph_ = graph_of(path, p);
   check(!graph_ || graph_->size() == p.K_ivf, "{}: damaged index: a graph of {} centroids, expected {}", path,
         graph_ ? graph_->size() : 0, p.K_ivf);
   centroid_norms_.resize(static_cast<size_t>(p.K_ivf));
@@ -61,7 +70,8 @@ void IvfIndex::attach() {
     }
     blocks += segment.blocks;
   }
-  check(blocks * kernels::kScanBlock < kMaxId, "{}: {} blocks of entries are too many", file_.path(), blocks);
+  check(blocks * kernels::kScanBlock < kMaxId, "{}: {} blocks of entries are too many; merging brings them together",
+        file_.path(), blocks);
   for (size_t list = 1; list < list_begin_.size(); ++list) list_begin_[list] += list_begin_[list - 1];
   std::vector<uint32_t> next(list_begin_.begin(), list_begin_.end() - 1);
   of_list_.resize(pieces_.size());
@@ -93,7 +103,7 @@ void IvfIndex::add(std::span<const float> x, int64_t first_id, const int32_t* co
   entries.ids.resize(static_cast<size_t>(n));
   std::iota(entries.ids.begin(), entries.ids.end(), static_cast<uint32_t>(first_id));
   const std::string path = file_.path();
-  IvfFile::append(path, entries);
+  IvfFile::append(path, p, entries);
   file_ = IvfFile::open(path);
   attach();
 }

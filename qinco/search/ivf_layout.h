@@ -1,7 +1,8 @@
 // The bytes of an index file. Two header slots and then sections, each padded to 64 bytes: parameters, graph, segments.
 // A section is its header and its payload. The slot of the higher generation says where the file ends; adding writes
 // behind that end, syncs, and then writes the other slot: what is behind the end is of an addition that a crash cut
-// short, and is ignored.
+// short, and is ignored. Where the slot itself was cut short, the other one counts, and the section behind its end,
+// which was on the disk before.
 #pragma once
 
 #include <cstddef>

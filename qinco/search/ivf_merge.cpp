@@ -1,23 +1,15 @@
 #include <algorithm>
+#include <deque>
+#include <filesystem>
+#include <system_error>
 
 #include "kernels/check.h"
 #include "kernels/kernels.h"
 #include "qinco/search/ivf_index.h"
+#include "qinco/search/ivf_lock.h"
 
 namespace qinco {
 namespace {
-
-bool same_values(const float* a, const float* b, int64_t n) {
-  return std::equal(a, a + n, b);
-}
-
-void check_same_build(const IvfFile& file, const IvfFile& first) {
-  const IvfParameters &a = file.parameters(), &b = first.parameters();
-  const bool same = a.d == b.d && a.M == b.M && a.K == b.K && a.K_ivf == b.K_ivf && a.model == b.model &&
-                    same_values(a.codebooks.data<float>(), b.codebooks.data<float>(), a.codebooks.numel()) &&
-                    a.levels == b.levels && std::equal(a.graph.begin(), a.graph.end(), b.graph.begin(), b.graph.end());
-  check(same, "{}: not a copy of the index that {} is one of: built apart", file.path(), first.path());
-}
 
 void take_segment(const IvfSegment& segment, int64_t width, IvfEntries& all) {
   constexpr int64_t kBlock = kernels::kScanBlock;
@@ -51,11 +43,15 @@ std::vector<IdRange> joined(std::vector<IdRange> ranges) {
 
 void merge_indexes(const std::vector<std::string>& paths, const std::string& output) {
   check(!paths.empty(), "merge: no indexes");
+  std::deque<IvfLock> locks;  // what somebody added meanwhile would be lost when `output` takes the place of an input
   std::vector<IvfFile> files;
   IvfEntries all;
   for (const std::string& path : paths) {
+    std::error_code missing;
+    locks.emplace_back(path, std::filesystem::equivalent(path, output, missing), "merge");
     files.push_back(IvfFile::open(path));
-    check_same_build(files.back(), files.front());
+    check(same_build(files.back().parameters(), files.front().parameters()),
+          "{}: not a copy of the index that {} is one of: built apart", path, paths.front());
     for (const IvfSegment& segment : files.back().segments()) {
       check_disjoint(path, all.ranges, segment.ranges);
       all.ranges.insert(all.ranges.end(), segment.ranges.begin(), segment.ranges.end());

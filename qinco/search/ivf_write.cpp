@@ -1,9 +1,7 @@
 // Writing an index file: whole and atomically, or at its end.
 #include <algorithm>
 #include <cerrno>
-#include <fcntl.h>
 #include <numeric>
-#include <sys/file.h>
 #include <system_error>
 #include <unistd.h>
 
@@ -11,6 +9,7 @@
 #include "kernels/kernels.h"
 #include "qinco/search/ivf_file.h"
 #include "qinco/search/ivf_layout.h"
+#include "qinco/search/ivf_lock.h"
 
 namespace qinco {
 namespace {
@@ -115,16 +114,7 @@ std::vector<std::byte> segment_section(int64_t width, const IvfEntries& entries)
 /// A file open for adding, locked against others who would.
 class Appender {
  public:
-  explicit Appender(const std::string& path) : path_(path), fd_(::open(path.c_str(), O_RDWR | O_CLOEXEC)) {
-    check(fd_ >= 0, "{}: cannot open: {}", path, reason());
-    if (::flock(fd_, LOCK_EX | LOCK_NB) == 0) return;
-    const std::string why = errno == EWOULDBLOCK ? "another process is adding to it" : reason();
-    ::close(fd_);
-    fail("{}: cannot add: {}", path, why);
-  }
-  ~Appender() { ::close(fd_); }
-  Appender(const Appender&) = delete;
-  Appender& operator=(const Appender&) = delete;
+  explicit Appender(const std::string& path) : path_(path), lock_(path, true, "add"), fd_(lock_.descriptor()) {}
 
   void truncate(int64_t end) { check(::ftruncate(fd_, end) == 0, "{}: cannot write: {}", path_, reason()); }
 
@@ -144,6 +134,7 @@ class Appender {
   static std::string reason() { return std::generic_category().message(errno); }
 
   const std::string& path_;
+  IvfLock lock_;
   int fd_;
 };
 
@@ -165,21 +156,26 @@ void IvfFile::create(const std::string& path, const IvfParameters& parameters, c
   file.commit();
 }
 
-void IvfFile::append(const std::string& path, const IvfEntries& entries) {
+void IvfFile::append(const std::string& path, const IvfParameters& built, const IvfEntries& entries) {
   Appender out(path);
   const IvfFile index = open(path);
+  check(same_build(index.parameters(), built), "{}: cannot add: an index of another build has taken its place", path);
   for (const IvfSegment& segment : index.segments()) check_disjoint(path, segment.ranges, entries.ranges);
-  const std::vector<std::byte> section = segment_section(index.parameters().width(), entries);
-  Slot slots[2];
-  for (const int i : {0, 1}) std::memcpy(&slots[i], index.file_->data() + i * kSlotStride, sizeof(Slot));
-  const int newer = slots[0].generation > slots[1].generation ? 0 : 1;
-  const int64_t end = slots[newer].end, bytes = static_cast<int64_t>(section.size());
-  out.truncate(end);  // drops what a crash left behind it
-  out.write(section.data(), bytes, end);
+  const std::vector<std::byte> section = segment_section(built.width(), entries);
+  const auto bytes = static_cast<int64_t>(section.size()), sections = static_cast<int64_t>(index.segments().size()) + 2;
+  out.truncate(index.end_);  // drops what a crash left behind it
+  int slot = index.slot_;
+  uint64_t generation = index.generation_;
+  const auto write_slot = [&](int64_t end, int64_t count) {
+    slot = 1 - slot;
+    const Slot next = make_slot(++generation, end, count);
+    out.write(&next, sizeof(next), slot * kSlotStride);
+    out.sync();
+  };
+  if (index.damaged_slot_) write_slot(index.end_, sections);  // one whole slot is needed while the other is written
+  out.write(section.data(), bytes, index.end_);
   out.sync();
-  const Slot slot = make_slot(slots[newer].generation + 1, end + bytes, slots[newer].sections + 1);
-  out.write(&slot, sizeof(slot), (1 - newer) * kSlotStride);
-  out.sync();
+  write_slot(index.end_ + bytes, sections + 1);
 }
 
 }  // namespace qinco

@@ -1,6 +1,8 @@
 // IVF-QINCo through the real binary: centroids, training, building, adding in parts, killing, merging, searching.
+#include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <functional>
 #include <thread>
 
 #include "qinco/search/ivf_file.h"
@@ -76,7 +78,10 @@ TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive searc
   const Json eval = results_of(with(space.eval(), "--model", space.ivf_model()));
   CHECK(points[3].at("nprobe") == 24);
   CHECK(points[3].at("recall") == eval.at("recall"));
-  CHECK(read_npy(space.file("ids.npy")).shape() == Shape{20, 100});
+  const Tensor ids = read_npy(space.file("ids.npy"));
+  CHECK(ids.shape() == Shape{20, 100});
+  CHECK(std::all_of(ids.data<int64_t>(), ids.data<int64_t>() + ids.numel(),
+                    [](int64_t id) { return id >= -1 && id < Workspace::kN; }));
   const Json about = results_of({"index", "info", "--index", space.index()});
   CHECK(about.at("n") == Workspace::kN);
   CHECK(about.at("bytes_per_vector") == 4);  // 3 codes and a norm
@@ -92,6 +97,11 @@ TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive searc
             .code == 0);
   CHECK(run(with(with(space.add(), "--index", again), "--codes", codes)).code == 0);
   CHECK(read_bytes(again) == read_bytes(space.index()));
+  const Tensor wrong = read_npy(codes).clone();
+  wrong.data<int32_t>()[550 * 4 + 1] = 20;  // a list there may be, but no code
+  write_npy(codes, wrong);
+  expect_error(space.path(), with(with(with(space.add(), "--first_id", "9000"), "--batch", "100"), "--codes", codes), 1,
+               {"ivf_codes.npy: row 550 holds a code outside 0 to 15"});
 }
 
 TEST_CASE("index: an HNSW coarse quantizer, swept over efSearch") {
@@ -133,6 +143,13 @@ TEST_CASE("index: shards and batches merge into what one addition gives") {
   expect_error(space.path(), with(space.add(), "--first_id", "599"), 1, {"ids 599 to 599 are in the index already"});
 }
 
+/// Kills the process once `seen` is true, if it is before the end.
+void kill_when(Process& process, const std::function<bool()>& seen) {
+  while (process.running() && !seen()) std::this_thread::sleep_for(std::chrono::microseconds(100));
+  process.send(SIGKILL);
+  process.finish();
+}
+
 TEST_CASE("index: kill -9 while adding loses no more than the batch, and --resume completes it") {
   const IvfWorkspace space;
   const std::string whole = space.copy_of_index("whole.index");
@@ -140,20 +157,44 @@ TEST_CASE("index: kill -9 while adding loses no more than the batch, and --resum
   CHECK(run(with(batches, "--index", whole)).code == 0);
   Arguments resume = batches;
   resume.push_back("--resume");
+  const auto bytes = [&] { return std::filesystem::file_size(space.index()); };
   int64_t last = 0;
-  for (const int wait : {8, 12, 18, 25}) {
+  for (const uint64_t growth : {1, 1000, 3000, 5000}) {
     Process process(resume);
-    std::this_thread::sleep_for(std::chrono::milliseconds(wait));
-    process.send(SIGKILL);
-    process.finish();
+    kill_when(process, [&, before = bytes()] { return bytes() >= before + growth; });
     const IvfFile file = IvfFile::open(space.index());
     CHECK(file.size() >= last);
     CHECK((file.size() % 3 == 0));
     last = file.size();
   }
+  CHECK(last > 0);
   CHECK(run(resume).code == 0);
   CHECK(read_bytes(space.index()) == read_bytes(whole));
   CHECK(results_of(resume).at("added") == 0);
+}
+
+TEST_CASE("index: kill -9 while merging leaves the index that was, or the merged one") {
+  const IvfWorkspace space;
+  CHECK(run(with(space.add(), "--batch", "50")).code == 0);
+  const std::string before = read_bytes(space.index()), merged = space.file("merged.index");
+  CHECK(run({"index", "merge", "--i", space.index(), "--o", merged}).code == 0);
+  const std::set<std::string> files = listing(space.path());
+  for (int i = 0; i < 5; ++i) {
+    write_bytes(space.index(), before);
+    Process process({"index", "merge", "--i", space.index(), "--o", space.index()});
+    kill_when(process, [&] {  // part of the new index is in a temporary file
+      const std::set<std::string> now = listing(space.path());
+      std::error_code gone;
+      return std::any_of(now.begin(), now.end(), [&](const std::string& name) {
+        return files.count(name) == 0 && std::filesystem::file_size(name, gone) > 0 && !gone;
+      });
+    });
+    const std::string after = read_bytes(space.index());
+    CHECK((after == before || after == read_bytes(merged)));
+    CHECK(run({"index", "info", "--index", space.index()}).code == 0);
+    for (const std::string& name : listing(space.path()))
+      if (files.count(name) == 0) std::filesystem::remove(name);
+  }
 }
 
 TEST_CASE("index: what does not fit is refused by name") {
@@ -162,6 +203,10 @@ TEST_CASE("index: what does not fit is refused by name") {
                {"model.safetensors", "expected ivf-qinco"});
   expect_error(space.path(), with(space.add(), "--index", space.base()), 1, {"base.fvecs", "not an index file"});
   expect_error(space.path(), with(space.search_index(), "--nprobe", "0"), 1, {"--nprobe 0"});
+  const Arguments build = {"index",           "build",      "--model", space.ivf_model(),
+                           "--training_data", space.base(), "--o",     space.file("new")};
+  expect_error(space.path(), with(build, "--hnsw", "1"), 1, {"--hnsw 1: expected 0 or 2 to 1000"});
+  expect_error(space.path(), with(build, "--efConstruction", "0"), 1, {"--efConstruction 0"});
   const std::string bytes = read_bytes(space.index()), damaged = space.file("damaged.index");
   write_bytes(damaged, bytes.substr(0, bytes.size() - 1));
   expect_error(space.path(), with(space.search_index(), "--index", damaged), 1, {damaged, "truncated index"});

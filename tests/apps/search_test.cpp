@@ -63,6 +63,12 @@ TEST_CASE("search: what does not fit is refused by name") {
   expect_error(space.path(), with(space.search(), "--nt", "601"), 1, {"601 vectors asked for, the file has 600"});
   expect_error(space.path(), with(space.search(), "--norms", "u4"), 2, {"--norms"});
   expect_error(space.path(), with(space.search(), "--codes", space.queries()), 1, {"queries.fvecs"});
+  QincoConfig large = Workspace::config();
+  large.K = 512;
+  Random random(7);
+  save_model(space.file("large.safetensors"), Qinco(large, random));
+  expect_error(space.path(), with(space.search(), "--model", space.file("large.safetensors")), 1,
+               {"large.safetensors: K = 512, expected at most 256"});
   const std::string narrow = columns(space, 0, 4);
   expect_error(space.path(), with(space.search(), "--training_data", narrow), 1, {"dimension 4, expected 8"});
 }

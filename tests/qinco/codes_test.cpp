@@ -177,6 +177,14 @@ TEST_CASE("codes: i64 .npy is accepted, codes outside 0..K-1 are named by row") 
     file.read(0, 2, read);
     CHECK(contains(error_of([&] { file.read(0, 3, read); }), "row 2 holds a code outside 0 to 7"));
   }
+  values[4] = 99, values[5] = 7;  // a list of IVF-QINCo, and a code
+  write_npy(path, codes);
+  CodeFile::open(path, CodeFormat::npy, 2, 8, 100).read(0, 3, read);
+  CHECK(read[4] == 99);
+  CHECK(contains(error_of([&] { CodeFile::open(path, CodeFormat::npy, 2, 8, 99).read(0, 3, read); }), "0 to 98"));
+  values[5] = 8;
+  write_npy(path, codes);
+  CHECK(contains(error_of([&] { CodeFile::open(path, CodeFormat::npy, 2, 8, 100).read(0, 3, read); }), "0 to 7"));
 }
 
 TEST_CASE("codes: malformed files are refused by name") {

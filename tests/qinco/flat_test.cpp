@@ -74,6 +74,23 @@ TEST_CASE("flat search: fewer vectors than neighbours asked for are all returned
   CHECK(same_bits(search.ids(), sorted_by_distance(base, queries, 3)));
 }
 
+TEST_CASE("flat search: vectors that hold NaN come last, whichever block they are in") {
+  const Tensor base = small_integers(9, 2, 50, 7), queries = small_integers(4, 2, 50, 8);
+  const Tensor expected = sorted_by_distance(base, queries, 9);
+  const Tensor hole = full({1, 2}, NAN);
+  for (const int64_t before : {0, 4, 9}) {
+    FlatSearch search(Context::cpu(), queries, 9);
+    search.add(before, base.data<float>());
+    search.add(1, hole.data<float>());
+    search.add(9 - before, base.data<float>() + before * 2);
+    const Tensor ids = search.ids();
+    for (int64_t i = 0; i < ids.numel(); ++i) {
+      const int32_t wanted = expected.data<int32_t>()[i];
+      CHECK(ids.data<int32_t>()[i] == wanted + (wanted >= before ? 1 : 0));
+    }
+  }
+}
+
 TEST_CASE("flat search: bad sizes are refused") {
   const Tensor base = small_integers(3, 2, 5, 5);
   CHECK(contains(error_of([&] { flat_search(Context::cpu(), base, zeros({1, 3}), 1); }), "dimension 3, the base 2"));

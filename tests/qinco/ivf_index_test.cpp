@@ -1,74 +1,22 @@
-// The IVF-QINCo index: its search against plain loops, its file against damage, merging, and many threads at once.
+// The IVF-QINCo index: its search against plain loops, merging, and many threads at once. Its file: ivf_file_test.cpp.
 #include "qinco/search/ivf_index.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
 #include <set>
 #include <thread>
 #include <vector>
 
 #include "qinco/search/flat.h"
 #include "qinco/search/hnsw.h"
-#include "tests/qinco/model_fixtures.h"
+#include "tests/qinco/ivf_fixtures.h"
 
 namespace qinco {
 namespace {
 
+using namespace testing;
 using kernels::Context;
-using testing::random_model;
-using testing::random_vectors;
-using testing::TemporaryDirectory;
 using tests::contains;
 using tests::error_of;
-
-constexpr int64_t kD = 6, kN = 900;
-
-QincoConfig ivf_config() {
-  QincoConfig config;
-  config.d = kD, config.M = 3, config.K = 16, config.L = 1, config.h = 5, config.db_scale = 2, config.K_ivf = 20;
-  return config;
-}
-
-/// A built index, vectors, and their decoded form.
-struct World {
-  World() : coder(std::make_shared<IvfCoder>(random_model(ivf_config(), 1))), x(random_vectors(ivf_config(), kN, 2)) {
-    IvfBuilder builder(coder);
-    builder.add(kN, x.data<float>());
-    builder.write(path());
-    decoded = Tensor::empty(x.shape());
-    codes.resize(static_cast<size_t>(kN * 4));
-    coder->codec().encode(kN, x.data<float>(), codes.data(), decoded.data<float>());
-  }
-  std::string path() const { return directory.file("a.index"); }
-  std::span<const float> rows(int64_t begin, int64_t end) const {
-    return {x.data<float>() + begin * kD, static_cast<size_t>((end - begin) * kD)};
-  }
-  /// An index of all vectors, added in three batches.
-  IvfIndex full() const {
-    IvfIndex index(path(), coder);
-    for (int64_t begin = 0; begin < kN; begin += 350) index.add(rows(begin, std::min(kN, begin + 350)), begin);
-    return index;
-  }
-
-  TemporaryDirectory directory;
-  std::shared_ptr<const IvfCoder> coder;
-  Tensor x, decoded;
-  std::vector<int32_t> codes;
-};
-
-std::span<const float> span_of(const Tensor& x) {
-  return {x.data<float>(), static_cast<size_t>(x.numel())};
-}
-
-std::string read_bytes(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-void write_bytes(const std::string& path, const std::string& bytes) {
-  std::ofstream(path, std::ios::binary) << bytes;
-}
 
 TEST_CASE("IVF index: visiting and re-ranking all is the exhaustive search of the decoded vectors") {
   const World world;
@@ -247,52 +195,6 @@ TEST_CASE("IVF index: hostile queries, too few entries, empty lists and bad size
   QincoConfig plain = ivf_config();
   plain.K_ivf = 0;
   CHECK(contains(error_of([&] { IvfCoder{random_model(plain, 1)}; }), "variant qinco, expected ivf-qinco"));
-}
-
-TEST_CASE("IVF file: no flipped bit is overlooked, no truncation either") {
-  const World world;
-  world.full();
-  const std::string good = read_bytes(world.path()), broken = world.directory.file("broken.index");
-  const Tensor queries = random_vectors(ivf_config(), 5, 7);
-  const std::vector<int64_t> expected = IvfIndex(world.path(), world.coder).search(span_of(queries)).ids;
-  int64_t errors = 0, flips = 0;
-  for (size_t at = 0; at < good.size(); at += at < 60 ? 1 : 397) {
-    std::string bytes = good;
-    bytes[at] = static_cast<char>(bytes[at] ^ (1 << (at % 8)));
-    write_bytes(broken, bytes);
-    ++flips;
-    try {
-      const std::vector<int64_t> found = IvfIndex(broken, world.coder).search(span_of(queries)).ids;
-      CHECK(found == expected);
-    } catch (const Error& error) {
-      ++errors;
-      CHECK(contains(error.what(), broken + ":"));
-    }
-  }
-  CHECK(errors > flips / 2);  // the others are bytes between the header slots
-  for (const size_t size : {size_t{0}, size_t{100}, size_t{8191}, size_t{8192}, good.size() / 2, good.size() - 1}) {
-    write_bytes(broken, good.substr(0, size));
-    CHECK(contains(error_of([&] { IvfIndex(broken, world.coder); }), broken));
-  }
-  write_bytes(broken, std::string(20000, 'x'));
-  CHECK(contains(error_of([&] { IvfIndex(broken, world.coder); }), "not an index file"));
-}
-
-TEST_CASE("IVF file: what a crash left behind the end is ignored, and dropped by the next addition") {
-  const World world;
-  IvfIndex(world.path(), world.coder).add(world.rows(0, 100), 0);
-  const std::string before = read_bytes(world.path());
-  IvfIndex(world.path(), world.coder).add(world.rows(100, 200), 100);
-  const std::string after = read_bytes(world.path());
-  // The entries are written, whole or in part, but no header says so yet.
-  for (const size_t written : {before.size() + 1, after.size() - 1, after.size()}) {
-    write_bytes(world.path(), before + after.substr(before.size(), written - before.size()));
-    IvfIndex index(world.path(), world.coder);
-    CHECK(index.size() == 100);
-    index.add(world.rows(100, 200), 100);
-    CHECK(index.size() == 200);
-    CHECK(read_bytes(world.path()) == after);
-  }
 }
 
 TEST_CASE("IVF index: searches from many threads at once give what one gives") {

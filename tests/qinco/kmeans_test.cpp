@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "qinco/quantizers/kmeans_init.h"
 #include "tensor/create.h"
 #include "tensor/random.h"
 #include "tests/support.h"
@@ -134,6 +135,20 @@ TEST_CASE("k-means: k-means++ starts in every one of many separated clusters") {
     return kmeans(context, 9000, 5, many.data<float>(), 20, options).centroids;
   };
   CHECK(same_bits(run(one), run(three)));
+}
+
+TEST_CASE("k-means: k-means++ never draws a point of weight 0, the first neither") {
+  const Tensor x = normal_vectors(5000, 2, 10);
+  std::vector<float> weights(5000, 0);
+  for (const size_t i : {10u, 4200u, 4300u, 4999u}) weights[i] = 1;
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    Random random(seed);
+    const Tensor drawn = plus_plus_rows(Context::cpu(), 5000, 2, x.data<float>(), weights.data(), 3, random);
+    for (int64_t c = 0; c < 3; ++c) {
+      const auto is = [&](int64_t i) { return same_bits(drawn.row(c), x.row(i)); };
+      CHECK((is(10) || is(4200) || is(4300) || is(4999)));
+    }
+  }
 }
 
 TEST_CASE("k-means: k-means++ on copies of few points") {
