@@ -6,6 +6,8 @@
 #include <iostream>
 #include <sstream>
 
+#include "apps/qinco/precision.h"
+#include "bench/peak.h"
 #include "kernels/check.h"
 #include "qinco/codec/codec.h"
 #include "qinco/io/model_file.h"
@@ -26,8 +28,8 @@ std::string seconds(Work&& work) {
 
 class Worker {
  public:
-  Worker(const std::string& model, const std::string& data, const std::string& codes)
-      : model_(load_model(model)), codec_(model_), trainer_(model_, 1e-3), x_(read_all(data)) {
+  Worker(const std::string& model, const std::string& data, const std::string& codes, kernels::Precision precision)
+      : model_(load_model(model)), codec_(model_, precision), trainer_(model_, 1e-3), x_(read_all(data)) {
     if (!codes.empty()) read_codes(codes);
   }
 
@@ -51,6 +53,8 @@ class Worker {
       write_file(file, {reinterpret_cast<const char*>(x.data()), x.size() * sizeof(float)});
       return "ok";
     }
+    if (command == "peak")  // n threads' GFLOP/s in products
+      return fmt::format("{}", bench::measure_product_peak_gflops(kernels::active_isa(), static_cast<int>(n)));
     return "unknown request " + line;
   }
 
@@ -95,17 +99,19 @@ class Worker {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Encodes, decodes and trains on request, for bench/peers/compare.py.");
+  CLI::App program("Encodes, decodes and trains on request, for bench/peers/compare.py.");
   std::string model, data, codes;
   int threads = 1;
-  app.add_option("--model", model)->required();
-  app.add_option("--data", data)->required();
-  app.add_option("--codes", codes);
-  app.add_option("--threads", threads)->required();
-  CLI11_PARSE(app, argc, argv);
+  kernels::Precision precision = kernels::Precision::exact;
+  program.add_option("--model", model)->required();
+  program.add_option("--data", data)->required();
+  program.add_option("--codes", codes);
+  program.add_option("--threads", threads)->required();
+  app::add_precision_option(program, precision);
+  CLI11_PARSE(program, argc, argv);
   try {
     kernels::set_default_threads(threads);
-    Worker worker(model, data, codes);
+    Worker worker(model, data, codes, precision);
     std::cout << "ready QINCo (" << kernels::isa_name(kernels::active_isa()) << ")" << std::endl;
     for (std::string line; std::getline(std::cin, line);) std::cout << worker.answer(line) << std::endl;
   } catch (const std::exception& error) {

@@ -57,12 +57,12 @@ class Peer:
         self.process.wait()
 
 
-def make_model(args):
+def make_model(args, L=2):
     """A briefly trained model, and the codes of its data."""
-    model, codes = os.path.join(args.work, "model.safetensors"), os.path.join(args.work, "codes.i32")
+    model, codes = os.path.join(args.work, f"model_L{L}.safetensors"), os.path.join(args.work, f"codes_L{L}.i32")
     if not os.path.exists(model):
         subprocess.run([os.path.join(args.bin, "qinco"), "train", "--quiet", "--training_data", DATA, "--model", model,
-                        "--nt", "10000", "--nval", "1000", "--max_epochs", "1", "--M", "8", "--K", "256", "--L", "2",
+                        "--nt", "10000", "--nval", "1000", "--max_epochs", "1", "--M", "8", "--K", "256", "--L", str(L),
                         "--h", "256"], check=True)
     ours = Peer("QINCo", [os.path.join(args.bin, "bench_qinco_worker")], ["--model", model, "--data", DATA],
                 os.cpu_count(), {})

@@ -3,7 +3,10 @@
 
 The formulation anyone would write down first: every candidate goes through the whole step network. Encoding runs
 without gradients at the batch size that is fastest here; a training step encodes at that size too, whatever its batch.
+`--bf16`: encoding under autocast to bfloat16.
 """
+import sys
+
 import numpy as np
 import torch
 from torch import nn
@@ -60,7 +63,8 @@ class Model(nn.Module):
 
 
 class Peer:
-    def __init__(self, inputs):
+    def __init__(self, inputs, bf16):
+        self.bf16 = bf16
         self.x = torch.from_numpy(inputs.x)
         self.codes = None if inputs.codes is None else torch.from_numpy(inputs.codes.astype(np.int64))
         self.model = Model(inputs.d, inputs.M, inputs.K, inputs.L, inputs.h)
@@ -83,7 +87,8 @@ class Peer:
         return n / worker.seconds(lambda: self.decode(n))
 
     def encode_rows(self, x):
-        return torch.cat(worker.in_batches(self.encode_size, len(x), lambda b, e: self.model.encode(x[b:e])))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            return torch.cat(worker.in_batches(self.encode_size, len(x), lambda b, e: self.model.encode(x[b:e])))
 
     def encode(self, n):
         return self.encode_rows(self.x[:n]).numpy()
@@ -107,10 +112,13 @@ class Peer:
 
 
 def main():
+    bf16 = "--bf16" in sys.argv
+    if bf16:
+        sys.argv.remove("--bf16")
     inputs = worker.Inputs()
     torch.set_num_threads(inputs.threads)
-    peer = Peer(inputs)
-    worker.serve(f"PyTorch {torch.__version__} (batches: encode {peer.encode_size}, decode {peer.decode_size})", peer)
+    peer = Peer(inputs, bf16)
+    worker.serve(f"PyTorch {torch.__version__}{' bf16' if bf16 else ''} (batches: encode {peer.encode_size}, decode {peer.decode_size})", peer)
 
 
 if __name__ == "__main__":
