@@ -61,7 +61,7 @@ __global__ void pick_kernel(int64_t n, int64_t K, const T* all, int32_t* codes, 
   for (int64_t i = grid_warp(); i < n; i += grid_warps()) {
     Least<T> least;
     for (int64_t k = lane(); k < K; k += kWarp)
-      if (all[i * K + k] < Least<T>::kInfinity) least.take(all[i * K + k], static_cast<int32_t>(k));
+      if (all[i * K + k] < kInfinity<T>) least.take(all[i * K + k], static_cast<int32_t>(k));
     least = warp_least(least);
     if (lane() != 0) continue;
     codes[i] = least.found() ? least.id : 0;

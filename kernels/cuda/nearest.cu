@@ -20,7 +20,7 @@ __global__ void pick_kernel(int64_t n, int64_t d, int64_t K, const T* x, const T
     Least<T> least;
     for (int64_t k = lane(); k < K; k += kWarp) {
       const T score = norms[k] - T(2) * products[i * K + k];
-      if (score < Least<T>::kInfinity && score > -Least<T>::kInfinity) least.take(score, static_cast<int32_t>(k));
+      if (score < kInfinity<T> && score > -kInfinity<T>) least.take(score, static_cast<int32_t>(k));
     }
     least = warp_least(least);
     double distance = 0;
@@ -33,7 +33,7 @@ __global__ void pick_kernel(int64_t n, int64_t d, int64_t K, const T* x, const T
     }
     if (lane() != 0) continue;
     ids[i] = least.found() ? least.id : 0;
-    if (distances) distances[i] = least.found() ? static_cast<T>(distance) : Least<T>::kInfinity;
+    if (distances) distances[i] = least.found() ? static_cast<T>(distance) : kInfinity<T>;
   }
 }
 

@@ -8,12 +8,15 @@
 
 namespace qinco::kernels::cuda {
 
+/// Device code may use the value of a constant, but not call numeric_limits.
+template <class T>
+inline constexpr T kInfinity = std::numeric_limits<T>::infinity();
+
 /// The least value seen and the lowest id among equals; NaN is never least.
 template <class T>
 struct Least {
   static constexpr int32_t kNone = 0x7fffffff;
-  static constexpr T kInfinity = std::numeric_limits<T>::infinity();
-  T value = kInfinity;
+  T value = kInfinity<T>;
   int32_t id = kNone;
 
   __device__ bool found() const { return id != kNone; }

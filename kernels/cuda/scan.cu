@@ -1,12 +1,12 @@
 // Scan by look-up tables. The vectors of a query, list after list, are scored a piece at a time; the k best so far join
 // the next piece, and sorts by id, then score, then query, each stable, find the k best again. In groups of queries, so
 // that scratch memory is bounded.
-#include <limits>
 #include <vector>
 
 #include "kernels/cuda/float_kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/library.h"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/families.h"
 
 namespace qinco::kernels::cuda {
@@ -67,12 +67,11 @@ __device__ void score_vector(const Piece<T>& p, const PlacedQuery<T>& query, int
 
 template <class T>
 __global__ void score_kernel(Piece<T> p, int32_t* places) {
-  constexpr T kInfinity = std::numeric_limits<T>::infinity();
   for (int64_t e = grid_thread(); e < p.queries * p.stride; e += grid_threads()) {
     const Place at = place(e, p.stride);
     const PlacedQuery<T>& query = p.query[at.row];
     const int64_t vector = p.begin + at.col - p.k;
-    T score = kInfinity;
+    T score = kInfinity<T>;
     uint32_t id = kNoId;
     if (at.col >= p.k) {
       if (vector < query.n) score_vector(p, query, vector, score, id);

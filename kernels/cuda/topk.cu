@@ -1,9 +1,8 @@
 // The k smallest of each row, by sorting all elements by value and then, stably, by row: any number of rows of any
 // length keeps the device busy. In groups of rows, so that scratch memory is bounded.
-#include <limits>
-
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/library.h"
+#include "kernels/cuda/reduce.cuh"
 #include "kernels/families.h"
 
 namespace qinco::kernels::cuda {
@@ -15,9 +14,8 @@ constexpr int64_t kGroupElements = int64_t{1} << 24;
 // NaN counts as infinity, and -0 as 0.
 template <class T>
 __global__ void keys_kernel(int64_t n, const T* x, T* keys, int32_t* places) {
-  constexpr T kInfinity = std::numeric_limits<T>::infinity();
   for (int64_t e = grid_thread(); e < n; e += grid_threads()) {
-    keys[e] = x[e] == x[e] ? x[e] + T(0) : kInfinity;
+    keys[e] = x[e] == x[e] ? x[e] + T(0) : kInfinity<T>;
     places[e] = static_cast<int32_t>(e);
   }
 }

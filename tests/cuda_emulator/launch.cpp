@@ -30,9 +30,18 @@ enum class State { ready, at_block_barrier, at_warp_barrier, ended };
 struct Thread {
   State state = State::ready;
   Fiber* fiber = nullptr;  // null before it begins and after it ends
-  unsigned mask = 0;       // of the warp barrier that it waits at
   Where where;             // the barrier's place
   uint3 index{};
+};
+
+// The lanes of a warp that exist and that have returned, and the barriers, of disjoint masks, that some wait at.
+struct Warp {
+  struct Barrier {
+    unsigned mask, arrived;
+    Where where;
+  };
+  unsigned lanes = 0, ended = 0;
+  std::vector<Barrier> barriers;
 };
 
 std::string place(const Where& where) {
@@ -41,7 +50,8 @@ std::string place(const Where& where) {
 }
 
 bool same_place(const Where& a, const Where& b) {
-  return a.line() == b.line() && a.column() == b.column() && std::string_view(a.file_name()) == b.file_name();
+  if (a.line() != b.line() || a.column() != b.column()) return false;
+  return a.file_name() == b.file_name() || std::string_view(a.file_name()) == b.file_name();
 }
 
 // Everything of the launch in progress. One launch runs at a time, under the lock of DeviceWork.
@@ -72,6 +82,7 @@ class Launch {
   void* arguments_ = nullptr;
   size_t shared_bytes_ = 0;
   std::vector<Thread> threads_;
+  std::vector<Warp> warps_;
   std::vector<int> order_;
   int current_ = 0, live_ = 0;
   std::vector<std::unique_ptr<Fiber>> fibers_;
@@ -135,28 +146,25 @@ void Launch::block_barrier(const Where& where) {
 }
 
 void Launch::warp_barrier(unsigned mask, const Where& where) {
-  const int first = current_ / warpSize * warpSize;
+  const size_t first = static_cast<size_t>(current_) / warpSize * warpSize;
+  Warp& warp = warps_[first / warpSize];
   if (!(mask >> lane() & 1)) fail("is not in the mask of its own warp operation", where);
-  threads_[static_cast<size_t>(current_)].mask = mask;
-  bool all_here = true;
-  for (int l = 0; l < warpSize; ++l) {
-    const int t = first + l;
-    if (!(mask >> l & 1) || t == current_ || t >= static_cast<int>(threads_.size())) continue;
-    const Thread& other = threads_[static_cast<size_t>(t)];
-    if (other.state == State::ended)
-      fail(fmt::format("waits for {}; some have returned, or wait elsewhere", thread_name(t)), where);
-    const bool here = other.state == State::at_warp_barrier;
-    if (here && (other.mask >> lane() & 1) && (other.mask != mask || !same_place(other.where, where)))
-      fail(fmt::format("meets {}, which is at {} or has another mask", thread_name(t), place(other.where)), where);
-    all_here = all_here && here && other.mask == mask;
-  }
-  if (!all_here) return wait(State::at_warp_barrier, where);
-  for (int l = 0; l < warpSize && first + l < static_cast<int>(threads_.size()); ++l)
-    if (mask >> l & 1) threads_[static_cast<size_t>(first + l)].state = State::ready;
+  if (mask & warp.ended) fail("waits for its warp, of which some have returned, or wait elsewhere", where);
+  auto barrier = warp.barriers.begin();
+  while (barrier != warp.barriers.end() && !(barrier->mask & mask)) ++barrier;
+  if (barrier == warp.barriers.end()) barrier = warp.barriers.insert(barrier, {mask, 0, where});
+  if (barrier->mask != mask || !same_place(barrier->where, where))
+    fail(fmt::format("meets lanes of its warp that are at {} or have another mask", place(barrier->where)), where);
+  barrier->arrived |= 1u << lane();
+  if ((barrier->arrived & warp.lanes) != (mask & warp.lanes)) return wait(State::at_warp_barrier, where);
+  warp.barriers.erase(barrier);
+  for (unsigned l = 0; l < warpSize; ++l)
+    if (mask & warp.lanes & 1u << l) threads_[first + l].state = State::ready;
 }
 
 void* Launch::lane_slot(int of_lane, unsigned mask, const Where& where) {
   const int t = current_ / warpSize * warpSize + of_lane;
+  if (of_lane == lane() && !(mask >> of_lane & 1)) fail("is not in the mask of its own warp operation", where);
   if (of_lane < 0 || of_lane >= warpSize || !(mask >> of_lane & 1) || t >= static_cast<int>(threads_.size()))
     fail(fmt::format("takes the value of lane {}, which is not there", of_lane), where);
   return slots_[t];
@@ -172,6 +180,7 @@ void Launch::run_thread(int t) {
   }
   if (!thread.fiber->resume()) return;
   thread.state = State::ended;
+  warps_[static_cast<size_t>(t) / warpSize].ended |= 1u << lane();
   idle_.push_back(std::exchange(thread.fiber, nullptr));
   --live_;
 }
@@ -204,9 +213,11 @@ void Launch::run_block(unsigned index) {
   std::memset(shared_, 0xff, shared_bytes_);
   std::memset(shared_ + shared_bytes_, kSharedGuardByte, kSharedGuard);
   live_ = static_cast<int>(threads_.size());
+  for (Warp& warp : warps_) warp = {};
   for (int t = 0; t < live_; ++t) {
     const auto u = static_cast<unsigned>(t);
     threads_[u] = {};
+    warps_[u / warpSize].lanes |= 1u << u % warpSize;
     threads_[u].index = {u % blockDim.x, u / blockDim.x % blockDim.y, u / blockDim.x / blockDim.y};
   }
   while (live_ > 0) {
@@ -236,6 +247,7 @@ void Launch::run(const cudaLaunchConfig_t& config, void (*call)(void*), void* ar
   blockDim = config.blockDim;
   error_.clear();
   threads_.resize(size_t{blockDim.x} * blockDim.y * blockDim.z);
+  warps_.resize((threads_.size() + warpSize - 1) / warpSize);
   order_.resize(threads_.size());
   for (size_t t = 0; t < order_.size(); ++t) order_[t] = static_cast<int>(t);
   std::vector<unsigned> blocks(size_t{gridDim.x} * gridDim.y * gridDim.z);
