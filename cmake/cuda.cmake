@@ -52,6 +52,6 @@ else()
 endif()
 
 if(NOT cuda_mode STREQUAL OFF)
-  add_executable(bench_gpu EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/bench/gpu/main.cpp)
-  target_link_libraries(bench_gpu PRIVATE qinco_kernels)
+  add_executable(bench_gpu EXCLUDE_FROM_ALL ${CMAKE_SOURCE_DIR}/bench/gpu/main.cpp ${CMAKE_SOURCE_DIR}/bench/gpu/tensor_peak.cpp)
+  target_link_libraries(bench_gpu PRIVATE qinco_kernels $<TARGET_NAME_IF_EXISTS:CUDA::cublas>)
 endif()

@@ -9,13 +9,8 @@
 
 #include <cmath>
 
+#include "kernels/host_device.h"
 #include "kernels/kernels.h"
-
-#ifdef __CUDACC__
-#define QINCO_HOST_DEVICE __host__ __device__
-#else
-#define QINCO_HOST_DEVICE
-#endif
 
 namespace qinco::kernels::functors {
 

@@ -1,4 +1,5 @@
-// Times the CUDA kernels on one device: bytes against the rate of a copy, FLOP against the largest matrix product.
+// Times the CUDA kernels on one device: bytes against the rate of a copy, FLOP against the largest matrix product, in
+// float or, for the candidate search, of bfloat16 operands.
 // Prints a markdown table, and writes JSON with --json FILE. Inputs are made on the host once; no output is checked
 // here, the tests do that.
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/gpu/tensor_peak.h"
 #include "kernels/check.h"
 #include "kernels/kernels.h"
 
@@ -26,6 +28,7 @@ struct Measurement {
   std::string name;
   double seconds = 0;
   double bytes = 0, flop = 0;  // that a call must move or do; one of them is 0
+  double vectors = 0;          // that a call searches for, of those on the tensor cores
 };
 
 class Bench {
@@ -57,12 +60,17 @@ class Bench {
   float* floats(int64_t n) {
     return array<float>(n, [this](int64_t) { return static_cast<float>(random_() % 2001) / 1000.0f - 1.0f; });
   }
+  /// [rows,cols] as large as keeps the size of what it multiplies.
+  float* weights(int64_t rows, int64_t cols) {
+    const double scale = std::sqrt(3.0 / static_cast<double>(cols)) / 1000;
+    return array<float>(rows * cols, [&](int64_t) { return scale * (static_cast<double>(random_() % 2001) - 1000); });
+  }
   int32_t* ids(int64_t n, int64_t below) {
     return array<int32_t>(n, [&](int64_t) { return static_cast<int64_t>(random_() % static_cast<uint64_t>(below)); });
   }
 
   /// The median time of five turns, each as many calls as fill a fifth of the time.
-  void run(const std::string& name, double bytes, double flop, const std::function<void()>& call) {
+  void run(const std::string& name, double bytes, double flop, const std::function<void()>& call, double vectors = 0) {
     using Clock = std::chrono::steady_clock;
     const auto time = [&](int calls) {
       synchronize(device_);
@@ -76,7 +84,7 @@ class Bench {
     std::vector<double> turns;
     for (int i = 0; i < 5; ++i) turns.push_back(time(calls));
     std::sort(turns.begin(), turns.end());
-    results_.push_back({name, turns[2], bytes, flop});
+    results_.push_back({name, turns[2], bytes, flop, vectors});
     fmt::print(stderr, "{:32} {:.3g} s\n", name, turns[2]);
   }
 
@@ -178,27 +186,43 @@ void products(Bench& b, int64_t scale) {
   }
 }
 
-void candidates(Bench& b, int64_t scale) {
+// One step and n vectors: exact, fast, and what it costs to pack the step, which training does for every batch.
+void candidate_step(Bench& b, int64_t n, int64_t K, int64_t d, int64_t h, int64_t L) {
   const auto& k = b.kernels();
   const Context& c = b.context();
-  const int64_t K = scale >= 64 ? 256 : 16, d = 128, h = 256, n = scale >= 64 ? scale * 32 : 4;
-  for (const int64_t L : {1, 2, 4, 16}) {
-    CandidateStep<float> step;
-    std::vector<const float*> up, down;
-    for (int64_t l = 0; l < L; ++l) up.push_back(b.floats(h * d)), down.push_back(b.floats(d * h));
-    step.K = K, step.d = d, step.h = h, step.L = L;
-    step.z_table = b.floats(K * d), step.a_table = b.floats(K * h);
-    step.w_up = up.data(), step.w_down = down.data();
-    float* const packed = b.floats(k.candidate_packed_size(K, d, h, L));
-    k.candidate_pack(c, step, packed);
-    CandidateSearch<float> search;
-    search.n = n;
-    search.target = b.floats(n * d), search.row = b.floats(n * d), search.up_row = b.floats(n * h);
-    search.codes = b.ids(n, 1), search.distances = b.floats(n);
-    b.run(fmt::format("candidate_search L={}", L), 0, 2.0 * static_cast<double>(n * K * d * h * (2 * L - 1)),
-          [&] { k.candidate_search(c, K, d, h, L, packed, search); });
-    b.clear();
-  }
+  CandidateStep<float> step;
+  std::vector<const float*> up, down;
+  for (int64_t l = 0; l < L; ++l) up.push_back(b.weights(h, d)), down.push_back(b.weights(d, h));
+  step.K = K, step.d = d, step.h = h, step.L = L;
+  step.z_table = b.floats(K * d), step.a_table = b.floats(K * h);
+  step.w_up = up.data(), step.w_down = down.data();
+  float* const packed = b.floats(k.candidate_packed_size(K, d, h, L));
+  k.candidate_pack(c, step, packed);
+  CandidateSearch<float> search;
+  search.n = n;
+  search.target = b.floats(n * d), search.row = b.floats(n * d), search.up_row = b.floats(n * h);
+  search.codes = b.ids(n, 1), search.distances = b.floats(n);
+  const std::string sizes = fmt::format("n={} K={} d={} h={} L={}", n, K, d, h, L);
+  const double vectors = static_cast<double>(n), flop = 2.0 * vectors * static_cast<double>(K * d * h * (2 * L - 1));
+  const auto run = [&] { k.candidate_search(c, K, d, h, L, packed, search); };
+  b.run("candidate_search " + sizes, 0, flop, run, vectors);
+  search.precision = Precision::fast;
+  b.run("candidate_search fast " + sizes, 0, flop, run, vectors);
+  b.run("candidate_pack " + sizes, 4.0 * static_cast<double>(k.candidate_packed_size(K, d, h, L)), 0,
+        [&] { k.candidate_pack(c, step, packed); });
+  b.clear();
+}
+
+void candidates(Bench& b, int64_t scale) {
+  if (scale < 64) return candidate_step(b, 4, 16, 128, 256, 2);
+  for (const int64_t L : {1, 2, 4, 16}) candidate_step(b, 16384, 256, 128, 256, L);
+  candidate_step(b, 1024, 256, 128, 256, 2);
+  candidate_step(b, 16384, 256, 96, 256, 2);
+  candidate_step(b, 16384, 256, 256, 256, 2);
+  candidate_step(b, 16384, 256, 128, 64, 2);
+  candidate_step(b, 65536, 16, 128, 256, 2);
+  candidate_step(b, 1024, 4096, 128, 256, 2);
+  candidate_step(b, 1024, 256, 768, 256, 2);
 }
 
 void scans(Bench& b, int64_t scale) {
@@ -226,16 +250,18 @@ double peak(const std::vector<Measurement>& all, const std::string& prefix, doub
 
 void report(const Bench& b, const std::string& json) {
   const double copy = peak(b.results(), "copy", &Measurement::bytes);
-  const double gemm = peak(b.results(), "gemm", &Measurement::flop);
-  fmt::print("{}\n\n| kernel | ms | GB/s | GFLOP/s | of copy or gemm |\n|---|---:|---:|---:|---:|\n",
-             device_description(b.device()));
+  const double gemm = peak(b.results(), "gemm", &Measurement::flop), tensor = bench::tensor_peak(b.context());
+  fmt::print("{}; products of bfloat16 operands: {:.4g} TFLOP/s\n\n", device_description(b.device()), tensor * 1e-12);
+  fmt::print("| kernel | ms | GB/s | GFLOP/s | of copy or gemm | vectors/s |\n|---|---:|---:|---:|---:|---:|\n");
   std::string items;
   for (const Measurement& m : b.results()) {
-    const double share = m.bytes > 0 ? m.bytes / m.seconds / copy : m.flop / m.seconds / gemm;
-    fmt::print("| {} | {:.4g} | {:.4g} | {:.4g} | {:.0f}% |\n", m.name, m.seconds * 1e3, m.bytes / m.seconds / 1e9,
-               m.flop / m.seconds / 1e9, 100 * share);
-    items += fmt::format("{}{{\"name\": \"{}\", \"seconds\": {:.6e}, \"bytes\": {:.0f}, \"flop\": {:.0f}}}",
-                         items.empty() ? "" : ",\n  ", m.name, m.seconds, m.bytes, m.flop);
+    const double ceiling = m.bytes > 0 ? copy : m.vectors > 0 && tensor > 0 ? tensor : gemm;
+    fmt::print("| {} | {:.4g} | {:.4g} | {:.4g} | {:.0f}% | {:.4g} |\n", m.name, m.seconds * 1e3,
+               m.bytes / m.seconds / 1e9, m.flop / m.seconds / 1e9, 100 * (m.bytes + m.flop) / m.seconds / ceiling,
+               m.vectors / m.seconds);
+    items += fmt::format(
+        "{}{{\"name\": \"{}\", \"seconds\": {:.6e}, \"bytes\": {:.0f}, \"flop\": {:.0f}, \"vectors\": {:.0f}}}",
+        items.empty() ? "" : ",\n  ", m.name, m.seconds, m.bytes, m.flop, m.vectors);
   }
   if (json.empty()) return;
   std::ofstream file(json);

@@ -2,6 +2,7 @@
 // by cuBLAS, then a warp per candidate computes its distance and a warp per vector takes the least. The pack is a plain
 // copy: z_table, a_table, w_up 2..L, w_down 1..L. Everything is in the arithmetic of T, whatever precision is asked
 // for.
+#include "kernels/cuda/float_kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/families.h"
@@ -110,15 +111,34 @@ void candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, i
   }
 }
 
+// Float goes to the tensor cores where its width fits them.
+int64_t float_packed_size(int64_t K, int64_t d, int64_t h, int64_t L) {
+  return fused_width(d) ? CandidateLayout{K, d, h, L}.size() : candidate_packed_size<float>(K, d, h, L);
+}
+
+void float_pack(const Context& context, const CandidateStep<float>& step, float* packed) {
+  (fused_width(step.d) ? fused_candidate_pack : candidate_pack<float>)(context, step, packed);
+}
+
+void float_search(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,
+                  const CandidateSearch<float>& s) {
+  (fused_width(d) ? fused_candidate_search : candidate_search<float>)(context, K, d, h, L, packed, s);
+}
+
 }  // namespace
 
-template <class T>
-void fill_candidate(Table<T>& t) {
-  t.candidate_packed_size = candidate_packed_size<T>;
-  t.candidate_pack = candidate_pack<T>;
-  t.candidate_search = candidate_search<T>;
+template <>
+void fill_candidate(Table<float>& t) {
+  t.candidate_packed_size = float_packed_size;
+  t.candidate_pack = float_pack;
+  t.candidate_search = float_search;
 }
-template void fill_candidate(Table<float>&);
-template void fill_candidate(Table<double>&);
+
+template <>
+void fill_candidate(Table<double>& t) {
+  t.candidate_packed_size = candidate_packed_size<double>;
+  t.candidate_pack = candidate_pack<double>;
+  t.candidate_search = candidate_search<double>;
+}
 
 }  // namespace qinco::kernels::cuda

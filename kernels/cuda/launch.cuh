@@ -10,6 +10,13 @@
 
 namespace qinco::kernels::cuda {
 
+/// The multiprocessors of the context's device.
+inline int64_t processors(const Context& context) {
+  int count = 0;
+  check_status(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, context.device.index), "multiprocessors");
+  return count;
+}
+
 inline constexpr int kWarp = 32;
 inline constexpr unsigned kFullMask = 0xffffffffu;
 inline constexpr int kBlock = 256;             // threads of a block, unless a kernel has its reasons

@@ -1,5 +1,6 @@
 // Nearest codeword: products of a group of vectors with the codebook by cuBLAS, then a warp per vector finds the least
 // ||c||^2 - 2<x,c> and computes its distance again from the differences, without the cancellation of the expanded form.
+#include "kernels/cuda/float_kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/library.h"
 #include "kernels/cuda/reduce.cuh"
@@ -59,11 +60,14 @@ void nearest(const Context& context, int64_t n, int64_t d, int64_t K, const T* x
 
 }  // namespace
 
-template <class T>
-void fill_nearest(Table<T>& t) {
-  t.nearest = nearest<T>;
+template <>
+void fill_nearest(Table<float>& t) {
+  t.nearest = tiled_nearest;
 }
-template void fill_nearest(Table<float>&);
-template void fill_nearest(Table<double>&);
+
+template <>
+void fill_nearest(Table<double>& t) {
+  t.nearest = nearest<double>;
+}
 
 }  // namespace qinco::kernels::cuda

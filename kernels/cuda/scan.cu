@@ -3,6 +3,7 @@
 // that scratch memory is bounded.
 #include <vector>
 
+#include "kernels/cuda/float_kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/library.h"
 #include "kernels/cuda/reduce.cuh"
@@ -190,13 +191,20 @@ void scan(const Context& context, const Scan<T>& all) {
   }
 }
 
+void float_scan(const Context& context, const Scan<float>& all) {
+  (all.k <= kLargestBlockK ? block_scan : scan<float>)(context, all);
+}
+
 }  // namespace
 
-template <class T>
-void fill_scan(Table<T>& t) {
-  t.scan = scan<T>;
+template <>
+void fill_scan(Table<float>& t) {
+  t.scan = float_scan;
 }
-template void fill_scan(Table<float>&);
-template void fill_scan(Table<double>&);
+
+template <>
+void fill_scan(Table<double>& t) {
+  t.scan = scan<double>;
+}
 
 }  // namespace qinco::kernels::cuda

@@ -89,7 +89,7 @@ class Launch {
   std::vector<Fiber*> idle_;
   std::string error_;
   std::mt19937 random_{1};
-  unsigned char slots_[kMaxThreads][16];
+  unsigned char slots_[kMaxThreads][32];
   alignas(1024) unsigned char shared_[kSharedBytesOptIn + kSharedGuard];
 };
 

@@ -115,13 +115,18 @@ inline std::vector<Device> all_devices() {
 
 /// A version of the kernels under test: an ISA's, or a CUDA device's behind a table that takes host memory (staged.h).
 struct Version {
-  Version(Isa isa) : name(isa_name(isa)), table(&kernels::table<float>(isa)), matrix_unit(isa == Isa::amx) {}
-  explicit Version(Device device) : name(device.name()), table(&staged_table(device)), cuda(true) {}
+  Version(Isa isa)
+      : name(isa_name(isa)),
+        table(&kernels::table<float>(isa)),
+        matrix_unit(isa == Isa::amx),
+        screens(isa == Isa::amx) {}
+  explicit Version(Device device) : name(device.name()), table(&staged_table(device)), cuda(true), screens(true) {}
 
   std::string name;
   const Table<float>* table;
   bool cuda = false;
   bool matrix_unit = false;  // products of split bfloat16 operands
+  bool screens = false;      // Precision::fast rounds
 };
 
 /// Every version above the reference that this machine has; says so where CUDA is not among them.

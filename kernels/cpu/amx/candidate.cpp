@@ -1,25 +1,14 @@
-// The candidate search on the matrix unit: screened in bfloat16 (screen.h), decided at near-float precision.
-//
-// The margin. Let z be a candidate's exact output and z' the screen's: with e >= ||z' - z||, the triangle inequality
-// gives |sqrt(D') - sqrt(D)| <= e for the squared distances D and D' to any target. So a candidate can be nearest only
-// if sqrt(D') - e is at most the least sqrt(D') + e of all; whoever is not ruled out is compared again. A step without
-// its target is positively homogeneous in its inputs (a_k + u, z_k + r), and rounding is relative, so e grows in
-// proportion to them: e = bound * (||(a_k, z_k)|| + ||(u, r)||), with the bound measured when the step is packed, as
-// the largest of some probes, times two (candidate_pack.cpp).
-//
-// The probes are not the data, so the data is watched: every vector's screened best is computed again too, and where
-// that differs by more than an error of length e would make likely (its direction is random, so that a share of about
-// 1/sqrt(d) of e shows), all K candidates of the vector are computed again.
+// The candidate search on the matrix unit: screened in bfloat16 (screen.h), decided at near-float precision, with the
+// margin of candidate_margin.h.
+#include "kernels/candidate_margin.h"
 #include "kernels/cpu/amx/step.h"
 #include "kernels/cpu/denormals.h"
 #include "kernels/families.h"
 
 QINCO_CPU_NAMESPACE_BEGIN
 
-constexpr float kSumError = 1e-6f;                // of sqrt(D') itself, from float sums
 constexpr int64_t kMostVectors = 64;              // per chunk
 constexpr int64_t kDistances = int64_t{1} << 16;  // kept per chunk, at most (one vector's K may be more)
-constexpr float kLikely = 4;                      // standard deviations
 constexpr float kInfinity = __builtin_inff();
 
 int64_t candidate_packed_size(int64_t K, int64_t d, int64_t h, int64_t L) {
@@ -36,8 +25,7 @@ struct Chunk {
   bool doubted[kMostVectors];
   Pair pairs[kPairs];
   int64_t waiting = 0;
-  // The part that is likely to show of an error of length e.
-  const float shown = p.d <= kLikely * kLikely ? 1 : kLikely / __builtin_sqrtf(static_cast<float>(p.d));
+  const float shown = margin::shown(p.d);
   Unit* units;       // [most * K/32]
   float* distances;  // [most][32 groups]
   float* screen;
@@ -88,7 +76,7 @@ struct Chunk {
   // How far the screen's sqrt(D') may be off for candidates k, k + 1, ...
   Vec error(int64_t i, int64_t k, Vec root) const {
     const Vec size = load(packed + p.norms() + k) + Vec(vectors[i].norm);
-    return fma(Vec(packed[0]), size, Vec(kSumError) * root);
+    return fma(Vec(packed[0]), size, Vec(margin::kSumError) * root);
   }
 
   // Has all candidates computed again that the screen does not rule out; its best is among them.
@@ -125,7 +113,7 @@ struct Chunk {
       const float* const z = pair_scratch.z + j * p.D() * kBlock;
       const float distance = squared_distance(p.d, target, z), root = __builtin_sqrtf(distances_of(i)[k]);
       const float likely = shown * packed[0] * (packed[p.norms() + k] + vectors[i].norm);
-      if (!(__builtin_fabsf(root - __builtin_sqrtf(distance)) <= likely + kSumError * root)) doubted[i] = true;
+      if (!(__builtin_fabsf(root - __builtin_sqrtf(distance)) <= likely + margin::kSumError * root)) doubted[i] = true;
       if (distance < best[i]) {
         best[i] = distance;
         s.codes[begin + i] = static_cast<int32_t>(k);

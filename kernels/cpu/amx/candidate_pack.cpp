@@ -1,14 +1,12 @@
-// Packs a step of the candidate search and measures how far its bfloat16 screen may be wrong (candidate.cpp: the
-// margin).
+// Packs a step of the candidate search and measures how far its bfloat16 screen may be wrong (candidate_margin.h).
+#include "kernels/candidate_margin.h"
 #include "kernels/cpu/amx/step.h"
 #include "kernels/cpu/denormals.h"
 
 QINCO_CPU_NAMESPACE_BEGIN
 
-constexpr int64_t kProbes = 64;
 constexpr int64_t kTogether = 32;
 static_assert(kTogether <= kPairs);
-constexpr float kSafety = 2.0f;
 constexpr float kInfinity = __builtin_inff();
 
 void pack_tables(const Context& context, const Layout& p, const CandidateStep<float>& s, float* packed) {
@@ -35,15 +33,12 @@ void pack_tables(const Context& context, const Layout& p, const CandidateStep<fl
   });
 }
 
-// Probe number i's inputs: r a difference of two candidates' z, or the same with its values in disorder, at one of four
-// lengths; u = W_up,1 r.
+// Probe number i's inputs.
 void make_probe(const Layout& p, const CandidateStep<float>& s, int64_t i, Vector& v, float* row, float* up_row) {
-  constexpr float kScales[] = {0.25f, 0.5f, 1.0f, 2.0f};
-  const float scale = kScales[i % 4];
-  const float* const a = s.z_table + i * 7 % p.K * p.d;
-  const float* const b = s.z_table + (i * 13 + p.K / 2) % p.K * p.d;
-  const int64_t shift = i % 8 < 4 ? 0 : i * 5 + 1;
-  for (int64_t j = 0; j < p.d; ++j) row[j] = scale * (a[j] - b[(j + shift) % p.d]);
+  const margin::Probe probe = margin::probe(i, p.K);
+  const float* const a = s.z_table + probe.first * p.d;
+  const float* const b = s.z_table + probe.second * p.d;
+  for (int64_t j = 0; j < p.d; ++j) row[j] = probe.scale * (a[j] - b[(j + probe.shift) % p.d]);
   for (int64_t j = 0; j < p.h; ++j) {
     Vec sum(0.0f);
     const float* const w = s.w_up[0] + j * p.d;
@@ -81,7 +76,7 @@ float measure_probes(const Layout& p, const CandidateStep<float>& s, const float
                      ProbeScratch& scratch) {
   for (int64_t i = 0; i < kTogether; ++i) {
     make_probe(p, s, first + i, scratch.vectors[i], scratch.plain, scratch.plain + p.d);
-    scratch.pairs[i] = {scratch.vectors + i, (first + i) * 5 % p.K};
+    scratch.pairs[i] = {scratch.vectors + i, margin::probe(first + i, p.K).candidate};
   }
   forward(p, packed, scratch.pairs, kTogether, scratch.pair_scratch);
   for (int64_t i = 0; i < kTogether; ++i) {
@@ -103,11 +98,11 @@ float measure_probes(const Layout& p, const CandidateStep<float>& s, const float
 }
 
 float measure_bound(const Context& context, const Layout& p, const CandidateStep<float>& s, const float* packed) {
-  float largest[kProbes / kTogether];
+  float largest[margin::kProbes / kTogether];
   ScratchFrame frame(context);
   const int64_t size = ProbeScratch::floats(p);
   float* const memory = frame.get<float>(context.threads * size);
-  parallel_for(context, kProbes, kTogether, [&](int64_t begin, int64_t, int worker) {
+  parallel_for(context, margin::kProbes, kTogether, [&](int64_t begin, int64_t, int worker) {
     const FlushDenormals flush;
     const TileScope tiles;
     ProbeScratch scratch(p, memory + worker * size);
@@ -115,7 +110,7 @@ float measure_bound(const Context& context, const Layout& p, const CandidateStep
   });
   float bound = 0;
   for (const float x : largest) bound = x > bound ? x : bound;
-  return kSafety * bound;
+  return margin::kSafety * bound;
 }
 
 QINCO_CPU_NAMESPACE_END

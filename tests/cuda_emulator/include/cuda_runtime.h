@@ -75,7 +75,7 @@ int lane();
 void block_barrier(const Where& where);
 /// Waits for the lanes of `mask`; every one must come to this same line with this same mask.
 void warp_barrier(unsigned mask, const Where& where);
-/// A slot of 16 bytes for each lane of this warp.
+/// A slot of 32 bytes for each lane of this warp.
 void* lane_slot(int of_lane, unsigned mask, const Where& where);
 /// The shared memory that the launch asked for.
 void* dynamic_shared();
@@ -85,7 +85,7 @@ void* dynamic_shared();
 // Every lane of `mask` puts down a value; read(lane) picks that of a lane of the mask.
 template <class T, class Read>
 auto exchange(unsigned mask, T value, const Where& where, Read read) {
-  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 32);
   std::memcpy(lane_slot(lane(), mask, where), &value, sizeof(T));
   warp_barrier(mask, where);
   const auto result = read([&](int of_lane) {
@@ -344,3 +344,5 @@ template <class Function>
 cudaError_t cudaFuncSetAttribute(Function* kernel, cudaFuncAttribute, int value) {
   return cuda_emulator::allow_shared_bytes(reinterpret_cast<const void*>(kernel), value);
 }
+
+#include "tensor_core.h"

@@ -1,0 +1,47 @@
+// The margin of a candidate search that screens with rounded operands and decides in higher precision: the rules that
+// the versions for matrix units share.
+//
+// Let z be a candidate's exact output and z' the screen's: with e >= ||z' - z||, the triangle inequality gives
+// |sqrt(D') - sqrt(D)| <= e for the squared distances D and D' to any target. So a candidate can be nearest only if
+// sqrt(D') - e is at most the least sqrt(D') + e of all; whoever is not ruled out is compared again. A step without its
+// target is positively homogeneous in its inputs (a_k + u, z_k + r), and rounding is relative, so e grows in proportion
+// to them: e = bound * (||(a_k, z_k)|| + ||(u, r)||), with the bound measured when the step is packed, as the largest
+// of some probes, times two.
+//
+// The probes are not the data, so the data is watched: every vector's screened best is computed again too, and where
+// that differs by more than an error of length e would make likely (its direction is random, so that a share of about
+// 1/sqrt(d) of e shows), all K candidates of the vector are computed again.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/host_device.h"
+
+namespace qinco::kernels::margin {
+
+// Always inlined: the linker must not share code that was compiled for one instruction set.
+
+constexpr float kSumError = 1e-6f;  // of sqrt(D') itself, from float sums
+constexpr float kSafety = 2;        // from the largest of the probes to the bound
+constexpr int64_t kProbes = 64;
+
+/// The part of an error of length e that shows in sqrt(D'), at most, if it is likely: four standard deviations.
+[[gnu::always_inline]] QINCO_HOST_DEVICE inline float shown(int64_t d) {
+  constexpr float kLikely = 4;
+  return d <= kLikely * kLikely ? 1 : kLikely / __builtin_sqrtf(static_cast<float>(d));
+}
+
+/// A probe's inputs: r = scale * (z_table[first] - z_table[second], its values `shift` places on), u = W_up,1 r; and
+/// the candidate whose output is looked at. So r is a difference of two candidates' z, or the same with its values in
+/// disorder, at one of four lengths.
+struct Probe {
+  float scale;
+  int64_t first, second, shift, candidate;
+};
+
+[[gnu::always_inline]] QINCO_HOST_DEVICE inline Probe probe(int64_t i, int64_t K) {
+  const float scale = i % 4 == 0 ? 0.25f : i % 4 == 1 ? 0.5f : i % 4 == 2 ? 1.0f : 2.0f;
+  return {scale, i * 7 % K, (i * 13 + K / 2) % K, i % 8 < 4 ? 0 : i * 5 + 1, i * 5 % K};
+}
+
+}  // namespace qinco::kernels::margin

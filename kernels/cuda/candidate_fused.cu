@@ -1,0 +1,159 @@
+// The order of work of the candidate search on tensor cores. The host never waits: what the screen leaves open is
+// listed and counted on the device, in a list with room for all.
+#include "kernels/cuda/candidate_pack.cuh"
+#include "kernels/cuda/candidate_screen.cuh"
+#include "kernels/cuda/float_kernels.h"
+
+namespace qinco::kernels::cuda {
+
+namespace {
+
+// body(std::integral_constant<int, D/16>) for the width that the kernels are compiled for.
+template <class Body>
+void with_tiles(const CandidateLayout& p, Body body) {
+  switch (p.D()) {
+    case 32:
+      return body(std::integral_constant<int, 2>{});
+    case 64:
+      return body(std::integral_constant<int, 4>{});
+    case 96:
+      return body(std::integral_constant<int, 6>{});
+    case 128:
+      return body(std::integral_constant<int, 8>{});
+    case 192:
+      return body(std::integral_constant<int, 12>{});
+    default:
+      return body(std::integral_constant<int, 16>{});
+  }
+}
+
+unsigned blocks_at_once(const Context& context, int per_processor) {
+  return static_cast<unsigned>(processors(context) * per_processor);
+}
+
+void run_screen(const Context& context, const CandidateLayout& p, const float* packed, const CandidateChunk& c) {
+  Screen s{};
+  s.n = c.n, s.K = c.K, s.L = static_cast<int>(p.L);
+  s.candidate_tiles = static_cast<int>(p.Kp() / kMmaTile);
+  s.hidden_tiles = c.H / static_cast<int>(kMmaTile);
+  s.z_table = reinterpret_cast<const float4*>(packed + p.z_table());
+  s.a_table = reinterpret_cast<const float4*>(packed + p.a_table());
+  s.slabs = reinterpret_cast<const uint4*>(packed + p.slabs());
+  s.row = c.row, s.target = c.target, s.up_row = c.up_row, s.distances = c.distances;
+  with_tiles(p, [&](auto tiles) {
+    constexpr int kTiles = tiles;
+    launch(context, screen_kernel<kTiles, vectors_per_warp(16 * kTiles)>, blocks_at_once(context, kTiles <= 2 ? 2 : 1),
+           kBlock, ScreenStream<kTiles>::kBytes, s);
+  });
+}
+
+// The distances of counts[round] pairs; or their outputs, into z.
+void run_rescore(const Context& context, const CandidateLayout& p, const float* packed, const CandidateChunk& c,
+                 int round, float* z = nullptr) {
+  constexpr int kBlocksPerProcessor = 4;
+  Rescore s{};
+  s.K = c.K, s.d = c.d, s.H = c.H, s.L = static_cast<int>(p.L);
+  s.hidden_chunks = static_cast<int>(p.H64() / kHiddenChunk);
+  s.bound = packed, s.candidate_norms = packed + p.norms();
+  s.z_table = packed + p.z_table(), s.a_table = packed + p.a_table();
+  s.slabs = reinterpret_cast<const uint4*>(packed + p.floats());
+  s.row = c.row, s.target = c.target, s.up_row = c.up_row;
+  s.vector_norms = c.vector_norms, s.distances = c.distances;
+  s.pairs = c.pairs, s.count = c.counts + round;
+  s.best = c.best, s.doubted = round == 0 ? c.doubted : nullptr;
+  s.z = z;
+  const int64_t most = (int64_t{c.n} * c.K + kPairs - 1) / kPairs;
+  const unsigned blocks = blocks_at_once(context, kBlocksPerProcessor);
+  with_tiles(p, [&](auto tiles) {
+    launch(context, rescore_kernel<tiles>, most < blocks ? static_cast<unsigned>(most) : blocks, kBlock,
+           rescore_shared_bytes<tiles>(), s);
+  });
+}
+
+// Memory for chunks of n vectors.
+CandidateChunk take_chunk(ScratchFrame& frame, const CandidateLayout& p, int64_t n) {
+  const int64_t rows = round_up(n, group_vectors(p.D())), K = p.K;
+  CandidateChunk c{};
+  c.n = static_cast<int>(n), c.K = static_cast<int>(K);
+  c.d = static_cast<int>(p.d), c.h = static_cast<int>(p.h);
+  c.D = static_cast<int>(p.D()), c.H = static_cast<int>(p.H());
+  c.row = frame.get<float>(rows * c.D);
+  c.target = frame.get<float>(rows * c.D);
+  c.up_row = frame.get<float>(rows * c.H);
+  c.vector_norms = frame.get<float>(n);
+  c.distances = frame.get<float>(n * K);
+  c.best = frame.get<Key>(n);
+  c.doubted = frame.get<int>(n);
+  c.pairs = frame.get<uint32_t>(n * K);
+  c.counts = frame.get<int>(2);
+  return c;
+}
+
+void search_chunk(const Context& context, const CandidateLayout& p, const float* packed, const CandidateChunk& c,
+                  const CandidateSearch<float>& s) {
+  const unsigned blocks = blocks_for(c.n, kWarps);
+  const int rows = static_cast<int>(round_up(c.n, group_vectors(p.D())));
+  launch(context, prepare_kernel, blocks_for(rows, kWarps), kBlock, 0, c, s, rows);
+  run_screen(context, p, packed, c);
+  if (s.precision == Precision::fast) {
+    launch(context, take_screened_kernel, blocks, kBlock, 0, c);
+  } else {
+    launch(context, choose_kernel, blocks, kBlock, 0, c, packed, packed + p.norms());
+    run_rescore(context, p, packed, c, 0);
+    launch(context, widen_kernel, blocks, kBlock, 0, c);
+    run_rescore(context, p, packed, c, 1);
+  }
+  launch(context, finish_kernel, blocks_for(c.n), kBlock, 0, c.n, c.best, s.codes, s.distances);
+}
+
+// Matrix number m of the step's weights: down 1, up 2, down 2, .., down L.
+void pack_weights(const Context& context, const CandidateLayout& p, const float* w, int64_t m, float* packed) {
+  const PackedWeights weights{w, static_cast<int>(p.d), static_cast<int>(p.h), m % 2 == 1};
+  const int D = static_cast<int>(p.D()), tiles = static_cast<int>(p.H() / kMmaTile),
+            chunks = static_cast<int>(p.H64() / kHiddenChunk);
+  // Of the blocks after the first, up and down alternate, piece by piece.
+  const int64_t slab = D / 16 * kWarp, chunk = kHiddenChunk * D, block = (m + 1) / 2, turn = m > 0 && m % 2 == 0;
+  const int stride = m == 0 ? 1 : 2;
+  const int64_t first = block == 0 ? 0 : 2 * block - 1;  // matrices before the block
+  uint4* const slabs = reinterpret_cast<uint4*>(packed + p.slabs()) + (first * tiles + turn) * slab;
+  float* const floats = packed + p.floats() + (first * chunks + turn) * chunk;
+  launch(context, pack_slabs_kernel, blocks_for(tiles * slab), kBlock, 0, weights, D, tiles, stride, slabs);
+  launch(context, pack_floats_kernel, blocks_for(chunks * chunk), kBlock, 0, weights, D, chunks, stride * chunk,
+         floats);
+}
+
+}  // namespace
+
+void fused_candidate_pack(const Context& context, const CandidateStep<float>& step, float* packed) {
+  const CandidateLayout p{step.K, step.d, step.h, step.L};
+  launch(context, pack_tables_kernel, blocks_for(p.Kp(), kWarps), kBlock, 0, p, step.z_table, step.a_table, packed);
+  for (int64_t l = 0; l < p.L; ++l) {
+    if (l > 0) pack_weights(context, p, step.w_up[l], 2 * l - 1, packed);
+    pack_weights(context, p, step.w_down[l], 2 * l, packed);
+  }
+  ScratchFrame frame(context);
+  const CandidateChunk c = take_chunk(frame, p, margin::kProbes);
+  launch(context, probe_kernel, margin::kProbes, kBlock, 0, c, step.z_table, step.w_up[0]);
+  run_rescore(context, p, packed, c, 0, c.target);
+  run_screen(context, p, packed, c);
+  launch(context, bound_kernel, 1, kWarp, 0, c, packed + p.norms(), packed);
+}
+
+void fused_candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,
+                            const CandidateSearch<float>& s) {
+  const CandidateLayout p{K, d, h, L};
+  const int64_t most = chunk_vectors(p);
+  if (s.n <= 0) return;
+  ScratchFrame frame(context);
+  CandidateChunk c = take_chunk(frame, p, s.n < most ? s.n : most);
+  for (int64_t begin = 0; begin < s.n; begin += most) {
+    CandidateSearch<float> part = s;
+    part.n = s.n - begin < most ? s.n - begin : most;
+    part.target += begin * d, part.row += begin * d, part.up_row += begin * h, part.codes += begin;
+    if (part.distances) part.distances += begin;
+    c.n = static_cast<int>(part.n);
+    search_chunk(context, p, packed, c, part);
+  }
+}
+
+}  // namespace qinco::kernels::cuda

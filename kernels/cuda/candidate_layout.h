@@ -1,0 +1,78 @@
+// What the fused candidate search takes, and where things stand in a packed step and in its scratch memory. Plain C++.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/host_device.h"
+
+namespace qinco::kernels::cuda {
+
+constexpr int64_t kMmaTile = 16;        // candidates of a tile; hidden units of a slab of the screen's weights
+constexpr int64_t kHiddenChunk = 64;    // hidden units that are computed together in float
+constexpr int64_t kLargestWidth = 256;  // a row of z has to fit a warp's registers
+constexpr int64_t kPackHeader = 16;     // floats
+
+QINCO_HOST_DEVICE constexpr int64_t round_up(int64_t x, int64_t multiple) {
+  return (x + multiple - 1) / multiple * multiple;
+}
+
+/// Whether the fused search takes steps of this width; it takes any K, h and L.
+QINCO_HOST_DEVICE constexpr bool fused_width(int64_t d) {
+  return d <= kLargestWidth;
+}
+
+/// The width that the kernels are compiled for; d <= kLargestWidth.
+QINCO_HOST_DEVICE constexpr int64_t padded_width(int64_t d) {
+  return d <= 128 ? round_up(d, 32) : d <= 192 ? 192 : kLargestWidth;
+}
+
+/// Vectors of one warp: their z, and for L > 1 its rounded copy, stay in registers.
+QINCO_HOST_DEVICE constexpr int vectors_per_warp(int64_t width) {
+  return width <= 128 ? 2 : 1;
+}
+
+/// Vectors of a tile of the screen: its 8 warps'.
+QINCO_HOST_DEVICE constexpr int64_t group_vectors(int64_t width) {
+  return 8 * vectors_per_warp(width);
+}
+
+/// A packed step, in floats from its beginning. Rows of K, d and h are padded with zeros to Kp, D and H.
+///   [0]       the bound on the screen's rounding (kernels/candidate_margin.h)
+///   norms     [Kp]  ||(a_k, z_k)||
+///   z_table   [Kp/16][D/8][32 lanes][4]  as fragments C (mma.cuh), a_table [Kp/16][H/8][32][4] likewise
+///   slabs     bfloat16 fragments B for 16 hidden units each: [H/16] of down 1, then [H/16][2] of up l, down l, l
+///   = 2..L floats    the same weights in float for 64 hidden units each, 4 slabs: [H64/64][4] of down 1, then
+///             [H64/64][8] of up l, down l; a slab of down is [16 hidden][D], one of up [D/4][64 hidden]
+struct CandidateLayout {
+  int64_t K, d, h, L;
+
+  QINCO_HOST_DEVICE constexpr int64_t Kp() const { return round_up(K, kMmaTile); }
+  QINCO_HOST_DEVICE constexpr int64_t D() const { return padded_width(d); }
+  QINCO_HOST_DEVICE constexpr int64_t H() const { return round_up(h, kMmaTile); }
+  QINCO_HOST_DEVICE constexpr int64_t H64() const { return round_up(h, kHiddenChunk); }
+
+  QINCO_HOST_DEVICE constexpr int64_t norms() const { return kPackHeader; }
+  QINCO_HOST_DEVICE constexpr int64_t z_table() const { return norms() + Kp(); }
+  QINCO_HOST_DEVICE constexpr int64_t a_table() const { return z_table() + Kp() * D(); }
+  QINCO_HOST_DEVICE constexpr int64_t slabs() const { return a_table() + Kp() * H(); }
+  QINCO_HOST_DEVICE constexpr int64_t floats() const { return slabs() + (2 * L - 1) * H() * D() / 2; }
+  QINCO_HOST_DEVICE constexpr int64_t size() const { return floats() + (2 * L - 1) * H64() * D(); }
+
+  /// Slabs that a tile of candidates goes through.
+  QINCO_HOST_DEVICE constexpr int slabs_per_tile() const { return static_cast<int>((2 * L - 1) * H() / kMmaTile); }
+  QINCO_HOST_DEVICE constexpr int float_slabs_per_tile() const {
+    return static_cast<int>((2 * L - 1) * H64() / kMmaTile);
+  }
+};
+
+/// Distances that are held at once, 8 bytes each with what is listed of them; tests lower it.
+inline int64_t most_distances = int64_t{1} << 21;
+
+/// Vectors that are searched together; their inputs take 64 MiB at most.
+inline int64_t chunk_vectors(const CandidateLayout& p) {
+  const int64_t by_distances = most_distances / p.K, by_inputs = (int64_t{1} << 24) / (2 * p.D() + p.H());
+  const int64_t most = by_distances < by_inputs ? by_distances : by_inputs;
+  return most < 1 ? 1 : most;
+}
+
+}  // namespace qinco::kernels::cuda

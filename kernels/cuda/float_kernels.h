@@ -1,0 +1,24 @@
+// Where float has a version of its own beside the plain one: members of Table<float> by other names (kernels.h), and
+// for what sizes they are. fill_candidate, fill_nearest and fill_scan choose.
+#pragma once
+
+#include "kernels/cuda/candidate_layout.h"
+#include "kernels/kernels.h"
+
+namespace qinco::kernels::cuda {
+
+/// The candidate search on tensor cores, for steps of fused_width: screened in bfloat16, decided in float. Packs have
+/// CandidateLayout::size() floats.
+void fused_candidate_pack(const Context& context, const CandidateStep<float>& step, float* packed);
+void fused_candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,
+                            const CandidateSearch<float>& search);
+
+/// For all sizes.
+void tiled_nearest(const Context& context, int64_t n, int64_t d, int64_t K, const float* x, const float* c,
+                   int32_t* ids, float* distances);
+
+/// For k <= kLargestBlockK.
+constexpr int64_t kLargestBlockK = 7168;
+void block_scan(const Context& context, const Scan<float>& scan);
+
+}  // namespace qinco::kernels::cuda

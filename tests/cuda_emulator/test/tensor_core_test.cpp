@@ -1,0 +1,105 @@
+// The tensor core's product and asynchronous copies as the emulator has them: the layouts of the PTX ISA's manual,
+// written out element by element, and copies that nobody waited for.
+#include <cuda_runtime.h>
+#include <doctest/doctest.h>
+#include <vector>
+
+#include "kernels/context.h"
+#include "kernels/cuda/mma.cuh"
+
+using namespace qinco;
+using namespace qinco::kernels;
+using namespace qinco::kernels::cuda;
+
+namespace {
+
+const Device kDevice{DeviceType::cuda, 0};
+
+// c [16,8] = a [16,16] b [16,8], small whole numbers; a is row-major, b too.
+void mma_kernel(const float* a, const float* b, float* c) {
+  const int l = lane(), group = l >> 2, in_group = l & 3;
+  // The manual's formulas: for A, the row of ai is group for i < 2 or 4 <= i < 6, else group + 8; the column of ai is
+  // in_group * 2 + (i & 1), and 8 more for i >= 4. For B, the row of bi is in_group * 2 + (i & 1), and 8 more for
+  // i >= 2; the column is group. For C, the row of ci is group, or group + 8 for i >= 2; the column is
+  // in_group * 2 + (i & 1).
+  float a_elements[8], b_elements[4];
+  for (int i = 0; i < 8; ++i) {
+    const int row = i < 2 || (i >= 4 && i < 6) ? group : group + 8, column = in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0);
+    a_elements[i] = a[row * 16 + column];
+  }
+  for (int i = 0; i < 4; ++i) b_elements[i] = b[(in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0)) * 8 + group];
+  uint32_t a_registers[4];
+  for (int r = 0; r < 4; ++r) a_registers[r] = pack_bf16(a_elements[2 * r], a_elements[2 * r + 1]);
+  float c_elements[4] = {1, 1, 1, 1};
+  mma_bf16(c_elements, a_registers, pack_bf16(b_elements[0], b_elements[1]), pack_bf16(b_elements[2], b_elements[3]));
+  for (int i = 0; i < 4; ++i) c[(i < 2 ? group : group + 8) * 8 + in_group * 2 + (i & 1)] = c_elements[i];
+}
+
+// out [64]: 32 values read after the copy was waited for, then 32 read too early.
+void copy_kernel(const uint4* from, float* out) {
+  uint4* const shared = dynamic_shared<uint4>();
+  copy_async(shared + threadIdx.x, from + threadIdx.x);
+  commit_copies();
+  copy_async(shared + 32 + threadIdx.x, from + threadIdx.x);
+  commit_copies();
+  wait_for_copies<1>();
+  out[threadIdx.x] = reinterpret_cast<const float*>(shared + threadIdx.x)[0];
+  out[32 + threadIdx.x] = reinterpret_cast<const float*>(shared + 32 + threadIdx.x)[0];
+  wait_for_copies<0>();
+}
+
+template <class T>
+struct Array {
+  explicit Array(const std::vector<T>& values)
+      : bytes(values.size() * sizeof(T)), data(static_cast<T*>(allocate(kDevice, bytes))) {
+    copy_bytes(kDevice, data, {}, values.data(), bytes);
+  }
+  ~Array() { release(kDevice, data, bytes); }
+  Array(const Array&) = delete;
+  Array& operator=(const Array&) = delete;
+  std::vector<T> values() const {
+    std::vector<T> out(bytes / sizeof(T));
+    copy_bytes({}, out.data(), kDevice, data, bytes);
+    return out;
+  }
+  size_t bytes;
+  T* data;
+};
+
+}  // namespace
+
+TEST_CASE("tensor core: m16n8k16 takes and gives fragments as the manual says") {
+  std::vector<float> a(256), b(128), expected(128, 1.0f);
+  for (int i = 0; i < 256; ++i) a[static_cast<size_t>(i)] = static_cast<float>(i * 37 % 19 - 9);
+  for (int i = 0; i < 128; ++i) b[static_cast<size_t>(i)] = static_cast<float>(i * 23 % 17 - 8);
+  for (size_t i = 0; i < 16; ++i)
+    for (size_t j = 0; j < 8; ++j)
+      for (size_t k = 0; k < 16; ++k) expected[i * 8 + j] += a[i * 16 + k] * b[k * 8 + j];
+  const Array<float> on_a(a), on_b(b), c(std::vector<float>(128));
+  launch(Context::of(kDevice), mma_kernel, 1, 32, 0, on_a.data, on_b.data, c.data);
+  CHECK(c.values() == expected);
+}
+
+TEST_CASE("tensor core: operands are rounded to nearest even, relu keeps NaN") {
+  const auto low = [](uint32_t pair) { return __uint_as_float(pair << 16); };
+  CHECK(low(pack_bf16(1.0f + 0x1p-8f, 0)) == 1.0f);            // half way, to even
+  CHECK(low(pack_bf16(1.0f + 0x3p-8f, 0)) == 1.0f + 0x1p-6f);  // half way, to even
+  CHECK(low(pack_bf16(1.0f + 0x1.1p-8f, 0)) == 1.0f + 0x1p-7f);
+  CHECK(pack_bf16(0, -2.5f) == 0xc0200000u);
+  CHECK(pack_relu_bf16(3, -2.5f) == 0x00004040u);
+  CHECK(low(pack_bf16(3.4e38f, 0)) == INFINITY);
+  CHECK(low(pack_relu_bf16(NAN, 0)) != low(pack_relu_bf16(NAN, 0)));
+}
+
+TEST_CASE("asynchronous copies arrive when they are waited for, and not before") {
+  std::vector<uint4> from(32);
+  for (unsigned i = 0; i < 32; ++i) from[i] = {__float_as_uint(static_cast<float>(i)), 0, 0, 0};
+  const Array<uint4> on_from(from);
+  const Array<float> out(std::vector<float>(64));
+  launch(Context::of(kDevice), copy_kernel, 1, 32, 2 * 32 * sizeof(uint4), on_from.data, out.data);
+  const std::vector<float> found = out.values();
+  for (size_t i = 0; i < 32; ++i) {
+    CHECK(found[i] == static_cast<float>(i));
+    CHECK(found[32 + i] != found[32 + i]);
+  }
+}
