@@ -200,7 +200,7 @@ void write_safetensors(const std::string& path, const SafetensorsFile& file) {
   for (auto& [name, tensor] : order) {
     check(name != kMetadata, "{}: a tensor cannot be named {}", path, kMetadata);
     check(tensor.defined(), "{}: tensor {} is undefined", path, quote(name));
-    tensor = tensor.contiguous();
+    tensor = tensor.contiguous().to(Device{});
     const int64_t end = at + tensor.numel() * static_cast<int64_t>(size_of(tensor.dtype()));
     header[name] = {{"dtype", kTypeNames[static_cast<size_t>(tensor.dtype())].text},
                     {"shape", std::vector<int64_t>(tensor.shape().begin(), tensor.shape().end())},
