@@ -6,6 +6,7 @@
 
 #include "kernels/check.h"
 #include "tensor/create.h"
+#include "tensor/host_rows.h"
 
 namespace qinco {
 namespace {
@@ -24,14 +25,16 @@ void PackedCodes::add(int64_t n, const uint8_t* codes) {
       bytes_[static_cast<size_t>((n_ / kBlock * width_ + m) * kBlock + n_ % kBlock)] = codes[i * width_ + m];
 }
 
-ScanTables::ScanTables(const Tensor& codebooks, std::optional<NormQuantizer> norms)
+ScanTables::ScanTables(const Tensor& codebooks, std::optional<NormQuantizer> norms, Device device)
     : M_(codebooks.size(0)), norms_(std::move(norms)) {
   const int64_t K = codebooks.size(1), d = codebooks.size(2);
   check(K <= kEntries, "search by look-up tables: K = {}, expected at most {}", K, kEntries);
-  codewords_ = zeros({M_ * kEntries, d});
+  const Tensor values = codebooks.contiguous().to(Device{}), codewords = zeros({M_ * kEntries, d});
   for (int64_t m = 0; m < M_; ++m)
     for (int64_t i = 0; i < K * d; ++i)
-      codewords_.data<float>()[m * kEntries * d + i] = -2 * codebooks.data<float>()[m * K * d + i];
+      codewords.data<float>()[m * kEntries * d + i] = -2 * values.data<float>()[m * K * d + i];
+  codewords_ = codewords.to(device);
+  if (norms_) levels_ = from_vector(norms_->levels()).to(device);
 }
 
 void ScanTables::make(const kernels::Context& context, int64_t nq, const float* queries, float* tables) const {
@@ -40,10 +43,12 @@ void ScanTables::make(const kernels::Context& context, int64_t nq, const float* 
   product.a = queries, product.lda = d();
   product.b = codewords_.data<float>(), product.ldb = d(), product.trans_b = true;
   product.c = tables, product.ldc = width() * kEntries;
-  kernels::table<float>().gemm(context, product);
+  kernels::table<float>(context.device).gemm(context, product);
   if (!norms_) return;
-  for (int64_t q = 0; q < nq; ++q)
-    std::copy(norms_->levels().begin(), norms_->levels().end(), tables + (q * width() + M_) * kEntries);
+  const Tensor repeated = levels_.expand({nq, kEntries}).contiguous();
+  const int64_t shape[] = {nq, kEntries}, strides[] = {product.ldc, 1};
+  kernels::table<float>(context.device)
+      .strided_write(context, 2, shape, strides, repeated.data<float>(), tables + M_ * kEntries);
 }
 
 void ScanTables::to_bytes(int64_t n, const int32_t* codes, const float* norms, uint8_t* bytes) const {
@@ -55,8 +60,8 @@ void ScanTables::to_bytes(int64_t n, const int32_t* codes, const float* norms, u
   }
 }
 
-AdditiveIndex::AdditiveIndex(const Tensor& codebooks, std::optional<NormQuantizer> norms)
-    : codebooks_(codebooks.clone()), tables_(codebooks, std::move(norms)), codes_(tables_.width()) {}
+AdditiveIndex::AdditiveIndex(const Tensor& codebooks, std::optional<NormQuantizer> norms, Device device)
+    : codebooks_(codebooks.clone(device)), tables_(codebooks, std::move(norms), device), codes_(tables_.width()) {}
 
 void AdditiveIndex::add(const kernels::Context& context, int64_t n, const int32_t* codes) {
   constexpr int64_t kMost = int64_t{std::numeric_limits<uint32_t>::max()} - 1;
@@ -68,7 +73,7 @@ void AdditiveIndex::add(const kernels::Context& context, int64_t n, const int32_
     const int64_t count = std::min(kAddBlock, n - begin);
     const int32_t* const block = codes + begin * M();
     additive_decode(context, codebooks_, count, block, M(), M(), decoded.data());
-    kernels::table<float>().row_squared_norm(context, count, d, decoded.data(), norms.data());
+    kernels::table<float>().row_squared_norm(host_context(context), count, d, decoded.data(), norms.data());
     tables_.to_bytes(count, block, norms.data(), bytes.data());
     codes_.add(count, bytes.data());
     if (!tables_.norms()) norms_.insert(norms_.end(), norms.begin(), norms.begin() + count);
@@ -79,19 +84,34 @@ void AdditiveIndex::codes(int64_t id, int32_t* out) const {
   for (int64_t m = 0; m < M(); ++m) out[m] = codes_.at(id, m);
 }
 
+void AdditiveIndex::copy_to_device(Device device) const {
+  if (on_device_ == size()) return;
+  device_codes_ = from_vector(codes_.bytes()).to(device);
+  device_norms_ = from_vector(norms_).to(device);
+  on_device_ = size();
+}
+
 void AdditiveIndex::search(const kernels::Context& context, int64_t nq, const float* queries, int64_t k, int64_t* ids,
                            float* scores) const {
   const int64_t table = tables_.width() * kEntries, d = tables_.d();
   const int64_t block = std::clamp<int64_t>(kTableFloats / table, 1, std::max<int64_t>(nq, 1));
-  std::vector<float> tables(static_cast<size_t>(block * table));
-  const kernels::ScanList<float> list{size(), codes_.data(), tables_.norms() ? nullptr : norms_.data(), 0, 0};
+  const bool cpu = context.device.type == DeviceType::cpu;
+  if (!cpu) copy_to_device(context.device);
+  const float* const norms = cpu ? norms_.data() : device_norms_.data<float>();
+  const kernels::ScanList<float> list{size(), cpu ? codes_.data() : device_codes_.data<uint8_t>(),
+                                      tables_.norms() ? nullptr : norms, 0, 0};
   for (int64_t begin = 0; begin < nq; begin += block) {
     const int64_t count = std::min(block, nq - begin);
-    tables_.make(context, count, queries + begin * d, tables.data());
+    kernels::ScratchFrame frame(context);
+    float* const tables = frame.get<float>(count * table);
+    int64_t* const found = result_of(context, frame, ids + begin * k, count * k);
+    float* const best = result_of(context, frame, scores + begin * k, count * k);
+    tables_.make(context, count, to_device(context, frame, queries + begin * d, count * d), tables);
     std::vector<kernels::ScanQuery<float>> scans;
-    for (int64_t q = 0; q < count; ++q) scans.push_back({tables.data() + q * table, 1, &list});
-    kernels::table<float>().scan(context,
-                                 {count, tables_.width(), k, scans.data(), ids + begin * k, scores + begin * k});
+    for (int64_t q = 0; q < count; ++q) scans.push_back({tables + q * table, 1, &list});
+    kernels::table<float>(context.device).scan(context, {count, tables_.width(), k, scans.data(), found, best});
+    to_host(context, found, ids + begin * k, count * k);
+    to_host(context, best, scores + begin * k, count * k);
   }
 }
 
