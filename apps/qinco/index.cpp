@@ -53,7 +53,7 @@ Source open_source(const IvfCoder& coder, const std::string& vectors, const std:
 }
 
 void build(const BuildOptions& options, const Common& common) {
-  const auto coder = load_coder(options.model);
+  const auto coder = load_coder(options.model, common);
   const Source source = open_source(*coder, options.training_data, options.training_codes);
   const int64_t nt = options.nt.value_or(source.vectors.size()), d = coder->config().d;
   check(nt >= 1 && nt <= source.vectors.size(), "{}: {} training vectors asked for (--nt), the file has {}",
@@ -114,7 +114,7 @@ IdRange next_missing(const IvfFile& file, int64_t begin, int64_t end) {
 
 void add(const AddOptions& options, const Common& common) {
   check(options.batch >= 1, "--batch {}: expected 1 or more", options.batch);
-  const auto coder = load_coder(options.model);
+  const auto coder = load_coder(options.model, common);
   const Source source = open_source(*coder, options.input, options.codes);
   const auto [begin, end] = shard_rows(options.shard, source.vectors.size());
   IvfIndex index(options.index, coder);
@@ -231,10 +231,10 @@ void add_index_add(Program& program) {
 
 }  // namespace
 
-std::shared_ptr<const IvfCoder> load_coder(const std::string& path) {
+std::shared_ptr<const IvfCoder> load_coder(const std::string& path, const Common& common) {
   const Qinco model = load_model(path);
   try {
-    return std::make_shared<const IvfCoder>(model);
+    return std::make_shared<const IvfCoder>(model, common.device());
   } catch (const Error& error) {
     fail("{}: {}", path, error.what());
   }
