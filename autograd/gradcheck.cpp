@@ -19,7 +19,7 @@ class Projection {
   Variable operator()(const std::vector<Variable>& inputs) {
     const Variable y = f_(inputs);
     if (!weights_.defined()) {
-      weights_ = Tensor::empty(y.shape(), DType::f64);
+      weights_ = Tensor::empty(y.shape(), DType::f64, y.value().device());
       Random(0x5eed).uniform(weights_, 0.5, 1.5);
     }
     return sum(mul(y, weights_));
@@ -30,16 +30,20 @@ class Projection {
   Tensor weights_;
 };
 
-// The derivative by x[i], O(step^4): (f(-2h) - 8 f(-h) + 8 f(h) - f(2h)) / 12h.
-double numeric_derivative(Projection& project, const std::vector<Variable>& inputs, double& x) {
+// The derivative by x[i], O(step^4): (f(-2h) - 8 f(-h) + 8 f(h) - f(2h)) / 12h. `values` is a copy of x on the CPU.
+double numeric_derivative(Projection& project, const std::vector<Variable>& inputs, const Tensor& x,
+                          const Tensor& values, int64_t i) {
   const NoGrad no_grad;
-  const double at = x, step = 1e-3 * std::max(1.0, std::abs(at));
+  double& moved = values.data<double>()[i];
+  const double at = moved, step = 1e-3 * std::max(1.0, std::abs(at));
   const auto value = [&](double shift) {
-    x = at + shift * step;
+    moved = at + shift * step;
+    x.copy_from(values);
     return project(inputs).item();
   };
   const double difference = value(-2) - 8 * value(-1) + 8 * value(1) - value(2);
-  x = at;
+  moved = at;
+  x.copy_from(values);
   return difference / (12 * step);
 }
 
@@ -69,12 +73,13 @@ double gradcheck(const Function& f, const std::vector<Tensor>& inputs) {
   project(variables).backward();
   double worst = 0;
   for (const Variable& variable : variables) {
-    const Tensor grad = variable.grad();
+    const Tensor& x = variable.value();
+    const Tensor values = x.clone(Device{}), grad = variable.grad();
     check(grad.defined(), "gradcheck: an input of shape {} got no gradient", variable.shape().str());
     const int64_t n = grad.numel();
-    double* const x = variable.value().data<double>();
-    std::vector<double> analytic(grad.data<double>(), grad.data<double>() + n), numeric;
-    for (int64_t i = 0; i < n; ++i) numeric.push_back(numeric_derivative(project, variables, x[i]));
+    const Tensor found = grad.to(Device{});
+    std::vector<double> analytic(found.data<double>(), found.data<double>() + n), numeric;
+    for (int64_t i = 0; i < n; ++i) numeric.push_back(numeric_derivative(project, variables, x, values, i));
     const double error = worst_relative_error(analytic, numeric);
     if (!(error <= worst)) worst = error;
     if (std::isnan(worst)) return worst;

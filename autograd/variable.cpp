@@ -64,7 +64,7 @@ void Variable::zero_grad() {
 void Variable::backward() const {
   const Tensor& v = value();
   check(v.numel() == 1, "backward: expected one element, found shape {}; give a seed", v.shape().str());
-  backward(ones(v.shape(), v.dtype()));
+  backward(ones(v.shape(), v.dtype(), v.device()));
 }
 
 void Variable::backward(const Tensor& seed) const {

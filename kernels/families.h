@@ -7,7 +7,8 @@
 
 #define QINCO_KERNEL_FAMILIES(X) \
   X(gemm)                        \
-  X(linear) X(elementwise) X(copy) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk) X(scan)
+  X(linear)                      \
+  X(elementwise) X(copy) X(move) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk) X(scan)
 
 // The families that have a SIMD version in cpu/ (the others move data; the reference is already at memory speed).
 #define QINCO_CPU_FAMILIES(X) \

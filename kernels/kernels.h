@@ -55,6 +55,20 @@ struct Linear {
   bool relu = false;
 };
 
+/// out[i] = base[i] + tables[0,codes[i,0]] + .. + tables[M-1,codes[i,M-1]], in that order, or minus all of them with
+/// `subtract`.
+template <class T>
+struct GatherSum {
+  int64_t n = 0, M = 0, K = 0, d = 0;
+  const T* tables = nullptr;       // [M,K,d]
+  const int32_t* codes = nullptr;  // [n,M] with leading dimension codes_ld, in [0,K) (the caller checks)
+  int64_t codes_ld = 0;
+  const T* base = nullptr;            // rows of d, or null: 0
+  const int32_t* base_ids = nullptr;  // [n] the rows of base, or null: 0, 1, 2, ...
+  bool subtract = false;
+  T* out = nullptr;  // [n,d]
+};
+
 // The element-wise families. An op is its functor in functors.h and its row here.
 #define QINCO_UNARY_OPS(X) X(neg) X(relu) X(gelu) X(tanh) X(sigmoid) X(exp) X(log) X(sqrt) X(square)
 #define QINCO_BINARY_OPS(X) X(add) X(sub) X(mul) X(div)
@@ -160,6 +174,7 @@ struct Scan {
   X(linear_packed_size) X(linear_pack) X(linear) \
   X(unary) X(unary_backward) X(binary) X(axpby) X(fill) \
   X(strided_copy) \
+  X(strided_write) X(gather_sum) \
   X(sum) X(sum_squared_difference) X(row_sum) X(column_sum) X(row_squared_norm) X(row_argmin) \
   X(gather_rows) X(scatter_add_rows) \
   X(log_sum_exp) X(softmax) X(log_softmax) X(softmax_backward) X(log_softmax_backward) \
@@ -202,6 +217,13 @@ struct Table {
   /// y (contiguous, row-major over `shape` [ndim <= 8]) = x read with `strides` in elements (0 repeats).
   void (*strided_copy)(const Context&, int ndim, const int64_t* shape, const int64_t* strides, const T* x,
                        T* y) = nullptr;
+
+  // --- move
+  /// y, read with `strides` in elements over `shape` [ndim <= 8] (no two elements in one place), = x (contiguous,
+  /// row-major): where strided_copy reads, this writes.
+  void (*strided_write)(const Context&, int ndim, const int64_t* shape, const int64_t* strides, const T* x,
+                        T* y) = nullptr;
+  void (*gather_sum)(const Context&, const GatherSum<T>&) = nullptr;
 
   // --- reduce
   /// Sum of all n elements, accumulated in double.

@@ -7,6 +7,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "kernels/device.h"
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
 #include "tensor/dispatch.h"
@@ -87,11 +88,44 @@ To convert_one(From from, bool& bad) {
   }
 }
 
+// Strides on one side at most, on one device. T is a type of the elements' size: kernels that only move elements do not
+// look at them.
+template <class T>
+void copy_by_kernel(const Tensor& src, const Tensor& dst) {
+  const kernels::Context& context = kernels::Context::of(dst.device());
+  const kernels::Table<T>& kernel = kernels::table<T>(dst.device());
+  const Shape& shape = dst.shape();
+  const auto* const from = reinterpret_cast<const T*>(src.bytes());
+  auto* const to = reinterpret_cast<T*>(dst.bytes());
+  if (dst.is_contiguous())
+    kernel.strided_copy(context, shape.size(), shape.begin(), src.strides().data(), from, to);
+  else
+    kernel.strided_write(context, shape.size(), shape.begin(), dst.strides().data(), from, to);
+}
+
+// On one device other than the CPU, or between two.
+void copy_by_device(const Tensor& src, const Tensor& dst) {
+  if (src.is_contiguous() && dst.is_contiguous()) {
+    kernels::copy_bytes(dst.device(), dst.bytes(), src.device(), src.bytes(),
+                        static_cast<size_t>(dst.numel()) * size_of(dst.dtype()));
+  } else if (src.device() != dst.device()) {
+    copy_strided(dst.is_contiguous() ? src.contiguous() : src.to(dst.device()), dst);
+  } else if (!src.is_contiguous() && !dst.is_contiguous()) {
+    copy_strided(src.contiguous(), dst);
+  } else {
+    const size_t bytes = size_of(dst.dtype());
+    check(bytes >= 4, "copy: strides of {} on {}: expected elements of 4 or 8 bytes", name(dst.dtype()),
+          dst.device().name());
+    bytes == 4 ? copy_by_kernel<float>(src, dst) : copy_by_kernel<double>(src, dst);
+  }
+}
+
 }  // namespace
 
 void copy_strided(const Tensor& src, const Tensor& dst) {
   assert(src.shape() == dst.shape() && src.dtype() == dst.dtype());
   if (dst.numel() == 0) return;
+  if (src.device().type != DeviceType::cpu || dst.device().type != DeviceType::cpu) return copy_by_device(src, dst);
   const bool contiguous = dst.is_contiguous();
   if (contiguous && src.is_contiguous()) {
     const size_t bytes = static_cast<size_t>(dst.numel()) * size_of(dst.dtype());
@@ -99,11 +133,8 @@ void copy_strided(const Tensor& src, const Tensor& dst) {
                           [&](int64_t begin, int64_t end, int) {
                             std::memcpy(dst.bytes() + begin, src.bytes() + begin, static_cast<size_t>(end - begin));
                           });
-  } else if (contiguous && is_floating(dst.dtype())) {
-    floating_dtype("copy", dst.dtype(), [&]<class T>() {
-      kernels::table<T>().strided_copy(kernels::Context::cpu(), dst.dim(), dst.shape().begin(), src.strides().data(),
-                                       src.data<T>(), dst.data<T>());
-    });
+  } else if ((contiguous || src.is_contiguous()) && is_floating(dst.dtype())) {
+    floating_dtype("copy", dst.dtype(), [&]<class T>() { copy_by_kernel<T>(src, dst); });
   } else {
     copy_rows(src, dst);
   }

@@ -8,40 +8,43 @@
 
 namespace qinco {
 
-Tensor full(const Shape& shape, double value, DType dtype) {
-  const Tensor out = Tensor::empty(shape, dtype);
+Tensor full(const Shape& shape, double value, DType dtype, Device device) {
   if (is_floating(dtype)) {
+    const Tensor out = Tensor::empty(shape, dtype, device);
+    const kernels::Context& context = kernels::Context::of(device);
     floating_dtype("full", dtype, [&]<class T>() {
-      kernels::table<T>().fill(kernels::Context::cpu(), out.numel(), static_cast<T>(value), out.data<T>());
+      kernels::table<T>(device).fill(context, out.numel(), static_cast<T>(value), out.data<T>());
     });
     return out;
   }
+  const Tensor out = Tensor::empty(shape, dtype);
   const Tensor one = scalar(value, DType::f64).to(dtype);
   any_dtype(dtype, [&]<class T>() { std::fill_n(out.data<T>(), out.numel(), *one.data<T>()); });
-  return out;
+  return out.to(device);
 }
 
-Tensor zeros(const Shape& shape, DType dtype) {
-  return full(shape, 0, dtype);
+Tensor zeros(const Shape& shape, DType dtype, Device device) {
+  return full(shape, 0, dtype, device);
 }
-Tensor ones(const Shape& shape, DType dtype) {
-  return full(shape, 1, dtype);
+Tensor ones(const Shape& shape, DType dtype, Device device) {
+  return full(shape, 1, dtype, device);
 }
 Tensor zeros_like(const Tensor& x) {
-  return zeros(x.shape(), x.dtype());
+  return zeros(x.shape(), x.dtype(), x.device());
 }
 
-Tensor scalar(double value, DType dtype) {
+Tensor scalar(double value, DType dtype, Device device) {
+  if (device.type != DeviceType::cpu) return full({}, value, dtype, device);
   const Tensor out = Tensor::empty({}, DType::f64);
   *out.data<double>() = value;
   return out.to(dtype);
 }
 
-Tensor arange(int64_t n, double start, double step, DType dtype) {
+Tensor arange(int64_t n, double start, double step, DType dtype, Device device) {
   const Tensor out = Tensor::empty({n}, DType::f64);
   double* const values = out.data<double>();
   for (int64_t i = 0; i < n; ++i) values[i] = start + static_cast<double>(i) * step;
-  return out.to(dtype);
+  return out.to(dtype).to(device);
 }
 
 Tensor wrap(void* data, const Shape& shape, DType dtype, std::shared_ptr<void> owner) {

@@ -11,16 +11,17 @@
 namespace qinco {
 
 /// Every element `value`, converted to `dtype`.
-Tensor full(const Shape& shape, double value, DType dtype = DType::f32);
-Tensor zeros(const Shape& shape, DType dtype = DType::f32);
-Tensor ones(const Shape& shape, DType dtype = DType::f32);
+Tensor full(const Shape& shape, double value, DType dtype = DType::f32, Device device = {});
+Tensor zeros(const Shape& shape, DType dtype = DType::f32, Device device = {});
+Tensor ones(const Shape& shape, DType dtype = DType::f32, Device device = {});
+/// Zeros of the shape, dtype and device of x.
 Tensor zeros_like(const Tensor& x);
 /// A tensor of shape [] holding `value`.
-Tensor scalar(double value, DType dtype = DType::f32);
+Tensor scalar(double value, DType dtype = DType::f32, Device device = {});
 /// [n]: start, start + step, ...
-Tensor arange(int64_t n, double start = 0, double step = 1, DType dtype = DType::f32);
+Tensor arange(int64_t n, double start = 0, double step = 1, DType dtype = DType::f32, Device device = {});
 
-/// A copy of `values` in `shape`; Error if the counts differ.
+/// A copy of `values` in `shape`, on the CPU; Error if the counts differ.
 template <class T>
 Tensor from_span(std::span<const T> values, const Shape& shape) {
   const Tensor out = Tensor::empty(shape, dtype_of<T>());

@@ -1,5 +1,7 @@
-// From a run-time dtype to a compile-time type, in one place.
+// From a run-time dtype to a compile-time type, and from operands to their device, each in one place.
 #pragma once
+
+#include <initializer_list>
 
 #include "tensor/tensor.h"
 
@@ -38,6 +40,18 @@ decltype(auto) any_dtype(DType dtype, F&& f) {
       break;
   }
   return f.template operator()<int64_t>();
+}
+
+/// The device that the operands of `op` share (undefined ones have none); Error if they are on different ones.
+inline Device common_device(const char* op, std::initializer_list<const Tensor*> operands) {
+  const Tensor* first = nullptr;
+  for (const Tensor* const x : operands) {
+    if (!x->defined()) continue;
+    if (!first) first = x;
+    check(x->device() == first->device(), "{}: operands on different devices: {} and {}", op, first->device().name(),
+          x->device().name());
+  }
+  return first ? first->device() : Device{};
 }
 
 }  // namespace qinco

@@ -174,7 +174,7 @@ Tensor read_npy(const std::string& path) {
 
 void write_npy(const std::string& path, const Tensor& x) {
   const std::string header = npy_header(x.dtype(), x.shape());
-  const Tensor values = x.contiguous();
+  const Tensor values = x.contiguous().to(Device{});
   AtomicFile file(path);
   file.write(header.data(), header.size());
   file.write(values.bytes(), static_cast<size_t>(values.numel()) * size_of(values.dtype()));

@@ -24,7 +24,7 @@ std::string npy_header(DType dtype, const Shape& shape);
 
 /// The array of a .npy file; the tensor lies on the mapped file and is read-only (clone() it to write).
 Tensor read_npy(const std::string& path);
-/// Writes x atomically; any dtype but bf16.
+/// Writes x, on any device, atomically; any dtype but bf16.
 void write_npy(const std::string& path, const Tensor& x);
 
 }  // namespace qinco

@@ -1,7 +1,8 @@
 // Operations on tensors, without gradients: checked, broadcast, then handed to the kernels of the active ISA.
 //
-// f32 and f64 unless said; results are new contiguous tensors; non-contiguous arguments are copied where the kernel
-// needs it. Errors name the operation and the shapes: "matmul: [3,4] x [5,6]: inner sizes 4 and 5 differ".
+// f32 and f64 unless said; results are new contiguous tensors on the operands' device, which must be one;
+// non-contiguous arguments are copied where the kernel needs it. Errors name the operation and the shapes: "matmul:
+// [3,4] x [5,6]: inner sizes 4 and 5 differ".
 #pragma once
 
 #include <cstdint>
@@ -47,6 +48,9 @@ Tensor mean(const Tensor& x, int64_t dim, bool keepdim = false);
 Tensor sum_to(const Tensor& x, const Shape& shape);
 /// sum (a-b)^2 over all elements, accumulated in double; equal shapes.
 double sum_squared_difference(const Tensor& a, const Tensor& b);
+/// weight * sum (a-b)^2 as a tensor of shape []. On the CPU it is accumulated in double; on other devices in the dtype,
+/// and nothing waits for it.
+Tensor squared_error(const Tensor& a, const Tensor& b, double weight);
 /// ||x_i||^2 of each row of x [n,d]: [n].
 Tensor row_squared_norms(const Tensor& x);
 /// Index (i32) of the smallest element of each row of x [n,d], the lowest among equals: [n].
@@ -61,9 +65,11 @@ Tensor log_sum_exp(const Tensor& x);
 /// Joined along `dim`; the other sizes and the dtypes (any) must agree. At least one tensor.
 Tensor concat(const std::vector<Tensor>& parts, int64_t dim);
 /// table[ids]: table [N, rest..] of any dtype, ids i32 of any shape: [ids.shape.., rest..]. Error for an id outside
-/// 0..N-1.
+/// 0..N-1, if the ids come from the CPU. On the table's device, if that is another, they are not looked at: it would
+/// mean to wait for them.
 Tensor gather_rows(const Tensor& table, const Tensor& ids);
-/// out[ids[i]] += x[i]: out [N, rest..] contiguous, x [ids.shape.., rest..]. Same bits at any thread count.
+/// out[ids[i]] += x[i]: out [N, rest..] contiguous, x [ids.shape.., rest..]. Same bits at any thread count. Ids are
+/// checked as by gather_rows.
 void scatter_add_rows(const Tensor& out, const Tensor& ids, const Tensor& x);
 
 }  // namespace qinco

@@ -99,6 +99,11 @@ std::vector<int32_t> Random::permutation(int64_t n) {
 
 void Random::uniform(const Tensor& out, double lo, double hi) {
   check(out.is_contiguous(), "uniform: expected a contiguous tensor");
+  if (out.device().type != DeviceType::cpu) {
+    const Tensor drawn = Tensor::empty(out.shape(), out.dtype());
+    uniform(drawn, lo, hi);
+    return out.copy_from(drawn);
+  }
   floating_dtype("uniform", out.dtype(), [&]<class T>() {
     T* const to = out.data<T>();
     const T base = static_cast<T>(lo), width = static_cast<T>(hi - lo);
@@ -112,6 +117,11 @@ void Random::uniform(const Tensor& out, double lo, double hi) {
 
 void Random::normal(const Tensor& out, double mean, double stddev) {
   check(out.is_contiguous(), "normal: expected a contiguous tensor");
+  if (out.device().type != DeviceType::cpu) {
+    const Tensor drawn = Tensor::empty(out.shape(), out.dtype());
+    normal(drawn, mean, stddev);
+    return out.copy_from(drawn);
+  }
   floating_dtype("normal", out.dtype(), [&]<class T>() {
     T* const to = out.data<T>();
     state_.position += fill_by_block<T>(*this, out, [&](const T* values, int64_t first, int64_t count) {

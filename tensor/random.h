@@ -36,7 +36,8 @@ class Random {
   /// A uniformly drawn order of 0..n-1 (Fisher-Yates); n < 2^31.
   std::vector<int32_t> permutation(int64_t n);
 
-  /// Fills a contiguous f32 or f64 tensor with uniform values of [lo,hi) or normal ones (Box-Muller).
+  /// Fills a contiguous f32 or f64 tensor with uniform values of [lo,hi) or normal ones (Box-Muller). The CPU draws
+  /// them, for tensors of other devices too: the same bits everywhere.
   void uniform(const Tensor& out, double lo, double hi);
   void normal(const Tensor& out, double mean = 0, double stddev = 1);
 

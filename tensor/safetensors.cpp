@@ -228,7 +228,7 @@ void write_safetensors(const std::string& path, const SafetensorsFile& file) {
   out.write(&length, sizeof length);
   out.write(text.data(), text.size());
   for (const auto& [name, tensor] : order)
-    for_blocks(tensor, file.file.get(), [&](const Tensor& block) {
+    for_blocks(tensor.to(Device{}), file.file.get(), [&](const Tensor& block) {
       out.write(block.bytes(), static_cast<size_t>(block.numel()) * size_of(block.dtype()));
     });
   out.commit();

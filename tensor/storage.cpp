@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/device.h"
 
 namespace qinco {
 
@@ -125,28 +126,68 @@ Cache& cache() {
   return *instance;
 }
 
+/// Counts the memory of the devices that cache it themselves.
+class Counters {
+ public:
+  void add(Device device, int64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    MemoryStats& stats = of_[device.index];
+    stats.live += bytes;
+    stats.peak = std::max(stats.peak, stats.live);
+  }
+  MemoryStats stats(Device device) {
+    const std::lock_guard lock(mutex_);
+    return of_[device.index];
+  }
+  void reset_peak(Device device) {
+    const std::lock_guard lock(mutex_);
+    of_[device.index].peak = of_[device.index].live;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<int, MemoryStats> of_;
+};
+
+Counters& counters() {
+  static Counters* const instance = new Counters;
+  return *instance;
+}
+
+bool is_cpu(Device device) {
+  return device.type == DeviceType::cpu;
+}
+
 }  // namespace
 
-MemoryStats memory_stats() {
-  return cache().stats();
+MemoryStats memory_stats(Device device) {
+  return is_cpu(device) ? cache().stats() : counters().stats(device);
 }
-void reset_memory_peak() {
-  cache().reset_peak();
+void reset_memory_peak(Device device) {
+  is_cpu(device) ? cache().reset_peak() : counters().reset_peak(device);
 }
 void release_cached_memory() {
   cache().release();
 }
 
 Storage::Storage(size_t bytes, Device device) : bytes_(bytes), device_(device) {
-  check(device.type == DeviceType::cpu, "device {}: this build runs on the CPU only", device.name());
-  data_ = static_cast<std::byte*>(cache().allocate(rounded(bytes)));
+  const size_t size = rounded(bytes);
+  data_ = static_cast<std::byte*>(is_cpu(device) ? cache().allocate(size) : kernels::allocate(device, size));
+  if (!is_cpu(device)) counters().add(device, static_cast<int64_t>(size));
 }
 
 Storage::Storage(void* data, size_t bytes, std::shared_ptr<void> owner)
     : data_(static_cast<std::byte*>(data)), bytes_(bytes), owner_(std::move(owner)), external_(true) {}
 
 Storage::~Storage() {
-  if (!external_) cache().free(data_, rounded(bytes_));
+  if (external_) return;
+  const size_t size = rounded(bytes_);
+  if (is_cpu(device_)) {
+    cache().free(data_, size);
+  } else {
+    kernels::release(device_, data_, size);
+    counters().add(device_, -static_cast<int64_t>(size));
+  }
 }
 
 }  // namespace qinco

@@ -45,6 +45,7 @@ bool Tensor::is_contiguous() const {
 template <class T>
 T Tensor::item() const {
   check(defined() && numel_ == 1, "item: expected one element, found shape {}", shape_.str());
+  if (device().type != DeviceType::cpu) return to(Device{}).item<T>();
   return any_dtype(dtype_, [&]<class From>() -> T {
     if constexpr (std::is_same_v<From, BFloat16> || std::is_same_v<From, Float16>)
       return static_cast<T>(static_cast<float>(*data<From>()));
@@ -134,24 +135,21 @@ Tensor Tensor::contiguous() const {
   return is_contiguous() ? *this : clone();
 }
 
-Tensor Tensor::clone() const {
-  const Tensor out = empty(shape_, dtype_, device());
+Tensor Tensor::clone(Device device) const {
+  const Tensor out = empty(shape_, dtype_, device);
   copy_strided(*this, out);
   return out;
 }
 
 Tensor Tensor::to(DType dtype) const {
   if (dtype == dtype_) return *this;
-  const Tensor out = empty(shape_, dtype, device());
-  convert(contiguous(), out);
-  return out;
+  const Tensor out = empty(shape_, dtype);
+  convert(contiguous().to(Device{}), out);
+  return out.to(device());
 }
 
 Tensor Tensor::to(Device device) const {
-  if (device == this->device()) return *this;
-  const Tensor out = empty(shape_, dtype_, device);
-  copy_strided(*this, out);
-  return out;
+  return device == this->device() ? *this : clone(device);
 }
 
 void Tensor::copy_from(const Tensor& src) const {
@@ -161,9 +159,10 @@ void Tensor::copy_from(const Tensor& src) const {
 
 std::string Tensor::str(int64_t max_elements) const {
   if (!defined()) return "undefined";
-  const Tensor values = contiguous();
+  const Tensor values = contiguous().to(Device{});
   const int64_t shown = std::min(numel_, max_elements);
   std::string text = fmt::format("{} {}", name(dtype_), shape_.str());
+  if (device().type != DeviceType::cpu) text += fmt::format(" on {}", device().name());
   const Tensor flat = values.reshape({-1});
   for (int64_t i = 0; i < shown; ++i) text += fmt::format(" {:.6g}", flat.row(i).item<double>());
   return shown < numel_ ? text + " ..." : text;

@@ -45,7 +45,8 @@ class Tensor {
   /// True if no other tensor lies on this storage and the memory is our own.
   bool owns_storage_alone() const { return storage_.use_count() == 1; }
 
-  /// Pointer to the first element, for tensors of T only (throws Error otherwise). Needs nothing of contiguity.
+  /// Pointer to the first element, for tensors of T only (throws Error otherwise). Needs nothing of contiguity. Where
+  /// the tensor is not on the CPU it is for kernels; the host cannot follow it.
   template <class T>
   T* data() const {
     check(dtype_ == dtype_of<T>(), "data: expected dtype {}, found {}", name(dtype_of<T>()), name(dtype_));
@@ -53,7 +54,7 @@ class Tensor {
   }
   /// The same as raw bytes; null if undefined.
   std::byte* bytes() const { return storage_ ? storage_->data() + offset_ * element_size() : nullptr; }
-  /// The value of a tensor with one element, converted to T (arithmetic) from any dtype.
+  /// The value of a tensor with one element, converted to T (arithmetic) from any dtype. Waits for its device.
   template <class T>
   T item() const;
 
@@ -76,14 +77,16 @@ class Tensor {
 
   /// This tensor if contiguous, else a contiguous copy.
   Tensor contiguous() const;
-  /// A contiguous copy in new storage.
-  Tensor clone() const;
+  /// A contiguous copy in new storage, on this tensor's device or on another one.
+  Tensor clone() const { return clone(device()); }
+  Tensor clone(Device device) const;
   /// Converted to `dtype`; this tensor if it has it already. To u8, i32, i64: truncated; Error for a value out of
-  /// range.
+  /// range. The CPU converts, for tensors of other devices too.
   Tensor to(DType dtype) const;
-  /// On `device`; this tensor if it is there already.
+  /// On `device`; this tensor if it is there already. To the CPU: waits for the values.
   Tensor to(Device device) const;
-  /// Writes src's elements into this view. Same dtype; src's shape must broadcast to this one. They must not overlap.
+  /// Writes src's elements, from any device, into this view. Same dtype; src's shape must broadcast to this one. They
+  /// must not overlap.
   void copy_from(const Tensor& src) const;
 
   /// "f32 [2,3] 1 2 3 ..." with at most `max_elements` values: for messages and debugging.

@@ -11,17 +11,21 @@
 #include <limits>
 #include <string>
 #include <unistd.h>
+#include <vector>
 
 #include "kernels/check.h"
+#include "kernels/device.h"
 #include "tensor/random.h"
 #include "tensor/tensor.h"
 
 namespace qinco::tests {
 
+// Tensors to compare may be on any devices.
+
 /// Same dtype, shape and bits.
 inline bool same_bits(const Tensor& a, const Tensor& b) {
   if (!a.defined() || !b.defined() || a.dtype() != b.dtype() || !(a.shape() == b.shape())) return false;
-  const Tensor left = a.contiguous(), right = b.contiguous();
+  const Tensor left = a.contiguous().to(Device{}), right = b.contiguous().to(Device{});
   return a.numel() == 0 ||
          std::memcmp(left.bytes(), right.bytes(), static_cast<size_t>(a.numel()) * size_of(a.dtype())) == 0;
 }
@@ -30,7 +34,7 @@ inline bool same_bits(const Tensor& a, const Tensor& b) {
 /// differ.
 inline double worst_difference(const Tensor& a, const Tensor& b) {
   if (!(a.shape() == b.shape())) return std::numeric_limits<double>::infinity();
-  const Tensor left = a.to(DType::f64).contiguous(), right = b.to(DType::f64).contiguous();
+  const Tensor left = a.to(DType::f64).contiguous().to(Device{}), right = b.to(DType::f64).contiguous().to(Device{});
   double worst = 0, scale = 1;
   for (int64_t i = 0; i < left.numel(); ++i) {
     const double x = left.data<double>()[i], y = right.data<double>()[i];
@@ -63,6 +67,14 @@ inline std::string error_of(const std::function<void()>& action) {
 
 inline bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
+}
+
+/// The devices besides the CPU; where there are none, says so, for CTest to report the test as skipped.
+inline std::vector<Device> test_devices() {
+  std::vector<Device> devices;
+  for (int i = 0; i < kernels::device_count(DeviceType::cuda); ++i) devices.push_back({DeviceType::cuda, i});
+  if (devices.empty()) MESSAGE("skipped: no CUDA device in this build or on this machine");
+  return devices;
 }
 
 /// A new empty directory, removed with all it holds at the end of the scope.

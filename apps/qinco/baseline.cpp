@@ -29,17 +29,19 @@ struct Trained {
 };
 
 Trained train_residual(const BaselineOptions& options, const Common& common, const Tensor& x) {
-  const kernels::Context& context = kernels::Context::cpu();
+  const kernels::Context& context = common.context();
+  const Tensor rows = x.to(context.device);
   Progress progress(common.text(), "training RQ", options.M, "steps");
   RqOptions training;
   training.beam_size = options.beam_size;
   training.seed = common.seed;
   training.on_step = [&](int64_t step, int64_t) { progress.update(step); };
-  auto rq = std::make_shared<const ResidualQuantizer>(
-      train_rq(context, x.size(0), x.size(1), x.data<float>(), options.M, options.K, training));
+  auto rq = std::make_shared<ResidualQuantizer>(
+      train_rq(context, x.size(0), x.size(1), rows.data<float>(), options.M, options.K, training));
+  rq->codebooks = rq->codebooks.to(context.device);  // once, not for every block
   Trained trained{{options.M, options.K, 1, 0, {}, {}}, [rq](const std::string& path) { save_rq(path, *rq); }};
-  trained.coder.encode = [rq, &context, beam = options.beam_size](int64_t n, const float* rows, int32_t* codes) {
-    rq->encode(context, n, rows, beam, codes);
+  trained.coder.encode = [rq, &context, beam = options.beam_size](int64_t n, const float* vectors, int32_t* codes) {
+    rq->encode(context, n, vectors, beam, codes);
   };
   trained.coder.decode = [rq, &context](int64_t n, const int32_t* codes, int64_t used, float* out) {
     rq->decode(context, n, codes, rq->M(), used, out);
@@ -48,18 +50,21 @@ Trained train_residual(const BaselineOptions& options, const Common& common, con
 }
 
 Trained train_product(const BaselineOptions& options, const Common& common, const Tensor& x) {
-  const kernels::Context& context = kernels::Context::cpu();
+  const kernels::Context& context = common.context();
+  const Tensor rows = x.to(context.device);
   const bool rotated = options.method == "opq";
   PqOptions training;
   training.seed = common.seed;
   Progress progress(common.text(), rotated ? "training OPQ" : "training PQ",
                     rotated ? training.opq_iterations + options.M : options.M, "steps");
   training.on_step = [&](int64_t step, int64_t) { progress.update(step); };
-  auto pq = std::make_shared<const ProductQuantizer>(
-      (rotated ? train_opq : train_pq)(context, x.size(0), x.size(1), x.data<float>(), options.M, options.K, training));
+  auto pq = std::make_shared<ProductQuantizer>((rotated ? train_opq : train_pq)(
+      context, x.size(0), x.size(1), rows.data<float>(), options.M, options.K, training));
+  pq->codebooks = pq->codebooks.to(context.device);  // once, not for every block
+  if (rotated) pq->rotation = pq->rotation.to(context.device);
   Trained trained{{options.M, options.K, 1, 0, {}, {}}, [pq](const std::string& path) { save_pq(path, *pq); }};
-  trained.coder.encode = [pq, &context](int64_t n, const float* rows, int32_t* codes) {
-    pq->encode(context, n, rows, codes);
+  trained.coder.encode = [pq, &context](int64_t n, const float* vectors, int32_t* codes) {
+    pq->encode(context, n, vectors, codes);
   };
   trained.coder.decode = [pq, &context](int64_t n, const int32_t* codes, int64_t, float* out) {
     pq->decode(context, n, codes, out);

@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 
 #include "apps/qinco/signals.h"
-#include "kernels/context.h"
+#include "kernels/device.h"
 #include "kernels/dispatch.h"
 #include "tensor/file.h"
 
@@ -66,7 +66,7 @@ void write_json(const std::string& path, const Json& results) {
 }  // namespace
 
 void Common::apply() const {
-  check(Device::parse(device).type == DeviceType::cpu, "--device {}: this build has no CUDA", device);
+  kernels::check_device(device());
   kernels::active_isa();  // QINCO_ISA may hold nonsense
   if (threads > 0) kernels::set_default_threads(threads);
   if (!json.empty() && json != "-") check_writable(json);
@@ -107,7 +107,7 @@ CLI::App& Program::add(const std::string& name, const std::string& description,
   const size_t space = name.find(' ');
   CLI::App& parent = space == std::string::npos ? app_ : group(name.substr(0, space));
   CLI::App& command = *parent.add_subcommand(name.substr(space + 1), description);  // npos + 1 is 0
-  command.add_option("--device", common_.device, "cpu, cuda or cuda:i")->capture_default_str();
+  command.add_option("--device", common_.device_name, "cpu, cuda or cuda:i")->capture_default_str();
   command.add_option("--threads", common_.threads, "CPU threads (default: all)")->check(CLI::Range(1, 1024));
   command.add_option("--seed", common_.seed, "seed of all random numbers")->capture_default_str();
   command.add_flag("--quiet", common_.quiet, "print errors only");

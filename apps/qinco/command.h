@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/context.h"
 
 namespace qinco::app {
 
@@ -26,11 +27,15 @@ class UsageError : public Error {
 /// The options of every subcommand, and where its results go.
 class Common {
  public:
-  std::string device = "cpu";
+  std::string device_name = "cpu";
   int threads = 0;  // 0: all that the machine offers
   uint64_t seed = 1;
   bool quiet = false;
   std::string json;  // a file, "-" for stdout, or empty
+
+  Device device() const { return Device::parse(device_name); }
+  /// The calling thread's context on that device.
+  const kernels::Context& context() const { return kernels::Context::of(device()); }
 
   /// Checks the device, sets the threads and makes sure that the JSON file can be written, before any work.
   void apply() const;

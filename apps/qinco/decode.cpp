@@ -24,7 +24,7 @@ struct DecodeOptions {
 };
 
 void decode(const DecodeOptions& options, const Common& common) {
-  const ProductCodec codec(load_product(options.model));
+  const ProductCodec codec(load_product(options.model), kernels::Precision::exact, common.device());
   const int64_t M_stored = options.M_stored.value_or(codec.M());
   check(1 <= M_stored && M_stored <= codec.M(), "--M_stored {}: expected 1 to {}, the codes of {}", M_stored, codec.M(),
         options.model);
@@ -34,7 +34,7 @@ void decode(const DecodeOptions& options, const Common& common) {
   const CodeFormat format = options.raw ? CodeFormat::raw : CodeFormat::npy;
   const int64_t M = codec.codes_per_vector(M_stored);
   const CodeFile file = CodeFile::open(options.input, format, M, codec.K(), codec.K0());
-  const int64_t n = file.size(), d = codec.d(), block = block_rows(d, kBlock);
+  const int64_t n = file.size(), d = codec.d(), block = block_rows(d, kBlock, common.device());
   VectorWriter writer(options.output, n, d);
 
   const StopSignals signals;

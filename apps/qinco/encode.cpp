@@ -27,12 +27,13 @@ struct EncodeOptions {
 };
 
 void encode(const EncodeOptions& options, const Common& common) {
-  const ProductCodec codec(load_product(options.model), options.precision);
+  const ProductCodec codec(load_product(options.model), options.precision, common.device());
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   const VectorFile vectors = VectorFile::open(options.input);
   check(vectors.dim() == codec.d(), "{}: vectors have dimension {}, expected {} as in {}", options.input, vectors.dim(),
         codec.d(), options.model);
-  const int64_t n = vectors.size(), d = codec.d(), block = block_rows(d, kBlock), M = codec.codes_per_vector(M_used);
+  const int64_t n = vectors.size(), d = codec.d(), block = block_rows(d, kBlock, common.device()),
+                M = codec.codes_per_vector(M_used);
   check(!options.raw || codec.coarse() == 0, "--raw: {} is of variant ivf-qinco, whose codes are written as .npy only",
         options.model);
   CodeWriter writer(options.output, options.raw ? CodeFormat::raw : CodeFormat::npy, n, M, codec.code_limit());

@@ -21,7 +21,7 @@ struct EvalOptions {
 };
 
 void eval(const EvalOptions& options, const Common& common) {
-  const ProductCodec codec(load_product(options.model), options.precision);
+  const ProductCodec codec(load_product(options.model), options.precision, common.device());
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   check_evaluation_files(options.files, codec.d(), options.model);
   Coder coder;

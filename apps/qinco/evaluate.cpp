@@ -30,16 +30,16 @@ void lap(Stopwatch& watch, double& total) {
 /// only for M_used without `multirate`.
 Tensor run_base(const Common& common, const Coder& coder, const VectorFile& base, const Tensor& queries, int64_t M_used,
                 bool multirate, std::vector<double>& errors, Seconds& seconds) {
-  const kernels::Context& context = kernels::Context::cpu();
-  const int64_t n = base.size(), d = base.dim(), block = block_rows(d, kBlock);
+  const int64_t n = base.size(), d = base.dim(), block = block_rows(d, kBlock, common.device());
   std::vector<float> x(static_cast<size_t>(block * d)), decoded(x.size());
   std::vector<int32_t> codes(static_cast<size_t>(block * coder.nsub * coder.M));
-  FlatSearch search(context, queries, kRecallRanks.back());
+  FlatSearch search(common.context(), queries, kRecallRanks.back());
   const StopSignals signals;
   Progress progress(common.text(), "evaluating", n);
   Stopwatch watch;
   const auto add_error = [&](int64_t m, int64_t count) {
-    errors[m - 1] += kernels::table<float>().sum_squared_difference(context, count * d, x.data(), decoded.data());
+    errors[m - 1] +=
+        kernels::table<float>().sum_squared_difference(kernels::Context::cpu(), count * d, x.data(), decoded.data());
   };
   for (int64_t i = 0; i < n; i += block) {
     const int64_t count = std::min(block, n - i);

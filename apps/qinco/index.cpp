@@ -56,7 +56,7 @@ void build(const BuildOptions& options, const Common& common) {
   check(options.links == 0 || options.links >= 2, "--hnsw {}: expected 0 or 2 to 1000", options.links);
   check(options.ef_construction >= 1 && options.ef_construction <= (1 << 20), "--efConstruction {}: expected 1 to {}",
         options.ef_construction, 1 << 20);
-  const auto coder = load_coder(options.model);
+  const auto coder = load_coder(options.model, common);
   const Source source = open_source(*coder, options.training_data, options.training_codes);
   const int64_t nt = checked_nt(options.nt, source.vectors), d = coder->config().d;
   check_writable(options.output);
@@ -115,7 +115,7 @@ IdRange next_missing(const IvfFile& file, int64_t begin, int64_t end) {
 
 void add(const AddOptions& options, const Common& common) {
   check(options.batch >= 1, "--batch {}: expected 1 or more", options.batch);
-  const auto coder = load_coder(options.model);
+  const auto coder = load_coder(options.model, common);
   const Source source = open_source(*coder, options.input, options.codes);
   const auto [begin, end] = shard_rows(options.shard, source.vectors.size());
   IvfIndex index(options.index, coder);
@@ -232,10 +232,10 @@ void add_index_add(Program& program) {
 
 }  // namespace
 
-std::shared_ptr<const IvfCoder> load_coder(const std::string& path) {
+std::shared_ptr<const IvfCoder> load_coder(const std::string& path, const Common& common) {
   const Qinco model = load_model(path);
   try {
-    return std::make_shared<const IvfCoder>(model);
+    return std::make_shared<const IvfCoder>(model, common.device());
   } catch (const Error& error) {
     fail("{}: {}", path, error.what());
   }

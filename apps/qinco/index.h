@@ -9,8 +9,8 @@
 
 namespace qinco::app {
 
-/// The IVF-QINCo model of a file; Errors name it.
-std::shared_ptr<const IvfCoder> load_coder(const std::string& path);
+/// The IVF-QINCo model of a file, on the device that was asked for; Errors name the file.
+std::shared_ptr<const IvfCoder> load_coder(const std::string& path, const Common& common);
 
 void add_index_search(Program& program);
 

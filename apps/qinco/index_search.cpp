@@ -94,7 +94,7 @@ void search(const SearchOptions& options, const Common& common) {
   check_options(options);
   for (const std::string& path : {options.output, options.plot})
     if (!path.empty()) check_writable(path);
-  const IvfIndex index(options.index, load_coder(options.model));
+  const IvfIndex index(options.index, load_coder(options.model, common));
   const VectorFile file = VectorFile::open(options.queries);
   check(file.dim() == index.d(), "{}: queries have dimension {}, expected {} as in {}", options.queries, file.dim(),
         index.d(), options.index);

@@ -43,8 +43,8 @@ void cluster(const KmeansArguments& arguments, const Common& common) {
     progress.update(iteration, fmt::format("MSE {:.6g}", mse));
     stop_if_asked(signals);
   };
-  const Kmeans result = kmeans(kernels::Context::cpu(), nt, d, x.data<float>(), arguments.k, options);
-  writer.write(arguments.k, result.centroids.data<float>());
+  const Kmeans result = kmeans(common.context(), nt, d, x.to(common.device()).data<float>(), arguments.k, options);
+  writer.write(arguments.k, result.centroids.to(Device{}).data<float>());
   writer.commit();
   progress.clear();
   const double seconds = watch.seconds();

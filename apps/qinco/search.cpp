@@ -52,7 +52,7 @@ class CodedVectors {
   /// body(count, x, codes) for block after block.
   template <class Body>
   void for_blocks(const Common& common, const std::string& title, Body body) const {
-    const int64_t block = block_rows(codec_.d(), kBlock);
+    const int64_t block = block_rows(codec_.d(), kBlock, codec_.device());
     std::vector<float> x(static_cast<size_t>(block * codec_.d()));
     std::vector<int32_t> codes(static_cast<size_t>(block * codec_.codes_per_vector(M_used_)));
     const StopSignals signals;
@@ -90,10 +90,10 @@ AdditiveIndex fit_index(const Common& common, const CodedVectors& training, int6
     if (small_norms) all.insert(all.end(), codes, codes + n * M);
   });
   const Tensor codebooks = fit.solve();
-  if (!small_norms) return AdditiveIndex(codebooks);
+  if (!small_norms) return AdditiveIndex(codebooks, {}, common.device());
   std::vector<float> norms(static_cast<size_t>(training.size()));
   additive_norms(context, codebooks, training.size(), all.data(), norms.data());
-  return AdditiveIndex(codebooks, NormQuantizer(training.size(), norms.data()));
+  return AdditiveIndex(codebooks, NormQuantizer(training.size(), norms.data()), common.device());
 }
 
 /// Mean squared norms of the base's errors.
@@ -104,14 +104,15 @@ struct BaseError {
 /// Adds the base to the index and, decoded, to the exhaustive search unless that is null.
 BaseError add_base(const Common& common, const ProductCodec& codec, const CodedVectors& base, int64_t M_used,
                    AdditiveIndex& index, FlatSearch* exhaustive) {
-  const kernels::Context& context = kernels::Context::cpu();
-  std::vector<float> decoded(static_cast<size_t>(kBlock * codec.d()));
+  const kernels::Context& context = common.context();
+  std::vector<float> decoded;
   BaseError error;
   const auto squared_error = [&](int64_t n, const float* x) {
-    return kernels::table<float>().sum_squared_difference(context, n * codec.d(), x, decoded.data()) /
+    return kernels::table<float>().sum_squared_difference(kernels::Context::cpu(), n * codec.d(), x, decoded.data()) /
            static_cast<double>(base.size());
   };
   base.for_blocks(common, "adding the base", [&](int64_t n, const float* x, const int32_t* codes) {
+    decoded.resize(static_cast<size_t>(n * codec.d()));
     index.add(context, n, codes);
     codec.decode(n, codes, M_used, M_used, decoded.data());
     error.decoded += squared_error(n, x);
@@ -125,7 +126,7 @@ BaseError add_base(const Common& common, const ProductCodec& codec, const CodedV
 Json search_point(const Common& common, const AdditiveIndex& index, const Decoder& decode, const Tensor& queries,
                   const Tensor& truth, int64_t nshort) {
   const TwoStageResult result =
-      two_stage_search(kernels::Context::cpu(), index, decode, queries, nshort, std::min(nshort, kRecallRanks.back()));
+      two_stage_search(common.context(), index, decode, queries, nshort, std::min(nshort, kRecallRanks.back()));
   Json point = {{"nshort", nshort}};
   point.update(search_results(result.before, result.after, truth, result.seconds));
   const Json &before = point["recall_before"], &after = point["recall"];
@@ -143,7 +144,7 @@ void check_options(const SearchOptions& options) {
 
 void search(const SearchOptions& options, const Common& common) {
   check_options(options);
-  const ProductCodec codec(load_product(options.model));
+  const ProductCodec codec(load_product(options.model), kernels::Precision::exact, common.device());
   check(codec.coarse() == 0, "{}: a model of variant ivf-qinco, expected one without a coarse quantizer",
         options.model);
   check(codec.K() <= kernels::kScanEntries, "{}: K = {}, expected at most {} for look-up tables", options.model,
@@ -160,7 +161,7 @@ void search(const SearchOptions& options, const Common& common) {
   const double fit_seconds = watch.seconds();
   watch.restart();
   std::optional<FlatSearch> exhaustive;
-  if (options.exhaustive) exhaustive.emplace(kernels::Context::cpu(), queries, kRecallRanks.back());
+  if (options.exhaustive) exhaustive.emplace(common.context(), queries, kRecallRanks.back());
   const BaseError mse = add_base(common, codec, base, M_used, index, exhaustive ? &*exhaustive : nullptr);
   const double add_seconds = watch.seconds();
 
@@ -176,7 +177,9 @@ void search(const SearchOptions& options, const Common& common) {
     common.print("exhaustive search of the decoded base: 1-recall@1/10/100 {}", results["exhaustive"]["recall"].dump());
   }
   common.print("nshort  short-list @1/10/100    re-ranked @1/10/100     queries/s  seconds of scan, decode, distances");
-  const Decoder decode = [&](int64_t n, const int32_t* codes, float* x) { codec.decode(n, codes, M_used, M_used, x); };
+  const Decoder decode = [&](int64_t n, const int32_t* codes, float* x) {
+    codec.decode_to_device(n, codes, M_used, M_used, x);
+  };
   for (const int64_t nshort : options.nshort)
     results["points"].push_back(search_point(common, index, decode, queries, truth, nshort));
   common.report(results);

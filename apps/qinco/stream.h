@@ -24,8 +24,10 @@ class Stopwatch {
   Clock::time_point start_ = Clock::now();
 };
 
-/// Rows of d floats per block: `most`, or fewer so that a block stays within 64 MB.
-inline int64_t block_rows(int64_t d, int64_t most) {
+/// Rows of d floats per block: `most`, on a GPU more to keep it busy, or fewer so that a block stays within 64 MB.
+inline int64_t block_rows(int64_t d, int64_t most, Device device) {
+  constexpr int64_t kDeviceRows = 32768;
+  if (device.type != DeviceType::cpu) most = kDeviceRows;
   return std::clamp<int64_t>((int64_t{1} << 24) / d, 1, most);
 }
 

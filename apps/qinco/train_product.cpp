@@ -58,13 +58,13 @@ Tensor make_rotation(const Common& common, const TrainArguments& arguments, cons
     progress.update(done);
     stop_if_asked(signals);
   };
-  const Tensor rotation =
-      train_opq_rotation(kernels::Context::cpu(), n, train.dim(), x.data<float>(), arguments.nsub, K, options);
+  const Tensor rotation = train_opq_rotation(common.context(), n, train.dim(), x.to(common.device()).data<float>(),
+                                             arguments.nsub, K, options);
   write_npy(path, rotation);
   return rotation;
 }
 
-/// Block j of the dimensions, rotated if there is a rotation.
+/// Block j of the dimensions, rotated, by the CPU, if there is a rotation.
 VectorSet part_of(const VectorSet& vectors, const Tensor& rotation, int64_t j, int64_t nsub) {
   const int64_t n = vectors.size(), d = vectors.dim(), width = d / nsub;
   if (!rotation.defined()) return vectors.columns(j * width, (j + 1) * width);

@@ -77,7 +77,7 @@ ResidualQuantizer make_rq(const Common& common, const TrainArguments& arguments,
     progress.update(step);
     stopping.before_training();
   };
-  return train_initial_rq(train, config.M, config.K, options);
+  return train_initial_rq(train, config.M, config.K, options, common.device());
 }
 
 // What a run starts from, and its validation error.
@@ -91,10 +91,12 @@ Start start_new(const Common& common, const TrainArguments& arguments, const Spl
   const Tensor centroids = arguments.ivf ? read_centroids(arguments, data.train.dim()) : Tensor();
   const QincoConfig config = new_config(arguments, data.train, centroids);
   // With a coarse quantizer, the RQ is that of its residuals.
-  const auto quantized = [&](const VectorSet& x) { return arguments.ivf ? coarse_residuals(x, centroids) : x; };
+  const auto quantized = [&](const VectorSet& x) {
+    return arguments.ivf ? coarse_residuals(x, centroids, common.device()) : x;
+  };
   const ResidualQuantizer rq = make_rq(common, arguments, config, quantized(data.train), stopping);
   Start start{initial_model(config, rq, common.seed, centroids)};
-  start.mse = rq_mse(rq, quantized(data.val), arguments.rq_beam_size);
+  start.mse = rq_mse(rq, quantized(data.val), arguments.rq_beam_size, common.device());
   if (!arguments.save_rq_codebooks.empty()) save_rq(arguments.save_rq_codebooks, rq);
   common.print("RQ {}x{} beam {}: validation MSE {:.6g}", config.M, config.K, arguments.rq_beam_size, start.mse);
   return start;
@@ -104,7 +106,8 @@ Start start_from_model(const Common& common, const TrainArguments& arguments, co
                        const Stopping& stopping) {
   Start start{load_model(arguments.init_model)};
   check_agrees(arguments, start.model.config(), data.train.dim(), arguments.init_model);
-  start.mse = codec_mse(Codec(start.model), data.val, [&] { return stopping.signals.requested(); });
+  start.mse = codec_mse(Codec(start.model, kernels::Precision::exact, common.device()), data.val,
+                        [&] { return stopping.signals.requested(); });
   stopping.before_training();
   start.from_rq = false;
   common.print("{}: validation MSE {:.6g}", arguments.init_model, start.mse);
@@ -254,6 +257,7 @@ Json train_model(const Common& common, const TrainArguments& arguments, const Sp
   common.print("{} d={} M={} K={} L={} h={} db_scale={:.6g}: {} parameters, {} training and {} validation vectors",
                config.variant(), config.d, config.M, config.K, config.L, config.h, config.db_scale,
                config.parameter_count(), data.train.size(), data.val.size());
+  start.model.to(common.device());
   Trainer trainer(start.model, data.train, data.val, options);
   if (checkpoint) {
     trainer.resume(*checkpoint);

@@ -68,7 +68,7 @@ Variable Dropout::forward(const Variable& x) {
     for (T *value = drawn.data<T>(), *const end = value + drawn.numel(); value != end; ++value)
       *value = *value < static_cast<T>(p_) ? T{0} : kept;
   });
-  return autograd::mul(x, drawn);
+  return autograd::mul(x, drawn.to(x.value().device()));
 }
 
 Variable Sequential::forward(const Variable& x) {

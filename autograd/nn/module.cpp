@@ -33,6 +33,13 @@ void Module::zero_grad() {
   for (Variable& parameter : parameters()) parameter.zero_grad();
 }
 
+void Module::to(Device device) {
+  for (Variable& parameter : parameters()) {
+    parameter.set_value(parameter.value().to(device));
+    parameter.zero_grad();
+  }
+}
+
 void Module::train(bool on) {
   training_ = on;
   for (const auto& [name, child] : children_) child->train(on);
@@ -40,7 +47,7 @@ void Module::train(bool on) {
 
 TensorMap Module::state() const {
   TensorMap state;
-  for (const auto& [name, parameter] : named_parameters()) state[name] = parameter.value().clone();
+  for (const auto& [name, parameter] : named_parameters()) state[name] = parameter.value().clone(Device{});
   return state;
 }
 

@@ -45,10 +45,14 @@ class Module {
   void eval() { train(false); }
   bool training() const { return training_; }
 
-  /// Copies of all parameters by name.
+  /// Moves all parameters to `device`, in place of the ones before: handles to them stay valid. Gradients are dropped.
+  /// Call before an optimiser is made of them.
+  void to(Device device);
+
+  /// Copies of all parameters by name, on the CPU.
   TensorMap state() const;
-  /// Sets all parameters from copies. Error if a name is missing or unexpected, or a shape or dtype differs; then
-  /// nothing has changed.
+  /// Sets all parameters from copies, wherever they are. Error if a name is missing or unexpected, or a shape or dtype
+  /// differs; then nothing has changed.
   void load(const TensorMap& state);
 
  protected:

@@ -14,20 +14,25 @@ Variable layer_norm(const Variable& x, const Variable& gamma, const Variable& be
   check(in.dtype() == scales.dtype() && in.dtype() == shifts.dtype(), "layer_norm: dtypes of x, gamma and beta differ");
   check(in.size(-1) > 0, "layer_norm: the last dimension of shape {} is empty", in.shape().str());
   const int64_t cols = in.size(-1), rows = in.numel() / cols;
+  const Context& context = Context::of(common_device("layer_norm", {&in, &scales, &shifts}));
   const Tensor y = Tensor::empty(in.shape(), in.dtype(), in.device());
-  const Tensor mean = Tensor::empty({rows}, in.dtype(), in.device()), rstd = Tensor::empty({rows}, in.dtype());
+  const Tensor mean = Tensor::empty({rows}, in.dtype(), in.device()),
+               rstd = Tensor::empty({rows}, in.dtype(), in.device());
   floating_dtype("layer_norm", in.dtype(), [&]<class T>() {
-    kernels::table<T>().layer_norm(Context::cpu(), rows, cols, in.data<T>(), scales.data<T>(), shifts.data<T>(), eps,
-                                   y.data<T>(), mean.data<T>(), rstd.data<T>());
+    kernels::table<T>(context.device)
+        .layer_norm(context, rows, cols, in.data<T>(), scales.data<T>(), shifts.data<T>(), eps, y.data<T>(),
+                    mean.data<T>(), rstd.data<T>());
   });
   return record("layer_norm", y, {x, gamma, beta},
                 [in, scales, mean, rstd, rows, cols](const Tensor& g, InputGradients& into) {
                   const Tensor dy = g.contiguous(), dx = Tensor::empty(in.shape(), in.dtype(), in.device());
-                  const Tensor dgamma = Tensor::empty({cols}, in.dtype()), dbeta = Tensor::empty({cols}, in.dtype());
+                  const Tensor dgamma = Tensor::empty({cols}, in.dtype(), in.device());
+                  const Tensor dbeta = Tensor::empty({cols}, in.dtype(), in.device());
+                  const Context& at = Context::of(in.device());
                   floating_dtype("layer_norm", in.dtype(), [&]<class T>() {
-                    kernels::table<T>().layer_norm_backward(Context::cpu(), rows, cols, in.data<T>(), scales.data<T>(),
-                                                            mean.data<T>(), rstd.data<T>(), dy.data<T>(), dx.data<T>(),
-                                                            dgamma.data<T>(), dbeta.data<T>());
+                    kernels::table<T>(at.device).layer_norm_backward(at, rows, cols, in.data<T>(), scales.data<T>(),
+                                                                     mean.data<T>(), rstd.data<T>(), dy.data<T>(),
+                                                                     dx.data<T>(), dgamma.data<T>(), dbeta.data<T>());
                   });
                   into.set(0, dx);
                   into.set(1, dgamma);

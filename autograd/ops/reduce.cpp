@@ -11,12 +11,11 @@ namespace {
 // weight * sum (a-b)^2. The gradient 2 * weight * (a - b) * g is computed when asked for, not kept.
 Variable squared_error(const char* op, const Variable& a, const Variable& b, double weight) {
   const Tensor x = a.value(), y = b.value();
-  const Tensor value = scalar(weight * sum_squared_difference(x, y), x.dtype());
+  const Tensor value = qinco::squared_error(x, y, weight);
   return record(op, value, {a, b}, [x, y, weight](const Tensor& g, InputGradients& into) {
-    const double factor = 2 * weight * g.item<double>();
-    const Tensor difference = qinco::sub(x, y);
-    if (into.needed(0)) into.set(0, scale(difference, factor));
-    if (into.needed(1)) into.set(1, scale(difference, -factor));
+    const Tensor gradient = qinco::mul(qinco::sub(x, y), scale(g, 2 * weight));
+    if (into.needed(0)) into.set(0, gradient);
+    if (into.needed(1)) into.set(1, qinco::neg(gradient));
   });
 }
 

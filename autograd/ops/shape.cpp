@@ -25,7 +25,7 @@ Variable concat(const std::vector<Variable>& parts, int64_t dim) {
 Variable slice(const Variable& x, int64_t dim, int64_t begin, int64_t end) {
   return record("slice", x.value().slice(dim, begin, end), {x},
                 [shape = x.shape(), dim, begin, end](const Tensor& g, InputGradients& into) {
-                  const Tensor whole = zeros(shape, g.dtype());
+                  const Tensor whole = zeros(shape, g.dtype(), g.device());
                   whole.slice(dim, begin, end).copy_from(g);
                   into.set(0, whole);
                 });
@@ -45,7 +45,7 @@ Variable embedding(const Variable& weight, const Tensor& ids) {
   check(weight.value().dim() == 2, "embedding: expected a weight [N,d], found shape {}", weight.shape().str());
   return record("embedding", gather_rows(weight.value(), ids), {weight},
                 [ids, shape = weight.shape()](const Tensor& g, InputGradients& into) {
-                  const Tensor rows = zeros(shape, g.dtype());
+                  const Tensor rows = zeros(shape, g.dtype(), g.device());
                   scatter_add_rows(rows, ids, g);
                   into.set(0, rows);
                 });

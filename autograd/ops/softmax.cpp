@@ -13,13 +13,13 @@ namespace {
 
 using kernels::Context;
 
-// Targets as a contiguous list, after checking them against log-probabilities or logits [n,C].
+// Targets as a contiguous list on the CPU, after checking them against log-probabilities or logits [n,C].
 Tensor checked_targets(const char* op, const Tensor& scores, const Tensor& targets) {
   check(scores.dim() == 2 && targets.dim() == 1 && targets.dtype() == DType::i32 && targets.size(0) == scores.size(0),
         "{}: scores {} and targets {} {}: expected [n,C] and i32 [n]", op, scores.shape().str(), name(targets.dtype()),
         targets.shape().str());
   check(targets.numel() > 0, "{}: no rows", op);
-  const Tensor list = targets.contiguous();
+  const Tensor list = targets.contiguous().to(Device{});
   const int32_t* const data = list.data<int32_t>();
   const int64_t classes = scores.size(1);
   const auto* const bad = std::find_if(data, data + list.numel(), [&](int32_t t) { return t < 0 || t >= classes; });
@@ -27,20 +27,25 @@ Tensor checked_targets(const char* op, const Tensor& scores, const Tensor& targe
   return list;
 }
 
-// mean_i -log_probabilities[i, targets[i]]
+// mean_i -log_probabilities[i, targets[i]], picked by the CPU: one of C values a row.
 Tensor mean_negative_pick(const Tensor& log_probabilities, const Tensor& targets) {
   const int64_t n = log_probabilities.size(0), classes = log_probabilities.size(1);
-  const Tensor scores = log_probabilities.contiguous();
+  const Tensor scores = log_probabilities.contiguous().to(Device{});
   return floating_dtype("nll_loss", scores.dtype(), [&]<class T>() {
     double total = 0;
     for (int64_t i = 0; i < n; ++i) total -= double{scores.data<T>()[i * classes + targets.data<int32_t>()[i]]};
-    return scalar(total / static_cast<double>(n), scores.dtype());
+    return scalar(total / static_cast<double>(n), scores.dtype(), log_probabilities.device());
   });
 }
 
 // x[i, targets[i]] += value
 void add_at_targets(const Tensor& x, const Tensor& targets, double value) {
   const int64_t classes = x.size(1);
+  if (x.device().type != DeviceType::cpu) {
+    const Tensor added = zeros(x.shape(), x.dtype());
+    add_at_targets(added, targets, value);
+    return axpby(1, added.to(x.device()), 1, x);
+  }
   floating_dtype("nll_loss", x.dtype(), [&]<class T>() {
     for (int64_t i = 0; i < x.size(0); ++i)
       x.data<T>()[i * classes + targets.data<int32_t>()[i]] += static_cast<T>(value);
@@ -53,9 +58,10 @@ Variable softmax(const Variable& x) {
   const Tensor y = qinco::softmax(x.value());
   return record("softmax", y, {x}, [y](const Tensor& g, InputGradients& into) {
     const Tensor dy = g.contiguous(), dx = Tensor::empty(y.shape(), y.dtype(), y.device());
+    const Context& context = Context::of(y.device());
     floating_dtype("softmax", y.dtype(), [&]<class T>() {
-      kernels::table<T>().softmax_backward(Context::cpu(), y.numel() / y.size(-1), y.size(-1), y.data<T>(),
-                                           dy.data<T>(), dx.data<T>());
+      kernels::table<T>(context.device)
+          .softmax_backward(context, y.numel() / y.size(-1), y.size(-1), y.data<T>(), dy.data<T>(), dx.data<T>());
     });
     into.set(0, dx);
   });
@@ -65,9 +71,10 @@ Variable log_softmax(const Variable& x) {
   const Tensor y = qinco::log_softmax(x.value());
   return record("log_softmax", y, {x}, [y](const Tensor& g, InputGradients& into) {
     const Tensor dy = g.contiguous(), dx = Tensor::empty(y.shape(), y.dtype(), y.device());
+    const Context& context = Context::of(y.device());
     floating_dtype("log_softmax", y.dtype(), [&]<class T>() {
-      kernels::table<T>().log_softmax_backward(Context::cpu(), y.numel() / y.size(-1), y.size(-1), y.data<T>(),
-                                               dy.data<T>(), dx.data<T>());
+      kernels::table<T>(context.device)
+          .log_softmax_backward(context, y.numel() / y.size(-1), y.size(-1), y.data<T>(), dy.data<T>(), dx.data<T>());
     });
     into.set(0, dx);
   });
@@ -77,7 +84,7 @@ Variable nll_loss(const Variable& log_probabilities, const Tensor& targets) {
   const Tensor list = checked_targets("nll_loss", log_probabilities.value(), targets);
   return record("nll_loss", mean_negative_pick(log_probabilities.value(), list), {log_probabilities},
                 [list, shape = log_probabilities.shape()](const Tensor& g, InputGradients& into) {
-                  const Tensor dx = zeros(shape, g.dtype());
+                  const Tensor dx = zeros(shape, g.dtype(), g.device());
                   add_at_targets(dx, list, -g.item<double>() / static_cast<double>(shape[0]));
                   into.set(0, dx);
                 });

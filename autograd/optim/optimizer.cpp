@@ -72,7 +72,8 @@ TensorMap Optimizer::state() const {
   const std::vector<const char*> names = moment_names();
   for (size_t i = 0; i < slots_.size(); ++i) {
     steps.push_back(slots_[i].steps);
-    for (size_t j = 0; j < slots_[i].moments.size(); ++j) state[key(names[j], i)] = slots_[i].moments[j].clone();
+    for (size_t j = 0; j < slots_[i].moments.size(); ++j)
+      state[key(names[j], i)] = slots_[i].moments[j].clone(Device{});
   }
   state["steps"] = from_vector(steps);
   return state;
@@ -89,7 +90,7 @@ void Optimizer::load_state(const TensorMap& state) {
     check(slot.steps >= 0, "optimizer: state steps: {} for parameter {}", slot.steps, i);
     const Tensor& value = slot.parameter.value();
     for (size_t j = 0; j < names.size() && slot.steps > 0; ++j, ++used)
-      slot.moments.push_back(require(state, key(names[j], i), value.dtype(), value.shape()).clone());
+      slot.moments.push_back(require(state, key(names[j], i), value.dtype(), value.shape()).clone(value.device()));
     loaded.push_back(std::move(slot));
   }
   check(state.size() == used, "optimizer: expected {} entries of state, found {}", used, state.size());
@@ -109,9 +110,11 @@ std::vector<const char*> SGD::moment_names() const {
 
 void SGD::update(const Tensor& value, const Tensor& grad, const std::vector<Tensor>& moments, int64_t step) {
   const kernels::SgdStep options{lr(), options_.momentum, options_.weight_decay, options_.nesterov, step == 1};
+  const Context& context = Context::of(value.device());
   floating_dtype("sgd", value.dtype(), [&]<class T>() {
-    kernels::table<T>().sgd(Context::cpu(), options, value.numel(), value.data<T>(), grad.data<T>(),
-                            moments.empty() ? nullptr : moments[0].data<T>());
+    kernels::table<T>(context.device)
+        .sgd(context, options, value.numel(), value.data<T>(), grad.data<T>(),
+             moments.empty() ? nullptr : moments[0].data<T>());
   });
 }
 
@@ -121,9 +124,11 @@ Adam::Adam(std::vector<Variable> parameters, const AdamOptions& options, bool de
 void Adam::update(const Tensor& value, const Tensor& grad, const std::vector<Tensor>& moments, int64_t step) {
   const kernels::AdamStep options{lr(), options_.beta1, options_.beta2, options_.eps, options_.weight_decay, decoupled_,
                                   step};
+  const Context& context = Context::of(value.device());
   floating_dtype("adam", value.dtype(), [&]<class T>() {
-    kernels::table<T>().adam(Context::cpu(), options, value.numel(), value.data<T>(), grad.data<T>(),
-                             moments[0].data<T>(), moments[1].data<T>());
+    kernels::table<T>(context.device)
+        .adam(context, options, value.numel(), value.data<T>(), grad.data<T>(), moments[0].data<T>(),
+              moments[1].data<T>());
   });
 }
 
@@ -131,7 +136,8 @@ double clip_grad_norm(const std::vector<Variable>& parameters, double max_norm) 
   double total = 0;
   for (const Variable& parameter : parameters) {
     const Tensor grad = parameter.grad();
-    if (grad.defined()) total += sum_squared_difference(grad, scalar(0, grad.dtype()).expand(grad.shape()));
+    if (grad.defined())
+      total += sum_squared_difference(grad, scalar(0, grad.dtype(), grad.device()).expand(grad.shape()));
   }
   const double norm = std::sqrt(total);
   if (norm > max_norm)

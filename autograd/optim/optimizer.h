@@ -11,7 +11,8 @@ namespace qinco::optim {
 
 using autograd::Variable;
 
-/// What all have in common. Parameters without a gradient are left alone by step().
+/// What all have in common; moments lie on the device of their parameter. Parameters without a gradient are left alone
+/// by step().
 class Optimizer {
  public:
   /// `parameters` are contiguous leaves that require a gradient.
@@ -26,7 +27,7 @@ class Optimizer {
   /// Forgets moments and step counts, as if new; lr stays.
   void reset_state();
 
-  /// lr, step counts and moments (copies), so that load_state() and the same gradients give the same bits.
+  /// lr, step counts and moments (copies on the CPU), so that load_state() and the same gradients give the same bits.
   TensorMap state() const;
   /// Error if the state is for other parameters or another optimiser; then nothing has changed.
   void load_state(const TensorMap& state);

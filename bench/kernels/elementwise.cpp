@@ -63,6 +63,13 @@ void add_copies() {
           table.strided_copy(context, 2, shape.data(), strides.data(), x.data(), y.data());
         };
       });
+  add("strided_write", fmt::format("into_every_second_row_{}x{}", kRows, kCols), moving(2),
+      [](const Context& context, const auto& table) {
+        return [&context, &table, x = normal(kN), y = std::vector<float>(2 * kN)]() mutable {
+          const std::array<int64_t, 2> shape = {kRows, kCols}, strides = {2 * kCols, 1};
+          table.strided_write(context, 2, shape.data(), strides.data(), x.data(), y.data());
+        };
+      });
 }
 
 void add_sums() {

@@ -84,6 +84,25 @@ void add_gathers() {
   });
 }
 
+// A sum of 16 codewords of d = kCols for each row.
+void add_sums() {
+  constexpr int64_t M = 16;
+  add("gather_sum", fmt::format("{}_M{}", kShape, M), moving(static_cast<double>(M + 1)),
+      [](const Context& context, const auto& table) {
+        return [&context, &table, tables = normal(M * 256 * kCols), codes = ids_below(kRows * M, 256),
+                out = std::vector<float>(kN)]() mutable {
+          table.gather_sum(context, {.n = kRows,
+                                     .M = M,
+                                     .K = 256,
+                                     .d = kCols,
+                                     .tables = tables.data(),
+                                     .codes = codes.data(),
+                                     .codes_ld = M,
+                                     .out = out.data()});
+        };
+      });
+}
+
 void add_norms() {
   add("layer_norm", kShape, moving(2), [](const Context& context, const auto& table) {
     return [&context, &table, x = normal(kN), gamma = normal(kCols), beta = normal(kCols), y = std::vector<float>(kN),
@@ -116,6 +135,7 @@ void add_row_kernels() {
   add_picks();
   add_scan();
   add_gathers();
+  add_sums();
   add_norms();
 }
 

@@ -4,7 +4,8 @@
 #include <cassert>
 
 #include "kernels/check.h"
-#include "kernels/parallel.h"
+#include "tensor/create.h"
+#include "tensor/host_rows.h"
 
 namespace qinco {
 
@@ -23,15 +24,10 @@ int64_t row_block(const QincoConfig& config) {
   return std::clamp<int64_t>(kFloats / (2 * config.d + config.h) / 32 * 32, kLeast, kMost);
 }
 
-// Rows encoded together: enough to keep all threads busy, few enough to bound memory.
-constexpr int64_t kEncodeRows = 4096;
-
-// The calling thread's context, for a kernel called inside a parallel_for body.
-Context serial_context() {
-  Context context = Context::cpu();
-  context.threads = 1;
-  return context;
-}
+// Rows encoded together: enough to keep all threads busy, or a GPU, and few enough to bound memory.
+constexpr int64_t kEncodeRows = 4096, kDeviceEncodeRows = 32768;
+// Rows decoded together.
+constexpr int64_t kDecodeRows = 65536;
 
 // C [m,n] = A [m,k] W^T, with W [n,k]: nn::Linear's layout; the epilogue is set by the caller.
 Gemm<float> product(int64_t m, int64_t n, int64_t k, const float* a, const float* w, float* c) {
@@ -45,9 +41,9 @@ Gemm<float> product(int64_t m, int64_t n, int64_t k, const float* a, const float
 
 }  // namespace
 
-Codec::Codec(const Qinco& model, kernels::Precision precision)
-    : config_(model.config()), precision_(precision), kernels_(&kernels::table<float>()) {
-  codebook0_ = Tensor::empty({config_.K0(), config_.d});
+Codec::Codec(const Qinco& model, kernels::Precision precision, Device device)
+    : config_(model.config()), precision_(precision), device_(device), kernels_(&kernels::table<float>(device)) {
+  codebook0_ = Tensor::empty({config_.K0(), config_.d}, DType::f32, device);
   steps_.resize(static_cast<size_t>(config_.codes() - 1));
   for (Step& step : steps_) allocate(step);
   update(model);
@@ -57,23 +53,24 @@ void Codec::allocate(Step& step) const {
   const int64_t d = config_.d, K = config_.K, L = config_.L, h = config_.h;
   const bool narrow = config_.lowrank && 4 * h * d + 2 * h * h < 2 * d * d + 2 * d * h;  // FLOP a vector, either way
   const int64_t p = narrow ? h : d;
-  step.z_table = Tensor::empty({K, d});
-  step.a_table = Tensor::empty({K, h});
-  if (narrow) step.w_in.allocate(*kernels_, h, d);
-  step.w_r.allocate(*kernels_, d, p);
-  step.w_u.allocate(*kernels_, h, p);
+  step.z_table = Tensor::empty({K, d}, DType::f32, device_);
+  step.a_table = Tensor::empty({K, h}, DType::f32, device_);
+  if (narrow) step.w_in.allocate(*kernels_, device_, h, d);
+  step.w_r.allocate(*kernels_, device_, d, p);
+  step.w_u.allocate(*kernels_, device_, h, p);
   step.up.resize(static_cast<size_t>(L));
   step.down.resize(static_cast<size_t>(L));
-  for (size_t l = 1; l < step.up.size(); ++l) step.up[l].allocate(*kernels_, h, d);
-  for (PackedLinear& down : step.down) down.allocate(*kernels_, d, h);
-  step.candidates = Tensor::empty({kernels_->candidate_packed_size(K, d, h, L)});
+  for (size_t l = 1; l < step.up.size(); ++l) step.up[l].allocate(*kernels_, device_, h, d);
+  for (PackedLinear& down : step.down) down.allocate(*kernels_, device_, d, h);
+  step.candidates = Tensor::empty({kernels_->candidate_packed_size(K, d, h, L)}, DType::f32, device_);
 }
 
 void Codec::update(const Qinco& model) {
   assert(model.config().same_sizes(config_));
   config_.db_scale = model.config().db_scale;
+  scale_ = scalar(static_cast<double>(config_.db_scale), DType::f32, device_);
   codebook0_.copy_from(model.codebook(0).value());
-  const Context& context = Context::cpu();
+  const Context& context = Context::of(device_);
   for (size_t m = 0; m < steps_.size(); ++m) update_step(context, model.step(static_cast<int64_t>(m) + 1), steps_[m]);
 }
 
@@ -82,9 +79,9 @@ void Codec::update_step(const Context& context, const StepNetwork& network, Step
   std::vector<Tensor> kept;  // holds what the pointers point to
   std::vector<const float*> up, down;
   for (size_t l = 0; l < static_cast<size_t>(L); ++l) {
-    kept.push_back(network.up[l].value());
+    kept.push_back(network.up[l].value().to(device_));
     up.push_back(kept.back().data<float>());
-    kept.push_back(network.down[l].value());
+    kept.push_back(network.down[l].value().to(device_));
     down.push_back(kept.back().data<float>());
     if (l > 0) step.up[l].pack(*kernels_, context, up[l], d);
     step.down[l].pack(*kernels_, context, down[l], h);
@@ -107,7 +104,7 @@ void Codec::set_input(const Context& context, const StepNetwork& network, const 
   const int64_t d = config_.d, h = config_.h, p = step.w_r.k();
   ScratchFrame frame(context);
   float* const through_up = frame.get<float>(h * p);
-  const Tensor up = network.up[0].value();
+  const Tensor up = network.up[0].value().to(device_);
   Gemm<float> fold = product(h, p, d, up.data<float>(), w, through_up);
   fold.trans_b = false;
   fold.ldb = ldw;
@@ -118,12 +115,12 @@ void Codec::set_input(const Context& context, const StepNetwork& network, const 
 
 void Codec::fold_concat(const Context& context, const StepNetwork& network, Step& step) const {
   const int64_t d = config_.d;
-  const Tensor w = network.concat.value();  // [d,2d] = [W_c W_x]
-  const float* const codebook = network.codebook.value().data<float>();
-  Gemm<float> table = product(config_.K, d, d, codebook, w.data<float>(), step.z_table.data<float>());
+  const Tensor w = network.concat.value().to(device_);  // [d,2d] = [W_c W_x]
+  const Tensor bias = network.concat_bias.value().to(device_), codebook = network.codebook.value().to(device_);
+  Gemm<float> table = product(config_.K, d, d, codebook.data<float>(), w.data<float>(), step.z_table.data<float>());
   table.ldb = 2 * d;
-  table.bias = network.concat_bias.value().data<float>();
-  table.residual = codebook;
+  table.bias = bias.data<float>();
+  table.residual = codebook.data<float>();
   table.ldr = d;
   kernels_->gemm(context, table);
   set_input(context, network, w.data<float>() + d, 2 * d, step);
@@ -131,16 +128,16 @@ void Codec::fold_concat(const Context& context, const StepNetwork& network, Step
 
 void Codec::fold_lowrank(const Context& context, const StepNetwork& network, Step& step) const {
   const int64_t d = config_.d, K = config_.K, h = config_.h;
-  const Tensor w_a = network.concat_in.value();   // [h,2d] = [W_A,c W_A,x]
-  const Tensor w_b = network.concat_out.value();  // [d,h]
-  const float* const codebook = network.codebook.value().data<float>();
+  const Tensor w_a = network.concat_in.value().to(device_);   // [h,2d] = [W_A,c W_A,x]
+  const Tensor w_b = network.concat_out.value().to(device_);  // [d,h]
+  const Tensor codebook = network.codebook.value().to(device_);
   ScratchFrame frame(context);
   float* const narrow = frame.get<float>(K * h);
-  Gemm<float> in = product(K, h, d, codebook, w_a.data<float>(), narrow);
+  Gemm<float> in = product(K, h, d, codebook.data<float>(), w_a.data<float>(), narrow);
   in.ldb = 2 * d;
   kernels_->gemm(context, in);
   Gemm<float> out = product(K, d, h, narrow, w_b.data<float>(), step.z_table.data<float>());
-  out.residual = codebook;
+  out.residual = codebook.data<float>();
   out.ldr = d;
   kernels_->gemm(context, out);
   if (step.w_in.defined()) {
@@ -164,8 +161,7 @@ const float* Codec::enter(const Context& context, const Step& step, int64_t n, c
 }
 
 // r [n,d] and u [n,h] of a row block.
-void Codec::project(const Step& step, int64_t n, const float* xhat, float* r, float* u) const {
-  const Context context = serial_context();
+void Codec::project(const Context& context, const Step& step, int64_t n, const float* xhat, float* r, float* u) const {
   ScratchFrame frame(context);
   const float* const source = enter(context, step, n, xhat, frame.get<float>(step.w_in.defined() ? n * config_.h : 0));
   kernels_->linear(context, step.w_r.product(n, source, r));
@@ -173,9 +169,8 @@ void Codec::project(const Step& step, int64_t n, const float* xhat, float* r, fl
 }
 
 // xhat += f(codeword ids[i], xhat) for a row block.
-void Codec::advance(const Step& step, int64_t n, const int32_t* ids, float* xhat) const {
+void Codec::advance(const Context& context, const Step& step, int64_t n, const int32_t* ids, float* xhat) const {
   const int64_t d = config_.d, L = config_.L, h = config_.h;
-  const Context context = serial_context();
   ScratchFrame frame(context);
   float* const z = frame.get<float>(n * d);
   float* const hidden = frame.get<float>(n * h);
@@ -207,54 +202,92 @@ void Codec::advance(const Step& step, int64_t n, const int32_t* ids, float* xhat
   }
 }
 
+int64_t Codec::encode_rows() const {
+  const bool cpu = device_.type == DeviceType::cpu;
+  const int64_t most = cpu ? kEncodeRows : kDeviceEncodeRows, floats = int64_t{1} << (cpu ? 22 : 26);
+  return std::clamp(floats / (config_.d + config_.h), row_block(config_), most);
+}
+
 void Codec::encode(int64_t n, const float* x, int32_t* codes, float* xhat, const int32_t* first) const {
-  const int64_t d = config_.d, M = config_.codes();
-  const int64_t rows = std::clamp((int64_t{1} << 22) / (d + config_.h), row_block(config_), kEncodeRows);
+  const int64_t d = config_.d, M = config_.codes(), rows = std::min(encode_rows(), n);
+  const Context& context = Context::of(device_);
+  std::vector<int32_t> by_step(static_cast<size_t>(M * rows));
   for (int64_t begin = 0; begin < n; begin += rows) {
-    encode_block(std::min(rows, n - begin), x + begin * d, codes + begin * M, xhat ? xhat + begin * d : nullptr,
-                 first ? first + begin : nullptr);
+    const int64_t count = std::min(rows, n - begin);
+    float* const rebuilt = xhat ? xhat + begin * d : nullptr;
+    ScratchFrame frame(context);
+    float* const y = xhat ? result_of(context, frame, rebuilt, count * d) : nullptr;
+    int32_t* const ids = result_of(context, frame, by_step.data(), count * M);
+    encode_block(context, count, to_device(context, frame, x + begin * d, count * d), ids, y,
+                 first ? to_device(context, frame, first + begin, count) : nullptr);
+    if (xhat) to_host(context, y, rebuilt, count * d);
+    to_host(context, ids, by_step.data(), count * M);
+    for (int64_t m = 0; m < M; ++m)
+      for (int64_t i = 0; i < count; ++i) codes[(begin + i) * M + m] = by_step[static_cast<size_t>(m * count + i)];
   }
 }
 
-void Codec::encode_block(int64_t n, const float* x, int32_t* codes, float* xhat, const int32_t* first) const {
+void Codec::encode_on_device(int64_t n, const float* x, int32_t* codes, const int32_t* first) const {
+  encode_block(Context::of(device_), n, x, codes, nullptr, first);
+}
+
+// Codes [codes(),n] step by step; all pointers are to the device's memory.
+void Codec::encode_block(const Context& context, int64_t n, const float* x, int32_t* codes, float* xhat,
+                         const int32_t* first) const {
   const int64_t d = config_.d, M = config_.codes(), K = config_.K, L = config_.L, h = config_.h;
   const int64_t block = row_block(config_);
-  const Context& context = Context::cpu();
   ScratchFrame frame(context);
   float* const scaled = frame.get<float>(n * d);
   float* const target = frame.get<float>(n * d);
   float* const r = frame.get<float>(n * d);
   float* const u = frame.get<float>(n * h);
-  int32_t* const ids = frame.get<int32_t>(n);
   float* const y = xhat ? xhat : frame.get<float>(n * d);
-  const Operand<float> scale{&config_.db_scale, 0, 0};
+  const Operand<float> scale{scale_.data<float>(), 0, 0};
   kernels_->binary(context, kernels::BinaryOp::div, 1, n * d, {x, 0, 1}, scale, scaled);
   if (first) {
-    std::copy_n(first, n, ids);
+    kernels::copy_bytes(device_, codes, device_, first, static_cast<size_t>(n) * sizeof(int32_t));
   } else {
-    kernels_->nearest(context, n, d, config_.K0(), scaled, codebook0_.data<float>(), ids, nullptr);
+    kernels_->nearest(context, n, d, config_.K0(), scaled, codebook0_.data<float>(), codes, nullptr);
   }
-  kernels_->gather_rows(context, n, d, codebook0_.data<float>(), ids, y);
-  for (int64_t i = 0; i < n; ++i) codes[i * M] = ids[i];
+  kernels_->gather_rows(context, n, d, codebook0_.data<float>(), codes, y);
   for (int64_t m = 1; m < M; ++m) {
     const Step& step = steps_[static_cast<size_t>(m - 1)];
-    kernels::parallel_for(context, n, block, [&](int64_t begin, int64_t end, int) {
-      project(step, end - begin, y + begin * d, r + begin * d, u + begin * h);
+    int32_t* const ids = codes + m * n;
+    for_rows(context, n, block, [&](const Context& own, int64_t begin, int64_t end) {
+      project(own, step, end - begin, y + begin * d, r + begin * d, u + begin * h);
     });
     kernels_->binary(context, kernels::BinaryOp::sub, 1, n * d, {scaled, 0, 1}, {y, 0, 1}, target);
     kernels_->candidate_search(context, K, d, h, L, step.candidates.data<float>(),
                                {n, target, r, u, ids, nullptr, precision_});
-    for (int64_t i = 0; i < n; ++i) codes[i * M + m] = ids[i];
     if (m + 1 == M && !xhat) break;
-    kernels::parallel_for(context, n, block, [&](int64_t begin, int64_t end, int) {
-      advance(step, end - begin, ids + begin, y + begin * d);
+    for_rows(context, n, block, [&](const Context& own, int64_t begin, int64_t end) {
+      advance(own, step, end - begin, ids + begin, y + begin * d);
     });
   }
   if (xhat) kernels_->binary(context, kernels::BinaryOp::mul, 1, n * d, {xhat, 0, 1}, scale, xhat);
 }
 
 void Codec::decode(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const {
-  const int64_t d = config_.d, M = config_.codes();
+  check_codes(n, codes, codes_ld, M_used);
+  const Context& context = Context::of(device_);
+  const int64_t d = config_.d, rows = std::min(kDecodeRows, n);
+  for (int64_t begin = 0; begin < n; begin += rows) {
+    const int64_t count = std::min(rows, n - begin);
+    ScratchFrame frame(context);
+    float* const block = result_of(context, frame, x + begin * d, count * d);
+    decode_rows(count, codes + begin * codes_ld, codes_ld, M_used, block);
+    to_host(context, block, x + begin * d, count * d);
+  }
+}
+
+void Codec::decode_to_device(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const {
+  check_codes(n, codes, codes_ld, M_used);
+  for (int64_t begin = 0; begin < n; begin += kDecodeRows)
+    decode_rows(std::min(kDecodeRows, n - begin), codes + begin * codes_ld, codes_ld, M_used, x + begin * config_.d);
+}
+
+void Codec::check_codes(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used) const {
+  const int64_t M = config_.codes();
   check(M_used >= 1 && M_used <= M, "decode: expected 1 to {} codes a vector, found {}", M, M_used);
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t m = 0; m < M_used; ++m) {
@@ -263,23 +296,28 @@ void Codec::decode(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_
       check(code >= 0 && code < K, "decode: row {}: expected codes in [0,{}), found {}", i, K, code);
     }
   }
-  kernels::parallel_for(Context::cpu(), n, row_block(config_), [&](int64_t begin, int64_t end, int) {
-    decode_block(end - begin, codes + begin * codes_ld, codes_ld, M_used, x + begin * d);
+}
+
+// Codes are the host's, x [n,d] the device's.
+void Codec::decode_rows(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const {
+  const Context& context = Context::of(device_);
+  std::vector<int32_t> by_step(static_cast<size_t>(M_used * n));
+  for (int64_t m = 0; m < M_used; ++m)
+    for (int64_t i = 0; i < n; ++i) by_step[static_cast<size_t>(m * n + i)] = codes[i * codes_ld + m];
+  ScratchFrame frame(context);
+  const int32_t* const ids = to_device(context, frame, by_step.data(), n * M_used);
+  for_rows(context, n, row_block(config_), [&](const Context& own, int64_t begin, int64_t end) {
+    decode_block(own, end - begin, ids + begin, n, M_used, x + begin * config_.d);
   });
 }
 
-void Codec::decode_block(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const {
+// ids [M_used,n] step by step, the steps ids_ld apart; all pointers are to the device's memory.
+void Codec::decode_block(const Context& context, int64_t n, const int32_t* ids, int64_t ids_ld, int64_t M_used,
+                         float* x) const {
   const int64_t d = config_.d;
-  const Context context = serial_context();
-  ScratchFrame frame(context);
-  int32_t* const ids = frame.get<int32_t>(n);
-  for (int64_t i = 0; i < n; ++i) ids[i] = codes[i * codes_ld];
   kernels_->gather_rows(context, n, d, codebook0_.data<float>(), ids, x);
-  for (int64_t m = 1; m < M_used; ++m) {
-    for (int64_t i = 0; i < n; ++i) ids[i] = codes[i * codes_ld + m];
-    advance(steps_[static_cast<size_t>(m - 1)], n, ids, x);
-  }
-  kernels_->binary(context, kernels::BinaryOp::mul, 1, n * d, {x, 0, 1}, {&config_.db_scale, 0, 0}, x);
+  for (int64_t m = 1; m < M_used; ++m) advance(context, steps_[static_cast<size_t>(m - 1)], n, ids + m * ids_ld, x);
+  kernels_->binary(context, kernels::BinaryOp::mul, 1, n * d, {x, 0, 1}, {scale_.data<float>(), 0, 0}, x);
 }
 
 }  // namespace qinco

@@ -1,4 +1,4 @@
-// The fast path without gradients: a model compiled for the CPU's active ISA.
+// The fast path without gradients: a model compiled for a device (the CPU: its active ISA).
 //
 // A step's concat block is linear: its codeword half is folded into tables made once, and its xhat half costs one
 // product per vector instead of one per candidate. Encoding searches on the candidate kernel; the xhat that it keeps is
@@ -17,14 +17,18 @@ namespace qinco {
 
 class Codec {
  public:
-  /// Compiles `model` (f32) for the ISA that is active now. Copies what it needs: the model may change or go.
-  /// `precision` is that of encoding's search; decoding is as exact as the kernel `linear`.
-  explicit Codec(const Qinco& model, kernels::Precision precision = kernels::Precision::exact);
+  /// Compiles `model` (f32, on any device) for `device`, on the CPU for the ISA that is active now. Copies what it
+  /// needs: the model may change or go. `precision` is that of encoding's search; decoding is as exact as the kernel
+  /// `linear`.
+  explicit Codec(const Qinco& model, kernels::Precision precision = kernels::Precision::exact, Device device = {});
 
   /// Takes the present parameters of `model`, whose sizes are those of the first one, into the memory there is.
   void update(const Qinco& model);
 
   const QincoConfig& config() const { return config_; }
+  Device device() const { return device_; }
+
+  // All pointers are to the host's memory, but where it is said: blocks of rows are moved to the device and back.
 
   /// x [n,d] -> codes [n,codes()] and, unless null, their reconstruction xhat [n,d], both x and xhat in the original
   /// space (not divided by db_scale). A row's result does not depend on the other rows. Needs bounded memory besides.
@@ -35,6 +39,12 @@ class Codec {
   /// i*codes_ld. Throws Error naming the row when a code is outside [0,K), or the first one outside [0,K0()). Needs
   /// bounded memory besides.
   void decode(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
+  /// The same with x in the device's memory.
+  void decode_to_device(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
+
+  /// As encode with x [n,d], codes and `first` in the device's memory, and codes [codes(),n] step by step. Needs memory
+  /// for n vectors besides.
+  void encode_on_device(int64_t n, const float* x, int32_t* codes, const int32_t* first = nullptr) const;
 
  private:
   // One step, with r = W_x xhat and u = W_up,1 W_x xhat. In the low-rank model, W_x = W_B W_A,x is either multiplied
@@ -56,17 +66,25 @@ class Codec {
   void fold_lowrank(const kernels::Context& context, const StepNetwork& network, Step& step) const;
   void set_input(const kernels::Context& context, const StepNetwork& network, const float* w, int64_t ldw,
                  Step& step) const;
-  void encode_block(int64_t n, const float* x, int32_t* codes, float* xhat, const int32_t* first) const;
-  void decode_block(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
+  int64_t encode_rows() const;
+  void encode_block(const kernels::Context& context, int64_t n, const float* x, int32_t* codes, float* xhat,
+                    const int32_t* first) const;
+  void check_codes(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used) const;
+  void decode_rows(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
+  void decode_block(const kernels::Context& context, int64_t n, const int32_t* ids, int64_t ids_ld, int64_t M_used,
+                    float* x) const;
   const float* enter(const kernels::Context& context, const Step& step, int64_t n, const float* xhat,
                      float* narrow) const;
-  void project(const Step& step, int64_t n, const float* xhat, float* r, float* u) const;
-  void advance(const Step& step, int64_t n, const int32_t* ids, float* xhat) const;
+  void project(const kernels::Context& context, const Step& step, int64_t n, const float* xhat, float* r,
+               float* u) const;
+  void advance(const kernels::Context& context, const Step& step, int64_t n, const int32_t* ids, float* xhat) const;
 
   QincoConfig config_;
   kernels::Precision precision_;
+  Device device_;
   const kernels::Table<float>* kernels_;
   Tensor codebook0_;  // [K0,d]
+  Tensor scale_;      // []  db_scale, where kernels find it
   std::vector<Step> steps_;
 };
 

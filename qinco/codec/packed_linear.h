@@ -1,4 +1,4 @@
-// A weight matrix packed once for the `linear` kernel of one ISA.
+// A weight matrix packed once for the `linear` kernel of one ISA or device.
 #pragma once
 
 #include <cstdint>
@@ -11,16 +11,16 @@ namespace qinco {
 /// W [n,k] for products y = x W^T. Undefined until `allocate`.
 class PackedLinear {
  public:
-  void allocate(const kernels::Table<float>& kernels, int64_t n, int64_t k) {
+  void allocate(const kernels::Table<float>& kernels, Device device, int64_t n, int64_t k) {
     n_ = n;
     k_ = k;
-    packed_ = Tensor::empty({kernels.linear_packed_size(n, k)});
+    packed_ = Tensor::empty({kernels.linear_packed_size(n, k)}, DType::f32, device);
   }
   bool defined() const { return packed_.defined(); }
   int64_t n() const { return n_; }
   int64_t k() const { return k_; }
 
-  /// Takes the values of w [n,k], whose rows are ldw apart, with the kernels of `allocate`.
+  /// Takes the values of w [n,k], whose rows are ldw apart, with the kernels of `allocate`, on their device.
   void pack(const kernels::Table<float>& kernels, const kernels::Context& context, const float* w, int64_t ldw) {
     kernels.linear_pack(context, n_, k_, w, ldw, packed_.data<float>());
   }

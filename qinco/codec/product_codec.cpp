@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/check.h"
+#include "kernels/device.h"
 #include "kernels/kernels.h"
 #include "qinco/quantizers/pq.h"
 
@@ -19,9 +20,9 @@ void copy_columns(int64_t n, int64_t width, const T* in, int64_t in_ld, T* out, 
 
 }  // namespace
 
-ProductCodec::ProductCodec(const ProductQinco& model, kernels::Precision precision) {
+ProductCodec::ProductCodec(const ProductQinco& model, kernels::Precision precision, Device device) {
   model.validate();
-  for (const Qinco& part : model.parts) parts_.emplace_back(part, precision);
+  for (const Qinco& part : model.parts) parts_.emplace_back(part, precision, device);
   if (model.rotation.defined()) rotation_ = model.rotation.clone();
   d_ = model.d();
   d_out_ = model.d_out();
@@ -29,7 +30,7 @@ ProductCodec::ProductCodec(const ProductQinco& model, kernels::Precision precisi
 
 void ProductCodec::encode(int64_t n, const float* x, int64_t M_used, int32_t* codes, float* xhat) const {
   check(M_used >= 1 && M_used <= M(), "encode: expected 1 to {} codes a vector, found {}", M(), M_used);
-  if (nsub() == 1 && !rotation_.defined() && M_used == M()) return parts_.front().encode(n, x, codes, xhat);
+  if (plain() && M_used == M()) return parts_.front().encode(n, x, codes, xhat);
   for (int64_t begin = 0; begin < n; begin += kBlock)
     encode_block(std::min(kBlock, n - begin), x + begin * d_, M_used, codes + begin * codes_per_vector(M_used),
                  xhat ? xhat + begin * d_ : nullptr);
@@ -56,10 +57,18 @@ void ProductCodec::encode_block(int64_t n, const float* x, int64_t M_used, int32
 void ProductCodec::decode(int64_t n, const int32_t* codes, int64_t M_stored, int64_t M_used, float* x) const {
   check(M_stored >= 1 && M_stored <= M(), "decode: expected 1 to {} codes a vector, found {}", M(), M_stored);
   check(M_used >= 1 && M_used <= M_stored, "decode: expected 1 to {} codes a vector, found {}", M_stored, M_used);
-  if (nsub() == 1 && !rotation_.defined()) return parts_.front().decode(n, codes, M_stored, M_used, x);
+  if (plain()) return parts_.front().decode(n, codes, M_stored, M_used, x);
   for (int64_t begin = 0; begin < n; begin += kBlock)
     decode_block(std::min(kBlock, n - begin), codes + begin * codes_per_vector(M_stored), M_stored, M_used,
                  x + begin * d_);
+}
+
+void ProductCodec::decode_to_device(int64_t n, const int32_t* codes, int64_t M_stored, int64_t M_used, float* x) const {
+  if (device().type == DeviceType::cpu) return decode(n, codes, M_stored, M_used, x);
+  if (plain()) return parts_.front().decode_to_device(n, codes, M_stored, M_used, x);
+  std::vector<float> rows(static_cast<size_t>(n * d_));
+  decode(n, codes, M_stored, M_used, rows.data());
+  kernels::copy_bytes(device(), x, Device{}, rows.data(), rows.size() * sizeof(float));
 }
 
 void ProductCodec::decode_block(int64_t n, const int32_t* codes, int64_t M_stored, int64_t M_used, float* x) const {

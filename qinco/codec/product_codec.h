@@ -12,11 +12,14 @@ namespace qinco {
 
 class ProductCodec {
  public:
-  /// Compiles `model` for the ISA that is active now. Copies what it needs. Throws Error as ProductQinco::validate.
-  /// `precision` is that of encoding's search.
-  explicit ProductCodec(const ProductQinco& model, kernels::Precision precision = kernels::Precision::exact);
+  /// Compiles `model` for `device`, on the CPU for the ISA that is active now. Copies what it needs. Throws Error as
+  /// ProductQinco::validate. `precision` is that of encoding's search. A rotation, and the cutting into parts, are done
+  /// by the CPU: d^2 multiply-adds a vector, as nothing beside the parts' networks.
+  explicit ProductCodec(const ProductQinco& model, kernels::Precision precision = kernels::Precision::exact,
+                        Device device = {});
 
   int64_t d() const { return d_; }
+  Device device() const { return parts_.front().device(); }
   int64_t M() const { return parts_.front().config().codes(); }  // codes a part
   int64_t K() const { return parts_.front().config().K; }
   /// What a code's first entry is below: K, or in IVF-QINCo K_ivf.
@@ -36,8 +39,11 @@ class ProductCodec {
   /// codes [n,nsub*M_stored] -> x [n,d] from the first M_used (1..M_stored) codes of each part, M_stored <= M. Throws
   /// Error naming the row when a code is outside [0,K). Needs bounded memory besides.
   void decode(int64_t n, const int32_t* codes, int64_t M_stored, int64_t M_used, float* x) const;
+  /// The same with x in the device's memory; codes are the host's.
+  void decode_to_device(int64_t n, const int32_t* codes, int64_t M_stored, int64_t M_used, float* x) const;
 
  private:
+  bool plain() const { return nsub() == 1 && !rotation_.defined(); }
   void encode_block(int64_t n, const float* x, int64_t M_used, int32_t* codes, float* xhat) const;
   void decode_block(int64_t n, const int32_t* codes, int64_t M_stored, int64_t M_used, float* x) const;
 

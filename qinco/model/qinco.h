@@ -21,6 +21,8 @@ class Qinco : public nn::Module {
   Qinco(const QincoConfig& config, Random& random, DType dtype = DType::f32);
 
   const QincoConfig& config() const { return config_; }
+  /// Where the parameters are: the CPU, until Module::to moves them.
+  Device device() const { return codebook0_.value().device(); }
   /// C_m [K,d], m = 0..codes()-1; C_0 is [K0(),d].
   const Variable& codebook(int64_t m) const { return m == 0 ? codebook0_ : step(m).codebook; }
   /// m = 1..codes()-1.

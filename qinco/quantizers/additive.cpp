@@ -8,6 +8,7 @@
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
 #include "qinco/quantizers/linear_algebra.h"
+#include "tensor/host_rows.h"
 
 namespace qinco {
 namespace {
@@ -48,18 +49,15 @@ void to_means(const std::vector<double>& sorted, std::vector<double>& levels) {
 
 void additive_decode(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
                      int64_t codes_ld, int64_t M_used, float* x) {
-  const int64_t K = codebooks.size(1), d = codebooks.size(2);
-  const float* const table = codebooks.data<float>();
-  kernels::parallel_for(context, n, 256, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      float* const out = x + i * d;
-      std::fill_n(out, d, 0.0f);
-      for (int64_t m = 0; m < M_used; ++m) {
-        const float* const codeword = table + (m * K + codes[i * codes_ld + m]) * d;
-        for (int64_t j = 0; j < d; ++j) out[j] += codeword[j];
-      }
-    }
-  });
+  const Tensor tables = codebooks.to(context.device);
+  kernels::ScratchFrame frame(context);
+  kernels::GatherSum<float> sum;
+  sum.n = n, sum.M = M_used, sum.K = codebooks.size(1), sum.d = codebooks.size(2);
+  sum.tables = tables.data<float>();
+  sum.codes = to_device(context, frame, codes, n > 0 ? (n - 1) * codes_ld + M_used : 0), sum.codes_ld = codes_ld;
+  sum.out = result_of(context, frame, x, n * sum.d);
+  kernels::table<float>(context.device).gather_sum(context, sum);
+  to_host(context, sum.out, x, n * sum.d);
 }
 
 void additive_norms(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
@@ -69,7 +67,7 @@ void additive_norms(const kernels::Context& context, const Tensor& codebooks, in
   for (int64_t begin = 0; begin < n; begin += kNormRows) {
     const int64_t count = std::min(kNormRows, n - begin);
     additive_decode(context, codebooks, count, codes + begin * M, M, M, decoded.data());
-    kernels::table<float>().row_squared_norm(context, count, d, decoded.data(), norms + begin);
+    kernels::table<float>().row_squared_norm(host_context(context), count, d, decoded.data(), norms + begin);
   }
 }
 

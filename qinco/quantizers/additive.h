@@ -12,7 +12,7 @@
 namespace qinco {
 
 /// x [n,d] = the sum of the codewords of the first M_used codes in codebooks f32 [M,K,d]; row i of codes, each in
-/// [0,K), starts at codes + i*codes_ld.
+/// [0,K), starts at codes + i*codes_ld. x and codes are the host's; codebooks may be on any device.
 void additive_decode(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
                      int64_t codes_ld, int64_t M_used, float* x);
 
@@ -21,13 +21,15 @@ void additive_norms(const kernels::Context& context, const Tensor& codebooks, in
                     float* norms);
 
 /// Finds the codebooks of least squared error for given vectors and codes: one_hot(codes) [n,M*K] T = x, solved by the
-/// normal equations, whose matrix counts how often two codes occur together. Memory (M*K)^2 doubles, however many
+/// normal equations, whose matrix counts how often two codes occur together. The CPU does all of it: the counts are in
+/// double and need no products, and the equations are few. Memory (M*K)^2 doubles, however many
 /// vectors are added.
 class AdditiveFit {
  public:
   AdditiveFit(int64_t M, int64_t K, int64_t d);
 
-  /// Takes in n more vectors x [n,d] and their codes [n,M]. Throws Error naming the row when a code is not in [0,K).
+  /// Takes in n more vectors x [n,d] and their codes [n,M], in the host's memory; the context is the CPU's. Throws
+  /// Error naming the row when a code is not in [0,K).
   void add(const kernels::Context& context, int64_t n, const float* x, const int32_t* codes);
 
   /// The codebooks f32 [M,K,d]. The equations never have one solution only (a constant can move from one codebook to

@@ -11,6 +11,7 @@
 #include "kernels/check.h"
 #include "kernels/kernels.h"
 #include "qinco/quantizers/kmeans_init.h"
+#include "tensor/host_rows.h"
 #include "tensor/random.h"
 
 namespace qinco {
@@ -23,8 +24,10 @@ constexpr uint64_t kSampleStream = 0x6b6d65616e73;
 /// Rows x[ids] as a new tensor [ids.size(), d].
 Tensor gather(const kernels::Context& context, int64_t d, const float* x, const std::vector<int32_t>& ids) {
   const auto n = static_cast<int64_t>(ids.size());
-  Tensor rows = Tensor::empty({n, d});
-  kernels::table<float>().gather_rows(context, n, d, x, ids.data(), rows.data<float>());
+  Tensor rows = Tensor::empty({n, d}, DType::f32, context.device);
+  kernels::ScratchFrame frame(context);
+  kernels::table<float>(context.device)
+      .gather_rows(context, n, d, x, to_device(context, frame, ids.data(), n), rows.data<float>());
   return rows;
 }
 
@@ -53,30 +56,32 @@ void split_empty(int64_t k, int64_t d, std::vector<int64_t>& counts, float* cent
   }
 }
 
-/// What is clustered: x [n,d] with weights [n] or null.
+/// What is clustered: x [n,d] on the device, with the host's weights [n] or null.
 struct Points {
   int64_t n, d;
   const float* x;
   const float* weights;
 };
 
-/// sums[id] += weight * row for all points: without weights one scatter, with them block by block.
+/// sums[id] += weight * row for all points: without weights one scatter, with them block by block. ids and sums are on
+/// the device.
 void add_rows(const kernels::Context& context, const Points& points, const int32_t* ids, int64_t k, float* sums) {
-  const kernels::Table<float>& kernel = kernels::table<float>();
+  const kernels::Table<float>& kernel = kernels::table<float>(context.device);
   const auto [n, d, x, weights] = points;
   if (!weights) return kernel.scatter_add_rows(context, n, d, k, ids, x, sums);
-  std::vector<float> block(static_cast<size_t>(std::min(n, kWeightRows) * d));
+  kernels::ScratchFrame frame(context);
+  const float* const factors = to_device(context, frame, weights, n);
+  float* const block = frame.get<float>(std::min(n, kWeightRows) * d);
   for (int64_t begin = 0; begin < n; begin += kWeightRows) {
     const int64_t count = std::min(kWeightRows, n - begin);
-    kernel.binary(context, kernels::BinaryOp::mul, count, d, {x + begin * d, d, 1}, {weights + begin, 1, 0},
-                  block.data());
-    kernel.scatter_add_rows(context, count, d, k, ids + begin, block.data(), sums);
+    kernel.binary(context, kernels::BinaryOp::mul, count, d, {x + begin * d, d, 1}, {factors + begin, 1, 0}, block);
+    kernel.scatter_add_rows(context, count, d, k, ids + begin, block, sums);
   }
 }
 
-/// Centroids = weighted means of their points.
-void update(const kernels::Context& context, const Points& points, const std::vector<int32_t>& ids, int64_t k,
-            float* centroids) {
+/// Centroids = weighted means of their points, whose ids are there on the device and for the host.
+void update(const kernels::Context& context, const Points& points, const int32_t* device_ids,
+            const std::vector<int32_t>& ids, int64_t k, const Tensor& centroids) {
   const int64_t d = points.d;
   std::vector<int64_t> counts(static_cast<size_t>(k), 0);
   std::vector<double> masses(static_cast<size_t>(k), 0);
@@ -85,21 +90,27 @@ void update(const kernels::Context& context, const Points& points, const std::ve
     masses[ids[i]] += weight;
     counts[ids[i]] += weight > 0;
   }
-  kernels::table<float>().fill(context, k * d, 0.0f, centroids);
-  add_rows(context, points, ids.data(), k, centroids);
+  kernels::table<float>(context.device).fill(context, k * d, 0.0f, centroids.data<float>());
+  add_rows(context, points, device_ids, k, centroids.data<float>());
+  const Tensor means = centroids.to(Device{});  // on the CPU, the centroids themselves
+  float* const values = means.data<float>();
   for (int64_t c = 0; c < k; ++c) {
     if (counts[c] == 0) continue;
     const auto scale = static_cast<float>(1 / masses[c]);
-    for (int64_t j = 0; j < d; ++j) centroids[c * d + j] *= scale;
+    for (int64_t j = 0; j < d; ++j) values[c * d + j] *= scale;
   }
-  split_empty(k, d, counts, centroids);
+  split_empty(k, d, counts, values);
+  if (!means.shares_storage(centroids)) centroids.copy_from(means);
 }
 
-double mean_distance(const kernels::Context& context, const Points& points, const float* distances) {
-  if (!points.weights) return kernels::table<float>().sum(context, points.n, distances) / static_cast<double>(points.n);
+double mean_distance(const kernels::Context& context, const Points& points, const Tensor& distances) {
+  if (!points.weights)
+    return kernels::table<float>(context.device).sum(context, points.n, distances.data<float>()) /
+           static_cast<double>(points.n);
+  const Tensor values = distances.to(Device{});
   double total = 0, mass = 0;
   for (int64_t i = 0; i < points.n; ++i) {
-    total += static_cast<double>(points.weights[i]) * static_cast<double>(distances[i]);
+    total += static_cast<double>(points.weights[i]) * static_cast<double>(values.data<float>()[i]);
     mass += static_cast<double>(points.weights[i]);
   }
   return total / mass;
@@ -109,17 +120,21 @@ Kmeans lloyd(const kernels::Context& context, const Points& points, int64_t k, T
              const KmeansOptions& options) {
   Kmeans result;
   result.centroids = std::move(centroids);
-  float* c = result.centroids.data<float>();
   std::vector<int32_t> ids(static_cast<size_t>(points.n), -1), earlier;
-  Tensor distances = Tensor::empty({points.n});
+  const Tensor distances = Tensor::empty({points.n}, DType::f32, context.device);
+  kernels::ScratchFrame frame(context);
+  int32_t* const device_ids = result_of(context, frame, ids.data(), points.n);
   for (int i = 0; i < options.iterations; ++i) {
     earlier = ids;
-    kernels::table<float>().nearest(context, points.n, points.d, k, points.x, c, ids.data(), distances.data<float>());
-    result.mse = mean_distance(context, points, distances.data<float>());
+    kernels::table<float>(context.device)
+        .nearest(context, points.n, points.d, k, points.x, result.centroids.data<float>(), device_ids,
+                 distances.data<float>());
+    to_host(context, device_ids, ids.data(), points.n);
+    result.mse = mean_distance(context, points, distances);
     result.iterations = i + 1;
     if (options.on_update) options.on_update(i + 1, result.mse);
     if (ids == earlier) break;
-    update(context, points, ids, k, c);
+    update(context, points, device_ids, ids, k, result.centroids);
   }
   return result;
 }
@@ -151,20 +166,21 @@ Kmeans kmeans(const kernels::Context& context, int64_t n, int64_t d, const float
 
   Points points{n, d, x, options.weights};
   const int64_t limit = options.max_points_per_centroid;
-  Tensor sample, sample_weights;
+  Tensor sample;
+  std::vector<float> sample_weights;
   if (limit > 0 && n / limit >= k && n > limit * k) {
     points.n = limit * k;
     order.resize(static_cast<size_t>(points.n));
     sample = gather(context, d, x, order);
     points.x = sample.data<float>();
     if (options.weights) {
-      sample_weights = gather(context, 1, options.weights, order);
-      points.weights = sample_weights.data<float>();
+      for (const int32_t id : order) sample_weights.push_back(options.weights[id]);
+      points.weights = sample_weights.data();
       check_weights(points.n, points.weights);
     }
     std::iota(order.begin(), order.end(), 0);
   }
-  if (initial.defined()) return lloyd(context, points, k, initial.clone(), options);
+  if (initial.defined()) return lloyd(context, points, k, initial.clone(context.device), options);
   if (options.init == KmeansInit::plus_plus) {
     Tensor rows = plus_plus_rows(context, points.n, d, points.x, points.weights, k, random);
     return lloyd(context, points, k, std::move(rows), options);

@@ -20,21 +20,22 @@ struct KmeansOptions {
   int64_t max_points_per_centroid = 256;  // more points than k times this are subsampled; 0 uses all
   KmeansInit init = KmeansInit::random;
   Tensor initial;                                            // f32 [k,d] to start from instead; undefined: as init says
-  const float* weights = nullptr;                            // [n] finite and >= 0, not all 0; null: all 1
+  const float* weights = nullptr;                            // the host's [n], finite, >= 0, not all 0; null: all 1
   std::function<void(int iteration, double mse)> on_update;  // called after each iteration, if set
 };
 
 struct Kmeans {
-  Tensor centroids;    // f32 [k,d]
+  Tensor centroids;    // f32 [k,d] on the context's device
   double mse = 0;      // (weighted) mean squared distance of the points used to their nearest centroid, before the last
                        // update
   int iterations = 0;  // fewer than asked for when the assignment no longer changed
 };
 
-/// Clusters x [n,d] into k centroids; a cluster without points (of a weight above 0) takes half of the largest one.
-/// Memory beside x and the centroids: O(n), whatever k; and the subsample where there is one. Deterministic: same data,
-/// options and ISA give the same bits at any thread count. Throws Error when n < k, a size is below 1, `initial` has
-/// another shape or a weight is not as said.
+/// Clusters x [n,d], in the memory of the context's device, into k centroids; a cluster without points (of a weight
+/// above 0) takes half of the largest one. Memory beside x and the centroids: O(n), whatever k; and the subsample where
+/// there is one. Distances and sums are the device's, counts and the splitting of clusters the CPU's. Deterministic:
+/// same data, options and ISA or device give the same bits at any thread count. Throws Error when n < k, a size is
+/// below 1, `initial` has another shape or a weight is not as said.
 Kmeans kmeans(const kernels::Context& context, int64_t n, int64_t d, const float* x, int64_t k,
               const KmeansOptions& options = {});
 

@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/device.h"
 #include "kernels/kernels.h"
-#include "kernels/parallel.h"
+#include "tensor/host_rows.h"
 
 namespace qinco {
 namespace {
@@ -27,8 +28,12 @@ class Masses {
 
   /// Takes in the row that was drawn last.
   void add(const kernels::Context& context, int64_t d, const float* x, const float* row) {
-    kernels::table<float>().nearest(context, n_, d, 1, x, row, ids_.data(), fresh_.data());
-    kernels::parallel_for(context, n_, kChunk, [&](int64_t begin, int64_t end, int) {
+    kernels::ScratchFrame frame(context);
+    float* const fresh = result_of(context, frame, fresh_.data(), n_);
+    kernels::table<float>(context.device)
+        .nearest(context, n_, d, 1, x, row, result_of(context, frame, ids_.data(), n_), fresh);
+    to_host(context, fresh, fresh_.data(), n_);
+    kernels::parallel_for(host_context(context), n_, kChunk, [&](int64_t begin, int64_t end, int) {
       double sum = 0;
       for (int64_t i = begin; i < end; ++i) {
         distances_[i] = std::min(distances_[i], fresh_[i]);
@@ -76,29 +81,34 @@ class Masses {
 // error.
 Tensor shrunk_rows(const kernels::Context& context, int64_t n, int64_t d, const float* x,
                    const std::vector<int32_t>& ids) {
-  const kernels::Table<float>& kernel = kernels::table<float>();
+  const kernels::Table<float>& kernel = kernels::table<float>(context.device);
   const auto k = static_cast<int64_t>(ids.size());
+  kernels::ScratchFrame frame(context);
   Tensor centroids = Tensor::empty({k, d});
-  kernel.gather_rows(context, k, d, x, ids.data(), centroids.data<float>());
   std::vector<float> sum(static_cast<size_t>(d));
-  kernel.column_sum(context, n, d, x, sum.data());
-  float* c = centroids.data<float>();
+  float* const c = centroids.data<float>();
+  float* const rows = result_of(context, frame, c, k * d);
+  float* const sums = result_of(context, frame, sum.data(), d);
+  kernel.gather_rows(context, k, d, x, to_device(context, frame, ids.data(), k), rows);
+  kernel.column_sum(context, n, d, x, sums);
+  to_host(context, rows, c, k * d);
+  to_host(context, sums, sum.data(), d);
   for (int64_t i = 0; i < k * d; ++i) {
     const float mean = sum[i % d] / static_cast<float>(n);
     c[i] = mean + kShrink * (c[i] - mean);
   }
-  return centroids;
+  return centroids.to(context.device);
 }
 
 Tensor plus_plus_rows(const kernels::Context& context, int64_t n, int64_t d, const float* x, const float* weights,
                       int64_t k, Random& random) {
-  Tensor centroids = Tensor::empty({k, d});
+  Tensor centroids = Tensor::empty({k, d}, DType::f32, context.device);
   Masses masses(n, weights);
   for (int64_t c = 0; c < k; ++c) {
     // Before the first, all distances are equal: the weights alone decide.
     const float* const row = x + masses.draw(random.uniform()) * d;
     float* const centroid = centroids.data<float>() + c * d;
-    std::copy_n(row, d, centroid);
+    kernels::copy_bytes(context.device, centroid, context.device, row, static_cast<size_t>(d) * sizeof(float));
     if (c + 1 < k) masses.add(context, d, x, centroid);
   }
   return centroids;

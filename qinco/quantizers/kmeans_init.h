@@ -1,4 +1,5 @@
-// Where k-means starts.
+// Where k-means starts. x and the results are in the memory of the context's device, weights are the host's; draws, and
+// the masses of k-means++ that they need, are the CPU's.
 #pragma once
 
 #include <cstdint>

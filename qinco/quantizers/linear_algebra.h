@@ -1,4 +1,4 @@
-// The decompositions that quantizers need.
+// The decompositions that quantizers need: by Eigen, on the CPU, as they are small and want double precision.
 #pragma once
 
 #include <cstdint>

@@ -1,20 +1,21 @@
 #include "qinco/quantizers/pq.h"
 
 #include <algorithm>
+#include <cassert>
 #include <utility>
 #include <vector>
 
 #include "kernels/check.h"
 #include "kernels/kernels.h"
-#include "kernels/parallel.h"
 #include "qinco/quantizers/kmeans.h"
 #include "qinco/quantizers/linear_algebra.h"
+#include "tensor/host_rows.h"
 #include "tensor/random.h"
 
 namespace qinco {
 namespace {
 
-constexpr int64_t kBlock = 4096;  // vectors encoded or decoded together
+constexpr int64_t kBlock = 4096, kDeviceBlock = 65536;  // vectors encoded or decoded together
 constexpr uint64_t kSampleStream = 0x7071;
 
 void check_sizes(int64_t n, int64_t d, int64_t M, int64_t K) {
@@ -24,37 +25,44 @@ void check_sizes(int64_t n, int64_t d, int64_t M, int64_t K) {
   check(K <= n, "PQ: K = {} codewords need at least as many training vectors, found {}", K, n);
 }
 
+int64_t block_size(const kernels::Context& context) {
+  return context.device.type == DeviceType::cpu ? kBlock : kDeviceBlock;
+}
+
 /// Block m of the rows of x [n,d], cut into blocks of `width`: out [n,width].
 void copy_block(const kernels::Context& context, int64_t n, int64_t d, const float* x, int64_t m, int64_t width,
                 float* out) {
-  kernels::parallel_for(context, n, 1024, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) std::copy_n(x + i * d + m * width, width, out + i * width);
-  });
+  const int64_t shape[] = {n, width}, strides[] = {d, 1};
+  kernels::table<float>(context.device).strided_copy(context, 2, shape, strides, x + m * width, out);
 }
 
-/// Codes [n,M] of rows that are rotated already.
+/// Codes [n,M], the host's, of rows on the device that are rotated already; so are the codebooks.
 void encode_rotated(const kernels::Context& context, const Tensor& codebooks, int64_t n, const float* x,
                     int32_t* codes) {
   const int64_t M = codebooks.size(0), K = codebooks.size(1), width = codebooks.size(2);
-  std::vector<float> block(static_cast<size_t>(n * width));
-  std::vector<int32_t> ids(static_cast<size_t>(n));
+  std::vector<int32_t> by_block(static_cast<size_t>(M * n));
+  kernels::ScratchFrame frame(context);
+  float* const block = frame.get<float>(n * width);
+  int32_t* const ids = result_of(context, frame, by_block.data(), M * n);
   for (int64_t m = 0; m < M; ++m) {
-    copy_block(context, n, M * width, x, m, width, block.data());
-    kernels::table<float>().nearest(context, n, width, K, block.data(), codebooks.data<float>() + m * K * width,
-                                    ids.data(), nullptr);
-    for (int64_t i = 0; i < n; ++i) codes[i * M + m] = ids[i];
+    copy_block(context, n, M * width, x, m, width, block);
+    kernels::table<float>(context.device)
+        .nearest(context, n, width, K, block, codebooks.data<float>() + m * K * width, ids + m * n, nullptr);
   }
+  to_host(context, ids, by_block.data(), M * n);
+  for (int64_t m = 0; m < M; ++m)
+    for (int64_t i = 0; i < n; ++i) codes[i * M + m] = by_block[m * n + i];
 }
 
+/// x [n,d] on the device: its blocks are rows of the codebooks, taken as one table [M*K,width].
 void decode_rotated(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
                     float* x) {
   const int64_t M = codebooks.size(0), K = codebooks.size(1), width = codebooks.size(2);
-  const float* const table = codebooks.data<float>();
-  kernels::parallel_for(context, n, 256, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t m = 0; m < M; ++m)
-        std::copy_n(table + (m * K + codes[i * M + m]) * width, width, x + (i * M + m) * width);
-  });
+  std::vector<int32_t> rows(static_cast<size_t>(n * M));
+  for (int64_t i = 0; i < n * M; ++i) rows[i] = static_cast<int32_t>(i % M * K) + codes[i];
+  kernels::ScratchFrame frame(context);
+  kernels::table<float>(context.device)
+      .gather_rows(context, n * M, width, codebooks.data<float>(), to_device(context, frame, rows.data(), n * M), x);
 }
 
 /// The rows of x that training uses: all, or max_points_per_centroid * K drawn at random.
@@ -69,8 +77,10 @@ Sample draw_sample(const kernels::Context& context, int64_t n, int64_t d, const 
   const int64_t limit = options.max_points_per_centroid * K;
   if (limit <= 0 || n <= limit) return {n, x, {}};
   std::vector<int32_t> ids = Random(options.seed, kSampleStream).permutation(n);
-  Sample sample{limit, nullptr, Tensor::empty({limit, d})};
-  kernels::table<float>().gather_rows(context, limit, d, x, ids.data(), sample.rows.data<float>());
+  Sample sample{limit, nullptr, Tensor::empty({limit, d}, DType::f32, context.device)};
+  kernels::ScratchFrame frame(context);
+  kernels::table<float>(context.device)
+      .gather_rows(context, limit, d, x, to_device(context, frame, ids.data(), limit), sample.rows.data<float>());
   sample.x = sample.rows.data<float>();
   return sample;
 }
@@ -79,7 +89,8 @@ Sample draw_sample(const kernels::Context& context, int64_t n, int64_t d, const 
 Tensor cluster_blocks(const kernels::Context& context, int64_t n, int64_t d, const float* x, int64_t M, int64_t K,
                       int iterations, const Tensor& initial, const PqOptions& options) {
   const int64_t width = d / M;
-  Tensor codebooks = Tensor::empty({M, K, width}), block = Tensor::empty({n, width});
+  Tensor codebooks = Tensor::empty({M, K, width}, DType::f32, context.device);
+  const Tensor block = Tensor::empty({n, width}, DType::f32, context.device);
   KmeansOptions clustering;
   clustering.iterations = iterations;
   clustering.max_points_per_centroid = 0;
@@ -95,58 +106,67 @@ Tensor cluster_blocks(const kernels::Context& context, int64_t n, int64_t d, con
 
 /// X^T Y [d,d] for X, Y [n,d].
 Tensor cross_product(const kernels::Context& context, int64_t n, int64_t d, const float* x, const float* y) {
-  Tensor cross = Tensor::empty({d, d});
+  Tensor cross = Tensor::empty({d, d}, DType::f32, context.device);
   kernels::Gemm<float> gemm;
   gemm.m = d, gemm.n = d, gemm.k = n;
   gemm.a = x, gemm.lda = d, gemm.trans_a = true;
   gemm.b = y, gemm.ldb = d;
   gemm.c = cross.data<float>(), gemm.ldc = d;
-  kernels::table<float>().gemm(context, gemm);
+  kernels::table<float>(context.device).gemm(context, gemm);
   return cross;
 }
 
 }  // namespace
 
 void rotate(const kernels::Context& context, const Tensor& A, int64_t n, const float* x, float* out) {
+  assert(A.device() == context.device);
   kernels::Gemm<float> gemm;
   gemm.m = n, gemm.n = A.size(0), gemm.k = A.size(1);
   gemm.a = x, gemm.lda = gemm.k;
   gemm.b = A.data<float>(), gemm.ldb = gemm.k, gemm.trans_b = true;
   gemm.c = out, gemm.ldc = gemm.n;
-  kernels::table<float>().gemm(context, gemm);
+  kernels::table<float>(context.device).gemm(context, gemm);
 }
 
 void rotate_back(const kernels::Context& context, const Tensor& A, int64_t n, const float* x, float* out) {
+  assert(A.device() == context.device);
   kernels::Gemm<float> gemm;
   gemm.m = n, gemm.n = A.size(1), gemm.k = A.size(0);
   gemm.a = x, gemm.lda = gemm.k;
   gemm.b = A.data<float>(), gemm.ldb = gemm.n;
   gemm.c = out, gemm.ldc = gemm.n;
-  kernels::table<float>().gemm(context, gemm);
+  kernels::table<float>(context.device).gemm(context, gemm);
 }
 
 void ProductQuantizer::encode(const kernels::Context& context, int64_t n, const float* x, int32_t* codes) const {
-  const int64_t width = d();
-  std::vector<float> rotated(rotation.defined() ? static_cast<size_t>(std::min(n, kBlock) * width) : 0);
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t count = std::min(kBlock, n - begin);
-    const float* rows = x + begin * width;
-    if (rotation.defined()) {
-      rotate(context, rotation, count, rows, rotated.data());
-      rows = rotated.data();
+  const Tensor tables = codebooks.to(context.device);
+  const Tensor turn = rotation.defined() ? rotation.to(context.device) : rotation;
+  const int64_t width = d(), block = block_size(context);
+  for (int64_t begin = 0; begin < n; begin += block) {
+    const int64_t count = std::min(block, n - begin);
+    kernels::ScratchFrame frame(context);
+    const float* rows = to_device(context, frame, x + begin * width, count * width);
+    if (turn.defined()) {
+      float* const rotated = frame.get<float>(count * width);
+      rotate(context, turn, count, rows, rotated);
+      rows = rotated;
     }
-    encode_rotated(context, codebooks, count, rows, codes + begin * M());
+    encode_rotated(context, tables, count, rows, codes + begin * M());
   }
 }
 
 void ProductQuantizer::decode(const kernels::Context& context, int64_t n, const int32_t* codes, float* x) const {
-  if (!rotation.defined()) return decode_rotated(context, codebooks, n, codes, x);
-  const int64_t width = d();
-  std::vector<float> rotated(static_cast<size_t>(std::min(n, kBlock) * width));
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t count = std::min(kBlock, n - begin);
-    decode_rotated(context, codebooks, count, codes + begin * M(), rotated.data());
-    rotate_back(context, rotation, count, rotated.data(), x + begin * width);
+  const Tensor tables = codebooks.to(context.device);
+  const Tensor turn = rotation.defined() ? rotation.to(context.device) : rotation;
+  const int64_t width = d(), block = block_size(context);
+  for (int64_t begin = 0; begin < n; begin += block) {
+    const int64_t count = std::min(block, n - begin);
+    kernels::ScratchFrame frame(context);
+    float* const out = result_of(context, frame, x + begin * width, count * width);
+    float* const rotated = turn.defined() ? frame.get<float>(count * width) : out;
+    decode_rotated(context, tables, count, codes + begin * M(), rotated);
+    if (turn.defined()) rotate_back(context, turn, count, rotated, out);
+    to_host(context, out, x + begin * width, count * width);
   }
 }
 
@@ -154,7 +174,7 @@ ProductQuantizer train_pq(const kernels::Context& context, int64_t n, int64_t d,
                           const PqOptions& options) {
   check_sizes(n, d, M, K);
   const Sample sample = draw_sample(context, n, d, x, K, options);
-  return {cluster_blocks(context, sample.n, d, sample.x, M, K, options.iterations, {}, options), {}};
+  return {cluster_blocks(context, sample.n, d, sample.x, M, K, options.iterations, {}, options).to(Device{}), {}};
 }
 
 Tensor train_opq_rotation(const kernels::Context& context, int64_t n, int64_t d, const float* x, int64_t M, int64_t K,
@@ -164,19 +184,21 @@ Tensor train_opq_rotation(const kernels::Context& context, int64_t n, int64_t d,
   const Sample sample = draw_sample(context, n, d, x, K, options);
   PqOptions quiet = options;
   quiet.on_step = nullptr;
-  Tensor rotation, codebooks, rotated = Tensor::empty({sample.n, d}), decoded = Tensor::empty({sample.n, d});
+  const Tensor rotated = Tensor::empty({sample.n, d}, DType::f32, context.device);
+  const Tensor decoded = Tensor::empty({sample.n, d}, DType::f32, context.device);
+  Tensor rotation, codebooks;
   std::vector<int32_t> codes(static_cast<size_t>(sample.n * M));
   for (int i = 0; i < options.opq_iterations; ++i) {
     const float* rows = sample.x;
     if (rotation.defined()) {
-      rotate(context, rotation, sample.n, sample.x, rotated.data<float>());
+      rotate(context, rotation.to(context.device), sample.n, sample.x, rotated.data<float>());
       rows = rotated.data<float>();
     }
     const int iterations = i == 0 ? options.iterations : 1;
     codebooks = cluster_blocks(context, sample.n, d, rows, M, K, iterations, codebooks, quiet);
     encode_rotated(context, codebooks, sample.n, rows, codes.data());
     decode_rotated(context, codebooks, sample.n, codes.data(), decoded.data<float>());
-    rotation = procrustes(cross_product(context, sample.n, d, sample.x, decoded.data<float>()));
+    rotation = procrustes(cross_product(context, sample.n, d, sample.x, decoded.data<float>()).to(Device{}));
     if (options.on_step) options.on_step(i + 1, options.opq_iterations);
   }
   return rotation;
@@ -189,8 +211,8 @@ ProductQuantizer train_opq(const kernels::Context& context, int64_t n, int64_t d
   if (options.on_step) part.on_step = [&](int64_t done, int64_t) { options.on_step(done, total); };
   const Tensor rotation = train_opq_rotation(context, n, d, x, M, K, part);
   const Sample sample = draw_sample(context, n, d, x, K, options);
-  const Tensor rotated = Tensor::empty({sample.n, d});
-  rotate(context, rotation, sample.n, sample.x, rotated.data<float>());
+  const Tensor rotated = Tensor::empty({sample.n, d}, DType::f32, context.device);
+  rotate(context, rotation.to(context.device), sample.n, sample.x, rotated.data<float>());
   if (options.on_step) part.on_step = [&](int64_t done, int64_t) { options.on_step(rotations + done, total); };
   ProductQuantizer pq = train_pq(context, sample.n, d, rotated.data<float>(), M, K, part);
   pq.rotation = rotation;

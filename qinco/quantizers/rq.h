@@ -12,17 +12,19 @@
 namespace qinco {
 
 struct ResidualQuantizer {
-  Tensor codebooks;  // f32 [M,K,d]
+  Tensor codebooks;  // f32 [M,K,d], on any device
 
   int64_t M() const { return codebooks.size(0); }
   int64_t K() const { return codebooks.size(1); }
   int64_t d() const { return codebooks.size(2); }
 
-  /// codes [n,M] of x [n,d]: at every step the `beam` best prefixes are kept (1 = greedy), ties to the lower prefix and
-  /// then the lower index; the best of the last step is the code.
+  /// codes [n,M] of x [n,d], both the host's; the context's device does the work. At every step the `beam` best
+  /// prefixes are kept (1 = greedy), ties to the lower prefix and then the lower index; the best of the last step is
+  /// the code.
   void encode(const kernels::Context& context, int64_t n, const float* x, int64_t beam, int32_t* codes) const;
 
-  /// x [n,d] = the sum of the codewords of the first M_used codes; row i of codes starts at codes + i*codes_ld.
+  /// x [n,d] = the sum of the codewords of the first M_used codes; row i of codes starts at codes + i*codes_ld. Both
+  /// are the host's.
   void decode(const kernels::Context& context, int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used,
               float* x) const;
 };
@@ -35,8 +37,8 @@ struct RqOptions {
   std::function<void(int64_t step, int64_t M)> on_step;  // called after each of the M steps, if set
 };
 
-/// Trains step by step: k-means on the residuals of all beams of x [n,d], then every vector keeps its best beams.
-/// K is a power of two up to 65536. Throws Error on K > n or other bad sizes.
+/// Trains on x, in the memory of the context's device, step by step: k-means on the residuals of all beams of x [n,d],
+/// then every vector keeps its best beams. K is a power of two up to 65536. Throws Error on K > n or other bad sizes.
 ResidualQuantizer train_rq(const kernels::Context& context, int64_t n, int64_t d, const float* x, int64_t M, int64_t K,
                            const RqOptions& options = {});
 

@@ -6,6 +6,7 @@
 
 #include "kernels/check.h"
 #include "tensor/create.h"
+#include "tensor/host_rows.h"
 
 namespace qinco {
 namespace {
@@ -25,14 +26,16 @@ void PackedCodes::add(int64_t n, const uint8_t* codes) {
       bytes_[static_cast<size_t>(kernels::scan_place(n_, m, width_))] = codes[i * width_ + m];
 }
 
-ScanTables::ScanTables(const Tensor& codebooks, std::optional<NormQuantizer> norms)
+ScanTables::ScanTables(const Tensor& codebooks, std::optional<NormQuantizer> norms, Device device)
     : M_(codebooks.size(0)), norms_(std::move(norms)) {
   const int64_t K = codebooks.size(1), d = codebooks.size(2);
   check(K <= kScanEntries, "search by look-up tables: K = {}, expected at most {}", K, kScanEntries);
-  codewords_ = zeros({M_ * kScanEntries, d});
+  const Tensor values = codebooks.contiguous().to(Device{}), codewords = zeros({M_ * kScanEntries, d});
   for (int64_t m = 0; m < M_; ++m)
     for (int64_t i = 0; i < K * d; ++i)
-      codewords_.data<float>()[m * kScanEntries * d + i] = -2 * codebooks.data<float>()[m * K * d + i];
+      codewords.data<float>()[m * kScanEntries * d + i] = -2 * values.data<float>()[m * K * d + i];
+  codewords_ = codewords.to(device);
+  if (norms_) levels_ = from_vector(norms_->levels()).to(device);
 }
 
 void ScanTables::make(const kernels::Context& context, int64_t nq, const float* queries, float* tables) const {
@@ -41,10 +44,12 @@ void ScanTables::make(const kernels::Context& context, int64_t nq, const float* 
   product.a = queries, product.lda = d();
   product.b = codewords_.data<float>(), product.ldb = d(), product.trans_b = true;
   product.c = tables, product.ldc = width() * kScanEntries;
-  kernels::table<float>().gemm(context, product);
+  kernels::table<float>(context.device).gemm(context, product);
   if (!norms_) return;
-  for (int64_t q = 0; q < nq; ++q)
-    std::copy(norms_->levels().begin(), norms_->levels().end(), tables + (q * width() + M_) * kScanEntries);
+  const Tensor repeated = levels_.expand({nq, kScanEntries}).contiguous();
+  const int64_t shape[] = {nq, kScanEntries}, strides[] = {product.ldc, 1};
+  kernels::table<float>(context.device)
+      .strided_write(context, 2, shape, strides, repeated.data<float>(), tables + M_ * kScanEntries);
 }
 
 void ScanTables::to_bytes(int64_t n, const int32_t* codes, const float* norms, uint8_t* bytes) const {
@@ -56,8 +61,8 @@ void ScanTables::to_bytes(int64_t n, const int32_t* codes, const float* norms, u
   }
 }
 
-AdditiveIndex::AdditiveIndex(const Tensor& codebooks, std::optional<NormQuantizer> norms)
-    : codebooks_(codebooks.clone()), tables_(codebooks, std::move(norms)), codes_(tables_.width()) {}
+AdditiveIndex::AdditiveIndex(const Tensor& codebooks, std::optional<NormQuantizer> norms, Device device)
+    : codebooks_(codebooks.clone(device)), tables_(codebooks, std::move(norms), device), codes_(tables_.width()) {}
 
 void AdditiveIndex::add(const kernels::Context& context, int64_t n, const int32_t* codes) {
   constexpr int64_t kMost = int64_t{std::numeric_limits<uint32_t>::max()} - 1;
@@ -79,19 +84,34 @@ void AdditiveIndex::codes(int64_t id, int32_t* out) const {
   for (int64_t m = 0; m < M(); ++m) out[m] = codes_.at(id, m);
 }
 
+void AdditiveIndex::copy_to_device(Device device) const {
+  if (on_device_ == size()) return;
+  device_codes_ = from_vector(codes_.bytes()).to(device);
+  device_norms_ = from_vector(norms_).to(device);
+  on_device_ = size();
+}
+
 void AdditiveIndex::search(const kernels::Context& context, int64_t nq, const float* queries, int64_t k, int64_t* ids,
                            float* scores) const {
   const int64_t table = tables_.width() * kScanEntries, d = tables_.d();
   const int64_t block = std::clamp<int64_t>(kTableFloats / table, 1, std::max<int64_t>(nq, 1));
-  std::vector<float> tables(static_cast<size_t>(block * table));
-  const kernels::ScanList<float> list{size(), codes_.data(), tables_.norms() ? nullptr : norms_.data(), 0, 0};
+  const bool cpu = context.device.type == DeviceType::cpu;
+  if (!cpu) copy_to_device(context.device);
+  const float* const norms = cpu ? norms_.data() : device_norms_.data<float>();
+  const kernels::ScanList<float> list{size(), cpu ? codes_.data() : device_codes_.data<uint8_t>(),
+                                      tables_.norms() ? nullptr : norms, 0, 0};
   for (int64_t begin = 0; begin < nq; begin += block) {
     const int64_t count = std::min(block, nq - begin);
-    tables_.make(context, count, queries + begin * d, tables.data());
+    kernels::ScratchFrame frame(context);
+    float* const tables = frame.get<float>(count * table);
+    int64_t* const found = result_of(context, frame, ids + begin * k, count * k);
+    float* const best = result_of(context, frame, scores + begin * k, count * k);
+    tables_.make(context, count, to_device(context, frame, queries + begin * d, count * d), tables);
     std::vector<kernels::ScanQuery<float>> scans;
-    for (int64_t q = 0; q < count; ++q) scans.push_back({tables.data() + q * table, 1, &list});
-    kernels::table<float>().scan(context,
-                                 {count, tables_.width(), k, scans.data(), ids + begin * k, scores + begin * k});
+    for (int64_t q = 0; q < count; ++q) scans.push_back({tables + q * table, 1, &list});
+    kernels::table<float>(context.device).scan(context, {count, tables_.width(), k, scans.data(), found, best});
+    to_host(context, found, ids + begin * k, count * k);
+    to_host(context, best, scores + begin * k, count * k);
   }
 }
 

@@ -23,6 +23,7 @@ class PackedCodes {
   uint8_t at(int64_t i, int64_t m) const { return bytes_[static_cast<size_t>(kernels::scan_place(i, m, width_))]; }
   int64_t size() const { return n_; }
   const uint8_t* data() const { return bytes_.data(); }
+  const std::vector<uint8_t>& bytes() const { return bytes_; }
 
  private:
   int64_t width_;
@@ -34,8 +35,9 @@ class PackedCodes {
 /// a norm quantizer, one for the norm.
 class ScanTables {
  public:
-  /// codebooks f32 [M,K,d]. Throws Error when K > 256: codes are bytes here.
-  ScanTables(const Tensor& codebooks, std::optional<NormQuantizer> norms);
+  /// codebooks f32 [M,K,d], on any device; tables are made on `device`. Throws Error when K > 256: codes are bytes
+  /// here.
+  ScanTables(const Tensor& codebooks, std::optional<NormQuantizer> norms, Device device = {});
 
   int64_t M() const { return M_; }
   int64_t d() const { return codewords_.size(1); }
@@ -43,21 +45,26 @@ class ScanTables {
   int64_t width() const { return M_ + (norms_ ? 1 : 0); }
   const std::optional<NormQuantizer>& norms() const { return norms_; }
 
-  /// tables [nq,width,256] of queries [nq,d]: -2 <q, T_m[k]>, and the levels of the norms.
+  /// tables [nq,width,256] of queries [nq,d], both in the device's memory: -2 <q, T_m[k]>, and the levels of the norms.
   void make(const kernels::Context& context, int64_t nq, const float* queries, float* tables) const;
   /// bytes [n,width] of codes [n,M] and, with a norm quantizer, norms [n].
   void to_bytes(int64_t n, const int32_t* codes, const float* norms, uint8_t* bytes) const;
 
  private:
   int64_t M_;
-  Tensor codewords_;  // f32 [M*256,d]  -2 T, rows beyond K are 0
+  Tensor codewords_;  // on the device: f32 [M*256,d]  -2 T, rows beyond K are 0
+  Tensor levels_;     // on the device: f32 [256] with a norm quantizer
   std::optional<NormQuantizer> norms_;
 };
 
+/// Codes are packed and kept in the host's memory; `device` scans, if it is not the CPU a copy that the first search
+/// after an add makes: then one thread may search at a time.
 class AdditiveIndex {
  public:
   /// Norms ||x_AQ||^2 are kept as float32, or as one byte where a quantizer for them is given. Throws as ScanTables.
-  explicit AdditiveIndex(const Tensor& codebooks, std::optional<NormQuantizer> norms = {});
+  explicit AdditiveIndex(const Tensor& codebooks, std::optional<NormQuantizer> norms = {}, Device device = {});
+
+  // Contexts are of the index's device, pointers to the host's memory.
 
   /// Adds n vectors by their codes [n,M], each in [0,K); ids go on from those before. At most 2^32 - 2 in all.
   void add(const kernels::Context& context, int64_t n, const int32_t* codes);
@@ -76,10 +83,14 @@ class AdditiveIndex {
               float* scores) const;
 
  private:
-  Tensor codebooks_;  // [M,K,d]
+  void copy_to_device(Device device) const;
+
+  Tensor codebooks_;  // on the device: [M,K,d]
   ScanTables tables_;
   PackedCodes codes_;
-  std::vector<float> norms_;  // [n] without a norm quantizer
+  std::vector<float> norms_;                    // [n] without a norm quantizer
+  mutable Tensor device_codes_, device_norms_;  // copies of both ..
+  mutable int64_t on_device_ = -1;              // .. when there were so many vectors
 };
 
 }  // namespace qinco

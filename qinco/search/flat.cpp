@@ -7,12 +7,13 @@
 #include "kernels/check.h"
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
+#include "tensor/host_rows.h"
 
 namespace qinco {
 namespace {
 
-constexpr int64_t kQueryBlock = 256;
-constexpr int64_t kBaseBlock = 4096;  // with kQueryBlock: 4 MB of distances per tile
+constexpr int64_t kQueryBlock = 256, kDeviceQueryBlock = 2048;
+constexpr int64_t kBaseBlock = 4096, kDeviceBaseBlock = 32768;  // distances per tile: 4 MB, or 256 MB on a GPU
 
 /// Distances as they order: NaN last, as in topk.
 float rank(float value) {
@@ -39,43 +40,52 @@ void merge(int64_t k, int64_t held, int64_t count, const float* values, const in
 FlatSearch::FlatSearch(const kernels::Context& context, const Tensor& queries, int64_t k)
     : context_(context), nq_(queries.size(0)), d_(queries.size(1)), k_(k) {
   check(k >= 1, "search: {} neighbours asked for, expected at least 1", k);
-  const Tensor rows = queries.contiguous();
-  queries_.resize(static_cast<size_t>(nq_ * d_));
-  kernels::table<float>().axpby(context, nq_ * d_, -2.0f, rows.data<float>(), 0.0f, queries_.data());
+  const bool cpu = context.device.type == DeviceType::cpu;
+  query_block_ = std::min(nq_, cpu ? kQueryBlock : kDeviceQueryBlock);
+  base_block_ = cpu ? kBaseBlock : kDeviceBaseBlock;
+  const Tensor rows = queries.contiguous().to(context.device);
+  queries_ = Tensor::empty({nq_, d_}, DType::f32, context.device);
+  kernels::table<float>(context.device)
+      .axpby(context, nq_ * d_, -2.0f, rows.data<float>(), 0.0f, queries_.data<float>());
   const int64_t kept = checked_mul(nq_, k, "search results");
   values_.resize(static_cast<size_t>(kept));
   ids_.resize(static_cast<size_t>(kept));
-  const int64_t block = std::min(nq_, kQueryBlock);
-  tile_.resize(static_cast<size_t>(block * kBaseBlock));
-  tile_values_.resize(static_cast<size_t>(block * std::min(k, kBaseBlock)));
+  tile_ = Tensor::empty({query_block_, base_block_}, DType::f32, context.device);
+  tile_values_.resize(static_cast<size_t>(query_block_ * std::min(k, base_block_)));
   tile_ids_.resize(tile_values_.size());
 }
 
 void FlatSearch::add(int64_t n, const float* x) {
   check(held_ + n <= std::numeric_limits<int32_t>::max(), "search: a base of more than 2^31 - 1 vectors");
-  std::vector<float> norms(static_cast<size_t>(std::min(n, kBaseBlock)));
-  for (int64_t begin = 0; begin < n; begin += kBaseBlock) {
-    const int64_t count = std::min(kBaseBlock, n - begin);
-    const float* tile = x + begin * d_;
-    kernels::table<float>().row_squared_norm(context_, count, d_, tile, norms.data());
-    for (int64_t q = 0; q < nq_; q += kQueryBlock) add_tile(count, tile, norms.data(), q);
+  for (int64_t begin = 0; begin < n; begin += base_block_) {
+    const int64_t count = std::min(base_block_, n - begin);
+    kernels::ScratchFrame frame(context_);
+    const float* const tile = to_device(context_, frame, x + begin * d_, count * d_);
+    float* const norms = frame.get<float>(count);
+    kernels::table<float>(context_.device).row_squared_norm(context_, count, d_, tile, norms);
+    for (int64_t q = 0; q < nq_; q += query_block_) add_tile(count, tile, norms, q);
     held_ += count;
   }
 }
 
 void FlatSearch::add_tile(int64_t n, const float* x, const float* norms, int64_t first_query) {
-  const kernels::Table<float>& kernel = kernels::table<float>();
-  const int64_t count = std::min(kQueryBlock, nq_ - first_query);
+  const kernels::Table<float>& kernel = kernels::table<float>(context_.device);
+  const int64_t count = std::min(query_block_, nq_ - first_query);
   const int64_t kept = std::min(k_, n), held = std::min(k_, held_);
   // ||q - y||^2 - ||q||^2 = ||y||^2 + (-2q) . y: the same order for each query.
   kernels::Gemm<float> product;
   product.m = count, product.n = n, product.k = d_;
-  product.a = queries_.data() + first_query * d_, product.lda = d_;
+  product.a = queries_.data<float>() + first_query * d_, product.lda = d_;
   product.b = x, product.ldb = d_, product.trans_b = true;
-  product.c = tile_.data(), product.ldc = n, product.bias = norms;
+  product.c = tile_.data<float>(), product.ldc = n, product.bias = norms;
   kernel.gemm(context_, product);
-  kernel.topk(context_, count, n, kept, tile_.data(), tile_ids_.data(), tile_values_.data());
-  kernels::parallel_for(context_, count, 16, [&](int64_t begin, int64_t end, int) {
+  kernels::ScratchFrame frame(context_);
+  float* const values = result_of(context_, frame, tile_values_.data(), count * kept);
+  int32_t* const ids = result_of(context_, frame, tile_ids_.data(), count * kept);
+  kernel.topk(context_, count, n, kept, tile_.data<float>(), ids, values);
+  to_host(context_, values, tile_values_.data(), count * kept);
+  to_host(context_, ids, tile_ids_.data(), count * kept);
+  kernels::parallel_for(host_context(context_), count, 16, [&](int64_t begin, int64_t end, int) {
     std::vector<std::pair<float, int32_t>> spare;
     for (int64_t i = begin; i < end; ++i)
       merge(k_, held, kept, tile_values_.data() + i * kept, tile_ids_.data() + i * kept, held_, spare,
@@ -95,7 +105,7 @@ Tensor flat_search(const kernels::Context& context, const Tensor& base, const Te
   check(queries.size(1) == base.size(1), "search: queries have dimension {}, the base {}", queries.size(1),
         base.size(1));
   check(1 <= k && k <= n, "search: {} neighbours asked for in a base of {}", k, n);
-  const Tensor rows = base.contiguous();
+  const Tensor rows = base.contiguous().to(Device{});
   FlatSearch search(context, queries, k);
   search.add(n, rows.data<float>());
   return search.ids();

@@ -10,13 +10,13 @@
 namespace qinco {
 
 /// The k nearest base vectors of each query, found while the base passes by block after block: memory does not grow
-/// with the base.
+/// with the base. The context's device computes distances and the best of a block; the host merges these.
 class FlatSearch {
  public:
-  /// queries f32 [nq,d]; k >= 1.
+  /// queries f32 [nq,d], on any device; k >= 1.
   FlatSearch(const kernels::Context& context, const Tensor& queries, int64_t k);
 
-  /// Searches the next n base vectors x [n,d], whose ids follow those of the vectors before.
+  /// Searches the next n base vectors x [n,d], the host's, whose ids follow those of the vectors before.
   void add(int64_t n, const float* x);
 
   /// i32 [nq,min(k, vectors added)], nearest first, the lower id first among equal computed distances.
@@ -27,11 +27,12 @@ class FlatSearch {
 
   const kernels::Context& context_;
   int64_t nq_, d_, k_;
-  int64_t held_ = 0;            // vectors added
-  std::vector<float> queries_;  // [nq,d]  -2 q
-  std::vector<float> values_;   // [nq,k]  ||y||^2 - 2 q.y of the best, ascending
-  std::vector<int32_t> ids_;    // [nq,k]
-  std::vector<float> tile_;     // distances of one tile, and below the best of its rows
+  int64_t query_block_, base_block_;  // sizes of a tile of distances
+  int64_t held_ = 0;                  // vectors added
+  Tensor queries_;                    // on the device: [nq,d]  -2 q
+  std::vector<float> values_;         // [nq,k]  ||y||^2 - 2 q.y of the best, ascending
+  std::vector<int32_t> ids_;          // [nq,k]
+  Tensor tile_;                       // on the device: distances of one tile; below, the host's: the best of its rows
   std::vector<float> tile_values_;
   std::vector<int32_t> tile_ids_;
 };

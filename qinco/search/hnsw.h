@@ -10,7 +10,7 @@
 
 namespace qinco {
 
-/// A value; copies share the graph. Searches may run in many threads at once.
+/// A value, on the CPU; copies share the graph. Searches may run in many threads at once.
 class Hnsw {
  public:
   /// The graph of x [n,d]: `links` per vector (2 to 1000; twice as many in the lowest layer), candidates considered

@@ -29,11 +29,13 @@ uint64_t fingerprint_of(const Qinco& model) {
 
 }  // namespace
 
-IvfCoder::IvfCoder(const Qinco& model) : codec_(model), fingerprint_(fingerprint_of(model)) {
+IvfCoder::IvfCoder(const Qinco& model, Device device)
+    : codec_(model, kernels::Precision::exact, device), fingerprint_(fingerprint_of(model)) {
   const QincoConfig& config = model.config();
   check(config.K_ivf > 0, "index: a model of variant {}, expected ivf-qinco", config.variant());
   check(config.K <= 256, "index: K = {}, expected at most 256", config.K);
-  centroids_ = scale(model.codebook(0).value(), static_cast<double>(config.db_scale));
+  centroids_ = scale(model.codebook(0).value().to(Device{}), static_cast<double>(config.db_scale));
+  device_centroids_ = centroids_.to(device);
 }
 
 void split_codes(const QincoConfig& config, int64_t n, const int32_t* codes, int32_t* lists, int32_t* within) {

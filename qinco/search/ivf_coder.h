@@ -15,19 +15,21 @@ namespace qinco {
 /// An IVF-QINCo model, ready to code and to decode.
 class IvfCoder {
  public:
-  /// Compiles `model`; throws Error unless it has a coarse quantizer and K <= 256.
-  explicit IvfCoder(const Qinco& model);
+  /// Compiles `model` for `device`; throws Error unless it has a coarse quantizer and K <= 256.
+  explicit IvfCoder(const Qinco& model, Device device = {});
 
   const QincoConfig& config() const { return codec_.config(); }
   const Codec& codec() const { return codec_; }
-  /// f32 [K_ivf,d] in the original space.
+  Device device() const { return codec_.device(); }
+  /// f32 [K_ivf,d] in the original space, in the host's memory; and on the device.
   const Tensor& centroids() const { return centroids_; }
+  const Tensor& device_centroids() const { return device_centroids_; }
   /// Tells one model from another.
   uint64_t fingerprint() const { return fingerprint_; }
 
  private:
   Codec codec_;
-  Tensor centroids_;
+  Tensor centroids_, device_centroids_;
   uint64_t fingerprint_;
 };
 
@@ -36,11 +38,12 @@ class IvfCoder {
 void split_codes(const QincoConfig& config, int64_t n, const int32_t* codes, int32_t* lists, int32_t* within);
 
 /// What a list's entries add to ||q - c||^2 - 2 <q,r> for the residual r that the fixed codebooks f32 [M,K,d] give:
-/// norms [n] = 2 <c,r> + ||r||^2, for lists [n] and codes within them [n,M].
+/// norms [n] = 2 <c,r> + ||r||^2, for lists [n] and codes within them [n,M]. By the CPU, as little beside encoding.
 void residual_norms(const IvfCoder& coder, const Tensor& codebooks, int64_t n, const int32_t* lists,
                     const int32_t* within, float* norms);
 
-/// Fits what an index needs beside the model: fixed codebooks of the residuals, and levels of their norms.
+/// Fits what an index needs beside the model: fixed codebooks of the residuals, and levels of their norms. The coder's
+/// device encodes, the CPU does the rest.
 class IvfBuilder {
  public:
   explicit IvfBuilder(std::shared_ptr<const IvfCoder> coder);

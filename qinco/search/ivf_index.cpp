@@ -10,6 +10,8 @@
 #include "kernels/check.h"
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
+#include "tensor/create.h"
+#include "tensor/host_rows.h"
 
 namespace qinco {
 namespace {
@@ -21,8 +23,8 @@ constexpr int64_t kShortLists = int64_t{1} << 15;    // candidates held together
 constexpr int64_t kMaxId = int64_t{std::numeric_limits<uint32_t>::max()} - 1;
 
 /// The fixed codebooks of the file with its levels of norms.
-ScanTables tables_of(const IvfParameters& p) {
-  return ScanTables(p.codebooks, NormQuantizer(p.levels));
+ScanTables tables_of(const IvfParameters& p, Device device) {
+  return ScanTables(p.codebooks, NormQuantizer(p.levels), device);
 }
 
 /// The graph in the file at `path`.
@@ -37,7 +39,7 @@ Hnsw graph_of(const std::string& path, const IvfParameters& p) {
 }  // namespace
 
 IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> coder)
-    : coder_(std::move(coder)), file_(IvfFile::open(path)), tables_(tables_of(file_.parameters())) {
+    : coder_(std::move(coder)), file_(IvfFile::open(path)), tables_(tables_of(file_.parameters(), coder_->device())) {
   const IvfParameters& p = file_.parameters();
   const QincoConfig& config = coder_->config();
   check(p.d == config.d && p.M == config.M && p.K == config.K && p.K_ivf == config.K_ivf,
@@ -47,9 +49,10 @@ IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> code
   if (!p.graph.empty()) graph_ = graph_of(path, p);
   check(!graph_ || graph_->size() == p.K_ivf, "{}: damaged index: a graph of {} centroids, expected {}", path,
         graph_ ? graph_->size() : 0, p.K_ivf);
-  centroid_norms_.resize(static_cast<size_t>(p.K_ivf));
-  kernels::table<float>().row_squared_norm(kernels::Context::cpu(), p.K_ivf, p.d, coder_->centroids().data<float>(),
-                                           centroid_norms_.data());
+  const kernels::Context& host = kernels::Context::cpu();
+  host_norms_.resize(static_cast<size_t>(p.K_ivf));
+  kernels::table<float>().row_squared_norm(host, p.K_ivf, p.d, coder_->centroids().data<float>(), host_norms_.data());
+  centroid_norms_ = from_vector(host_norms_).to(coder_->device());
   attach();
 }
 
@@ -57,18 +60,20 @@ IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> code
 void IvfIndex::attach() {
   const IvfParameters& p = file_.parameters();
   pieces_.clear();
+  lists_->codes.clear();
   list_begin_.assign(static_cast<size_t>(p.K_ivf) + 1, 0);
-  int64_t blocks = 0;
+  int64_t blocks = 0, number = 0;
   for (const IvfSegment& segment : file_.segments()) {
     int64_t within = 0;
     for (int64_t i = 0; i < segment.pieces; ++i) {
-      pieces_.push_back({segment.lists[i], segment.counts[i], blocks + within,
-                         segment.codes + within * p.width() * kernels::kScanBlock,
-                         segment.ids + within * kernels::kScanBlock});
+      const int64_t offset = within * p.width() * kernels::kScanBlock;
+      pieces_.push_back({segment.lists[i], segment.counts[i], blocks + within, segment.codes + offset,
+                         segment.ids + within * kernels::kScanBlock, number, offset});
       ++list_begin_[segment.lists[i] + 1];
       within += (segment.counts[i] + kernels::kScanBlock - 1) / kernels::kScanBlock;
     }
     blocks += segment.blocks;
+    ++number;
   }
   check(blocks * kernels::kScanBlock < kMaxId, "{}: {} blocks of entries are too many; merging brings them together",
         file_.path(), blocks);
@@ -127,22 +132,39 @@ int64_t IvfIndex::id_of(int64_t slot) const {
   return piece.ids[slot - piece.first_block * kernels::kScanBlock];
 }
 
+// The segments' codes on the coder's device, which is not the CPU.
+const std::vector<Tensor>& IvfIndex::device_codes() const {
+  const std::lock_guard lock(lists_->mutex);
+  if (!lists_->codes.empty()) return lists_->codes;
+  for (const IvfSegment& segment : file_.segments()) {
+    const int64_t bytes = segment.blocks * file_.parameters().width() * kernels::kScanBlock;
+    const Tensor copy = Tensor::empty({bytes}, DType::u8, coder_->device());
+    kernels::copy_bytes(coder_->device(), copy.bytes(), Device{}, segment.codes, static_cast<size_t>(bytes));
+    lists_->codes.push_back(copy);
+  }
+  return lists_->codes;
+}
+
 // The nprobe nearest lists [nq,nprobe] and their ||c||^2 - 2 <q,c>.
 void IvfIndex::coarse(int64_t nq, const float* queries, int64_t nprobe, int32_t* lists, float* biases) const {
-  const kernels::Context& context = kernels::Context::cpu();
-  const kernels::Table<float>& kernel = kernels::table<float>();
+  const kernels::Context& context = kernels::Context::of(coder_->device());
+  const kernels::Table<float>& kernel = kernels::table<float>(context.device);
   const int64_t d = file_.parameters().d, K = file_.parameters().K_ivf;
   kernels::ScratchFrame frame(context);
   float* const scaled = frame.get<float>(nq * d);
   float* const distances = frame.get<float>(nq * K);
-  kernel.axpby(context, nq * d, -2.0f, queries, 0.0f, scaled);
+  int32_t* const found = result_of(context, frame, lists, nq * nprobe);
+  float* const best = result_of(context, frame, biases, nq * nprobe);
+  kernel.axpby(context, nq * d, -2.0f, to_device(context, frame, queries, nq * d), 0.0f, scaled);
   kernels::Gemm<float> product;
   product.m = nq, product.n = K, product.k = d;
   product.a = scaled, product.lda = d;
-  product.b = coder_->centroids().data<float>(), product.ldb = d, product.trans_b = true;
-  product.c = distances, product.ldc = K, product.bias = centroid_norms_.data();
+  product.b = coder_->device_centroids().data<float>(), product.ldb = d, product.trans_b = true;
+  product.c = distances, product.ldc = K, product.bias = centroid_norms_.data<float>();
   kernel.gemm(context, product);
-  kernel.topk(context, nq, K, nprobe, distances, lists, biases);
+  kernel.topk(context, nq, K, nprobe, distances, found, best);
+  to_host(context, found, lists, nq * nprobe);
+  to_host(context, best, biases, nq * nprobe);
 }
 
 // The same by the graph; -1 and no bias where it found fewer.
@@ -156,26 +178,29 @@ void IvfIndex::coarse_by_graph(int64_t nq, const float* queries, int64_t nprobe,
       for (int64_t i = q * nprobe; i < (q + 1) * nprobe && lists[i] >= 0; ++i) {
         float product = 0;
         for (int64_t j = 0; j < d; ++j) product += queries[q * d + j] * centroids[lists[i] * d + j];
-        biases[i] = centroid_norms_[static_cast<size_t>(lists[i])] - 2 * product;
+        biases[i] = host_norms_[static_cast<size_t>(lists[i])] - 2 * product;
       }
     }
   });
 }
 
-// The nshort best of the lists that each query visits: slots [nq,nshort].
+// The nshort best of the lists that each query visits: slots [nq,nshort]. Pointers are to the host's memory.
 void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t* slots) const {
-  const kernels::Context& context = kernels::Context::cpu();
+  const kernels::Context& context = kernels::Context::of(coder_->device());
   const int64_t nprobe = std::min(options.nprobe, file_.parameters().K_ivf),
                 table = tables_.width() * kernels::kScanEntries;
   std::vector<int32_t> lists(static_cast<size_t>(nq * nprobe));
-  std::vector<float> biases(lists.size()), tables(static_cast<size_t>(nq * table));
-  std::vector<float> scores(static_cast<size_t>(nq * options.nshort));
+  std::vector<float> biases(lists.size());
   if (graph_) {
     coarse_by_graph(nq, queries, nprobe, options.ef_search, lists.data(), biases.data());
   } else {
     coarse(nq, queries, nprobe, lists.data(), biases.data());
   }
-  tables_.make(context, nq, queries, tables.data());
+  kernels::ScratchFrame frame(context);
+  float* const tables = frame.get<float>(nq * table);
+  tables_.make(context, nq, to_device(context, frame, queries, nq * tables_.d()), tables);
+  const bool cpu = context.device.type == DeviceType::cpu;
+  const std::vector<Tensor>& copies = cpu ? lists_->codes : device_codes();
   std::vector<std::vector<kernels::ScanList<float>>> visited(static_cast<size_t>(nq));
   std::vector<kernels::ScanQuery<float>> scans;
   for (int64_t q = 0; q < nq; ++q) {
@@ -185,13 +210,19 @@ void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& op
       const auto list = static_cast<size_t>(lists[static_cast<size_t>(i)]);
       for (uint32_t at = list_begin_[list]; at < list_begin_[list + 1]; ++at) {
         const Piece& piece = pieces_[of_list_[at]];
-        visits.push_back({piece.count, piece.codes, nullptr, biases[static_cast<size_t>(i)],
-                          piece.first_block * kernels::kScanBlock});
+        const uint8_t* const codes =
+            cpu ? piece.codes : copies[static_cast<size_t>(piece.segment)].data<uint8_t>() + piece.offset;
+        visits.push_back(
+            {piece.count, codes, nullptr, biases[static_cast<size_t>(i)], piece.first_block * kernels::kScanBlock});
       }
     }
-    scans.push_back({tables.data() + q * table, static_cast<int64_t>(visits.size()), visits.data()});
+    scans.push_back({tables + q * table, static_cast<int64_t>(visits.size()), visits.data()});
   }
-  kernels::table<float>().scan(context, {nq, tables_.width(), options.nshort, scans.data(), slots, scores.data()});
+  int64_t* const found = result_of(context, frame, slots, nq * options.nshort);
+  float* const scores = frame.get<float>(nq * options.nshort);
+  kernels::table<float>(context.device)
+      .scan(context, {nq, tables_.width(), options.nshort, scans.data(), found, scores});
+  to_host(context, found, slots, nq * options.nshort);
 }
 
 IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOptions& options) const {
@@ -204,7 +235,7 @@ IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOption
   check(options.nprobe >= 1, "search: nprobe {}, expected at least 1", options.nprobe);
   check(options.ef_search >= 1, "search: efSearch {}, expected at least 1", options.ef_search);
   const Decoder decode = [&](int64_t n, const int32_t* all, float* x) {
-    coder_->codec().decode(n, all, codes, codes, x);
+    coder_->codec().decode_to_device(n, all, codes, codes, x);
   };
   const CodeReader read = [&](int64_t slot, int32_t* out) { codes_of(slot, out); };
   const auto id = [&](int64_t slot) { return slot < 0 ? -1 : id_of(slot); };
@@ -221,8 +252,8 @@ IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOption
     const Clock::time_point start = Clock::now();
     scan(count, part, options, slots.data());
     result.seconds.scan += std::chrono::duration<double>(Clock::now() - start).count();
-    rerank(kernels::Context::cpu(), decode, read, codes, d, count, part, nshort, slots.data(), k, best.data(),
-           distances, result.seconds);
+    rerank(kernels::Context::of(coder_->device()), decode, read, codes, d, count, part, nshort, slots.data(), k,
+           best.data(), distances, result.seconds);
     for (int64_t i = 0; i < count * k; ++i) {
       const bool found = best[static_cast<size_t>(i)] >= 0 && std::isfinite(distances[i]);
       result.ids[static_cast<size_t>(begin * k + i)] = found ? id(best[static_cast<size_t>(i)]) : -1;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -31,7 +32,9 @@ struct IvfResult {
   SearchSeconds seconds;            // `scan` includes the coarse quantizer and the look-up tables
 };
 
-/// An index file, open. Searches may run in many threads at once; each uses Context::cpu() of its thread.
+/// An index file, open. The coder's device searches: a flat coarse quantizer, the scan and the network run there, an
+/// HNSW graph and the final order on the CPU. The first search copies the lists to the device if that is not the CPU.
+/// Searches may run in many threads at once; each uses the context of its thread.
 class IvfIndex {
  public:
   /// Maps the index. Throws Error as IvfFile::open, or when it was built for another model.
@@ -58,12 +61,19 @@ class IvfIndex {
     int64_t first_block;  // over all segments
     const uint8_t* codes;
     const uint32_t* ids;
+    int64_t segment, offset;  // of the codes, in bytes within those of the segment
+  };
+  /// Copies of the segments' codes on another device than the CPU.
+  struct DeviceLists {
+    std::mutex mutex;
+    std::vector<Tensor> codes;  // u8, one a segment; empty until a search needs them
   };
 
   void attach();
   void coarse(int64_t nq, const float* queries, int64_t nprobe, int32_t* lists, float* biases) const;
   void coarse_by_graph(int64_t nq, const float* queries, int64_t nprobe, int64_t ef, int32_t* lists,
                        float* biases) const;
+  const std::vector<Tensor>& device_codes() const;
   void scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t* slots) const;
   const Piece& piece_of(int64_t slot) const;
   void codes_of(int64_t slot, int32_t* codes) const;
@@ -73,10 +83,12 @@ class IvfIndex {
   IvfFile file_;
   ScanTables tables_;
   std::optional<Hnsw> graph_;
-  std::vector<float> centroid_norms_;  // [K_ivf]
-  std::vector<Piece> pieces_;          // of all segments, in the order of the file
-  std::vector<uint32_t> of_list_;      // piece numbers by list
-  std::vector<uint32_t> list_begin_;   // [K_ivf+1] into of_list_
+  Tensor centroid_norms_;          // [K_ivf] on the device
+  std::vector<float> host_norms_;  // the same, for the graph
+  std::unique_ptr<DeviceLists> lists_ = std::make_unique<DeviceLists>();
+  std::vector<Piece> pieces_;         // of all segments, in the order of the file
+  std::vector<uint32_t> of_list_;     // piece numbers by list
+  std::vector<uint32_t> list_begin_;  // [K_ivf+1] into of_list_
 };
 
 /// Writes one index with the entries of all `paths`, which must have been built for the same model from the same

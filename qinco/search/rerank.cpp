@@ -8,6 +8,7 @@
 #include "kernels/check.h"
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
+#include "tensor/host_rows.h"
 
 namespace qinco {
 namespace {
@@ -28,20 +29,28 @@ int64_t queries_together(int64_t nshort) {
   return std::max<int64_t>(1, kRows / nshort);
 }
 
-/// The k nearest of the decoded candidates x [nshort,d] of one query, which are overwritten.
-void order_candidates(int64_t d, const float* query, int64_t nshort, const int64_t* candidates, float* x, int64_t k,
+/// distances [n,nshort] of queries [n,d] to their decoded candidates x [n,nshort,d], which are overwritten; all in the
+/// device's memory.
+void candidate_distances(const kernels::Context& context, int64_t n, int64_t d, const float* queries, int64_t nshort,
+                         float* x, float* distances) {
+  const kernels::Table<float>& kernel = kernels::table<float>(context.device);
+  for_rows(context, n, 1, [&](const kernels::Context& own, int64_t begin, int64_t end) {
+    for (int64_t q = begin; q < end; ++q) {
+      float* const rows = x + q * nshort * d;
+      kernel.binary(own, kernels::BinaryOp::sub, nshort, d, {rows, d, 1}, {queries + q * d, 0, 1}, rows);
+      kernel.row_squared_norm(own, nshort, d, rows, distances + q * nshort);
+    }
+  });
+}
+
+/// The k nearest of the candidates [nshort] of one query by their distances, which are overwritten.
+void order_candidates(const kernels::Context& context, int64_t nshort, const int64_t* candidates, float* all, int64_t k,
                       int64_t* ids, float* distances) {
-  const kernels::Table<float>& kernel = kernels::table<float>();
-  kernels::Context context = kernels::Context::cpu();
-  context.threads = 1;
   kernels::ScratchFrame frame(context);
-  float* const all = frame.get<float>(nshort);
   int32_t* const best = frame.get<int32_t>(k);
-  kernel.binary(context, kernels::BinaryOp::sub, nshort, d, {x, d, 1}, {query, 0, 1}, x);
-  kernel.row_squared_norm(context, nshort, d, x, all);
   for (int64_t i = 0; i < nshort; ++i)
     if (candidates[i] < 0) all[i] = std::numeric_limits<float>::infinity();
-  kernel.topk(context, 1, nshort, k, all, best, distances);
+  kernels::table<float>().topk(context, 1, nshort, k, all, best, distances);
   for (int64_t i = 0; i < k; ++i) ids[i] = candidates[best[i]];
 }
 
@@ -54,12 +63,13 @@ void rerank(const kernels::Context& context, const Decoder& decode, const CodeRe
   const int64_t block = std::min(queries_together(nshort), nq);
   std::vector<int64_t> sorted(static_cast<size_t>(block * nshort));
   std::vector<int32_t> codes(static_cast<size_t>(block * nshort * M));
-  std::vector<float> x(static_cast<size_t>(block * nshort * d));
+  std::vector<float> all(static_cast<size_t>(block * nshort));
+  const kernels::Context& host = host_context(context);
   Clock::time_point start = Clock::now();
   for (int64_t begin = 0; begin < nq; begin += block) {
     const int64_t count = std::min(block, nq - begin);
     std::copy_n(candidates + begin * nshort, count * nshort, sorted.data());
-    kernels::parallel_for(context, count, 1, [&](int64_t first, int64_t last, int) {
+    kernels::parallel_for(host, count, 1, [&](int64_t first, int64_t last, int) {
       for (int64_t q = first; q < last; ++q) {
         int64_t* const row = sorted.data() + q * nshort;  // by id, those that are none last: -1 is the largest unsigned
         std::sort(row, row + nshort, [](int64_t a, int64_t b) { return uint64_t(a) < uint64_t(b); });
@@ -69,12 +79,19 @@ void rerank(const kernels::Context& context, const Decoder& decode, const CodeRe
         }
       }
     });
-    decode(count * nshort, codes.data(), x.data());
+    kernels::ScratchFrame frame(context);
+    float* const x = frame.get<float>(count * nshort * d);
+    decode(count * nshort, codes.data(), x);
+    if (context.device.type != DeviceType::cpu) kernels::synchronize(context.device);  // so that its time is its own
     seconds.decode += lap(start);
-    kernels::parallel_for(context, count, 1, [&](int64_t first, int64_t last, int) {
+    float* const computed = result_of(context, frame, all.data(), count * nshort);
+    candidate_distances(context, count, d, to_device(context, frame, queries + begin * d, count * d), nshort, x,
+                        computed);
+    to_host(context, computed, all.data(), count * nshort);
+    for_rows(host, count, 1, [&](const kernels::Context& own, int64_t first, int64_t last) {
       for (int64_t q = first; q < last; ++q)
-        order_candidates(d, queries + (begin + q) * d, nshort, sorted.data() + q * nshort, x.data() + q * nshort * d, k,
-                         ids + (begin + q) * k, distances + (begin + q) * k);
+        order_candidates(own, nshort, sorted.data() + q * nshort, all.data() + q * nshort, k, ids + (begin + q) * k,
+                         distances + (begin + q) * k);
     });
     seconds.distances += lap(start);
   }
@@ -83,7 +100,7 @@ void rerank(const kernels::Context& context, const Decoder& decode, const CodeRe
 TwoStageResult two_stage_search(const kernels::Context& context, const AdditiveIndex& index, const Decoder& decode,
                                 const Tensor& queries, int64_t nshort, int64_t k) {
   check(1 <= k && k <= nshort, "search: {} neighbours asked for of {} candidates", k, nshort);
-  const Tensor rows = queries.contiguous();
+  const Tensor rows = queries.contiguous().to(Device{});
   const int64_t nq = rows.size(0), d = rows.size(1), block = std::min(queries_together(nshort), nq);
   TwoStageResult result{Tensor::empty({nq, k}, DType::i32), Tensor::empty({nq, k}, DType::i32), {}};
   std::vector<int64_t> candidates(static_cast<size_t>(block * nshort)), ids(static_cast<size_t>(block * k));

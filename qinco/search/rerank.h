@@ -10,7 +10,7 @@
 
 namespace qinco {
 
-/// codes [n,M] -> x [n,d] in the original space.
+/// codes [n,M], the host's -> x [n,d] in the original space, in the memory of the context's device.
 using Decoder = std::function<void(int64_t n, const int32_t* codes, float* x)>;
 /// Writes the codes [M] of vector `id`; called from several threads.
 using CodeReader = std::function<void(int64_t id, int32_t* codes)>;
@@ -23,7 +23,8 @@ struct SearchSeconds {
 
 /// Re-ranks candidates [nq,nshort] (-1: none) of queries [nq,d]: decodes them and gives the k <= nshort nearest of each
 /// query, ids [nq,k] and squared distances [nq,k], the lower id first among equal ones; -1 and +infinity where there
-/// are fewer. Adds its time to `seconds`.
+/// are fewer. Pointers are to the host's memory; the context's device decodes and computes distances, which the CPU
+/// orders. Adds its time to `seconds`.
 void rerank(const kernels::Context& context, const Decoder& decode, const CodeReader& codes_of, int64_t M, int64_t d,
             int64_t nq, const float* queries, int64_t nshort, const int64_t* candidates, int64_t k, int64_t* ids,
             float* distances, SearchSeconds& seconds);

@@ -3,12 +3,16 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "autograd/optim/schedule.h"
 #include "kernels/check.h"
+#include "kernels/device.h"
 #include "qinco/io/model_file.h"
 #include "tensor/create.h"
+#include "tensor/host_rows.h"
 #include "tensor/ops.h"
 
 namespace qinco {
@@ -17,7 +21,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kValidationRows = 1024;   // between two looks at the stop request
+constexpr int64_t kValidationRows = 1024, kDeviceValidationRows = 32768;  // between two looks at the stop request
+constexpr size_t kUnreadLosses = 16;        // batches queued on a device before the host waits for their losses
 constexpr double kCheckpointSeconds = 600;  // within a long epoch
 
 double seconds_since(Clock::time_point start) {
@@ -30,6 +35,10 @@ bool stop_requested(const TrainHooks& hooks) {
 
 std::string schedule_name(bool cosine) {
   return cosine ? "cosine" : "plateau";
+}
+
+int64_t rows_together(Device device) {
+  return device.type == DeviceType::cpu ? kValidationRows : kDeviceValidationRows;
 }
 
 template <class T>
@@ -46,30 +55,59 @@ void TrainOptions::validate() const {
 }
 
 BatchTrainer::BatchTrainer(Qinco& model, double lr)
-    : model_(model), codec_(model), adam_(model.parameters(), {.lr = lr}) {}
+    : model_(model), codec_(model, kernels::Precision::exact, model.device()), adam_(model.parameters(), {.lr = lr}) {}
 
-double BatchTrainer::step(const Tensor& x, const int32_t* first) {
+Tensor BatchTrainer::queue_step(const Tensor& batch, const int32_t* first) {
   const QincoConfig& config = model_.config();
-  const int64_t n = x.size(0);
-  if (!codes_.defined() || codes_.size(0) < n) {
-    codes_ = Tensor::empty({n, config.codes()}, DType::i32);
-    scaled_ = Tensor::empty({n, config.d});
-  }
-  const Tensor codes = codes_.slice(0, 0, n);
-  const Tensor scaled = scaled_.slice(0, 0, n);
+  const Device device = model_.device();
+  const Tensor x = batch.to(device);
+  const int64_t n = x.size(0), M = config.codes();
+  if (!codes_.defined() || codes_.numel() < n * M) codes_ = Tensor::empty({n * M}, DType::i32, device);
+  const Tensor by_step = codes_.slice(0, 0, n * M).reshape({M, n});
   codec_.update(model_);
-  codec_.encode(n, x.data<float>(), codes.data<int32_t>(), nullptr, first);
-  kernels::table<float>().binary(kernels::Context::cpu(), kernels::BinaryOp::div, 1, x.numel(), {x.data<float>(), 0, 1},
-                                 {&config.db_scale, 0, 0}, scaled.data<float>());
+  const kernels::Context& context = kernels::Context::of(device);
+  {
+    kernels::ScratchFrame frame(context);
+    codec_.encode_on_device(n, x.data<float>(), by_step.data<int32_t>(),
+                            first ? to_device(context, frame, first, n) : nullptr);
+  }
+  const Tensor scaled = div(x, scalar(static_cast<double>(config.db_scale), DType::f32, device));
   adam_.zero_grad();
-  const Variable loss = model_.loss(scaled, codes);
+  const Variable loss = model_.loss(scaled, by_step.transpose(0, 1));
   loss.backward();
   adam_.step();
-  return loss.item();
+  return loss.value();
+}
+
+BatchReader::BatchReader(const VectorSet& vectors, int64_t most, Device device) : vectors_(vectors), device_(device) {
+  const int64_t n = vectors.size(), d = vectors.dim();
+  const auto bytes = static_cast<size_t>(n * d) * sizeof(float);
+  const bool fits = device.type != DeviceType::cpu && bytes <= kernels::memory_info(device).free / 2;
+  rows_ = Tensor::empty({std::min(std::max(most, fits ? kDeviceValidationRows : 0), n), d});
+  if (!fits) return;
+  resident_ = Tensor::empty({n, d}, DType::f32, device);
+  for (int64_t begin = 0; begin < n; begin += rows_.size(0)) {
+    const int64_t end = std::min(begin + rows_.size(0), n);
+    vectors.copy(begin, end, rows_.data<float>());
+    resident_.slice(0, begin, end).copy_from(rows_.slice(0, 0, end - begin));
+  }
+}
+
+Tensor BatchReader::read(int64_t n, const int32_t* ids) {
+  if (resident_.defined())
+    return gather_rows(resident_, from_span(std::span(ids, static_cast<size_t>(n)), {n}).to(device_));
+  const Tensor rows = rows_.slice(0, 0, n);
+  vectors_.gather(n, ids, rows.data<float>());
+  return rows.to(device_);
 }
 
 Trainer::Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, const TrainOptions& options)
-    : model_(model), train_(train), val_(val), options_(options), trainer_(model, options.lr) {
+    : model_(model),
+      train_(train),
+      val_(val),
+      options_(options),
+      trainer_(model, options.lr),
+      reader_(train, options.batch_size, model.device()) {
   const int64_t d = model.config().d;
   check(train.dim() == d && val.dim() == d, "training: expected vectors of d={}, found {} and {}", d, train.dim(),
         val.dim());
@@ -83,13 +121,18 @@ Trainer::Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, con
 void Trainer::assign() {
   const QincoConfig& config = model_.config();
   centroids_of_.resize(static_cast<size_t>(train_.size()));
-  const Tensor x = Tensor::empty({kValidationRows, config.d});
-  for (int64_t begin = 0; begin < train_.size(); begin += kValidationRows) {
-    const int64_t n = std::min(kValidationRows, train_.size() - begin);
+  const Device device = model_.device();
+  const kernels::Context& context = kernels::Context::of(device);
+  const Tensor x = Tensor::empty({rows_together(device), config.d});
+  for (int64_t begin = 0; begin < train_.size(); begin += x.size(0)) {
+    const int64_t n = std::min(x.size(0), train_.size() - begin);
     train_.copy(begin, begin + n, x.data<float>());
-    const Tensor scaled = div(x.slice(0, 0, n), scalar(config.db_scale));
-    kernels::table<float>().nearest(kernels::Context::cpu(), n, config.d, config.K_ivf, scaled.data<float>(),
-                                    model_.codebook(0).value().data<float>(), centroids_of_.data() + begin, nullptr);
+    const Tensor scaled = div(x.slice(0, 0, n), scalar(config.db_scale)).to(device);
+    kernels::ScratchFrame frame(context);
+    int32_t* const ids = result_of(context, frame, centroids_of_.data() + begin, n);
+    kernels::table<float>(device).nearest(context, n, config.d, config.K_ivf, scaled.data<float>(),
+                                          model_.codebook(0).value().data<float>(), ids, nullptr);
+    to_host(context, ids, centroids_of_.data() + begin, n);
   }
 }
 
@@ -167,31 +210,51 @@ bool Trainer::train_epoch(const TrainHooks& hooks) {
   const int64_t epoch = progress_.schedule.epochs + 1;
   if (progress_.batch == 0) trainer_.adam().reset_state();
   const int64_t nt = train_.size(), B = options_.batch_size;
+  const size_t unread = model_.device().type == DeviceType::cpu ? 0 : kUnreadLosses;
   Random order_of_epoch(options_.seed, static_cast<uint64_t>(epoch));
   const std::vector<int32_t> order = order_of_epoch.permutation(nt);
-  const Tensor rows = Tensor::empty({std::min(B, nt), train_.dim()});
-  std::vector<int32_t> first(static_cast<size_t>(std::min(B, nt)));
   Clock::time_point saved = Clock::now();
+  double loss = 0;
   while (progress_.batch < batches()) {
-    if (stop_requested(hooks)) return false;
+    if (stop_requested(hooks)) {
+      read_losses();
+      return false;
+    }
     const Clock::time_point start = Clock::now();
     const int64_t begin = progress_.batch * B, n = std::min(B, nt - begin);
-    const Tensor x = rows.slice(0, 0, n);
-    train_.gather(n, order.data() + begin, x.data<float>());
-    trainer_.adam().set_lr(lr_of_batch());
-    for (int64_t i = 0; i < n && !centroids_of_.empty(); ++i) first[i] = centroids_of_[order[begin + i]];
-    const double loss = trainer_.step(x, centroids_of_.empty() ? nullptr : first.data());
-    check(std::isfinite(loss), "training diverged: loss {} in epoch {}: try a lower --lr", loss, epoch);
-    progress_.loss_sum += loss * static_cast<double>(n);
+    unread_.emplace_back(queue_batch(order, begin, n), n);
     ++progress_.batch;
+    const bool save_now = seconds_since(saved) > kCheckpointSeconds;
+    if (unread_.size() > unread || progress_.batch == batches() || save_now) loss = read_losses();
     progress_.train_seconds += seconds_since(start);
     if (hooks.batch) hooks.batch(begin + n, nt, loss);
-    if (seconds_since(saved) > kCheckpointSeconds) {
+    if (save_now) {
       save(true);
       saved = Clock::now();
     }
   }
   return true;
+}
+
+// Trains on the n vectors of the epoch's order from `begin` on; the loss stays on the device.
+Tensor Trainer::queue_batch(const std::vector<int32_t>& order, int64_t begin, int64_t n) {
+  const int32_t* const ids = order.data() + begin;
+  std::vector<int32_t> first;
+  for (int64_t i = 0; i < n && !centroids_of_.empty(); ++i) first.push_back(centroids_of_[ids[i]]);
+  trainer_.adam().set_lr(lr_of_batch());
+  return trainer_.queue_step(reader_.read(n, ids), first.empty() ? nullptr : first.data());
+}
+
+// Waits for the losses of the batches queued, and returns the last one.
+double Trainer::read_losses() {
+  double loss = 0;
+  for (const auto& [value, n] : std::exchange(unread_, {})) {
+    loss = value.item<double>();
+    check(std::isfinite(loss), "training diverged: loss {} in epoch {}: try a lower --lr", loss,
+          progress_.schedule.epochs + 1);
+    progress_.loss_sum += loss * static_cast<double>(n);
+  }
+  return loss;
 }
 
 bool Trainer::validate(const TrainHooks& hooks, double& mse) {
@@ -220,13 +283,14 @@ void Trainer::finish_epoch(double val_mse, const TrainHooks& hooks) {
 
 double codec_mse(const Codec& codec, const VectorSet& vectors, const std::function<bool()>& stop) {
   const int64_t d = vectors.dim();
-  const Tensor x = Tensor::empty({kValidationRows, d});
-  const Tensor xhat = Tensor::empty({kValidationRows, d});
-  const Tensor codes = Tensor::empty({kValidationRows, codec.config().codes()}, DType::i32);
+  const int64_t block = std::min(rows_together(codec.device()), vectors.size());
+  const Tensor x = Tensor::empty({block, d});
+  const Tensor xhat = Tensor::empty({block, d});
+  const Tensor codes = Tensor::empty({block, codec.config().codes()}, DType::i32);
   double total = 0;
-  for (int64_t begin = 0; begin < vectors.size(); begin += kValidationRows) {
+  for (int64_t begin = 0; begin < vectors.size(); begin += block) {
     if (stop && stop()) return std::nan("");
-    const int64_t n = std::min(kValidationRows, vectors.size() - begin);
+    const int64_t n = std::min(block, vectors.size() - begin);
     vectors.copy(begin, begin + n, x.data<float>());
     codec.encode(n, x.data<float>(), codes.data<int32_t>(), xhat.data<float>());
     total += sum_squared_difference(x.slice(0, 0, n), xhat.slice(0, 0, n));

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "autograd/optim/optimizer.h"
@@ -31,19 +32,22 @@ struct TrainOptions {
 
 /// What the caller may want to see or decide; all optional.
 struct TrainHooks {
-  std::function<bool()> stop_requested;                                 // asked between batches
-  std::function<void(int64_t done, int64_t total, double loss)> batch;  // vectors of this epoch; the batch's loss
+  std::function<bool()> stop_requested;  // asked between batches
+  // Vectors of this epoch; the batch's loss, or where a device is ahead of the host the last that is known, 0 at first.
+  std::function<void(int64_t done, int64_t total, double loss)> batch;
   std::function<void(const EpochRecord&)> epoch;
 };
 
-/// Adam on the training loss of one batch after the other (spec: fresh moments every epoch).
+/// Adam on the training loss of one batch after the other (spec: fresh moments every epoch), on the model's device.
 class BatchTrainer {
  public:
   BatchTrainer(Qinco& model, double lr);
 
   /// One step on x [n,d] in the original space; returns the loss before it. `first` [n], unless null, are the known
-  /// first codes.
-  double step(const Tensor& x, const int32_t* first = nullptr);
+  /// first codes, the host's.
+  double step(const Tensor& x, const int32_t* first = nullptr) { return queue_step(x, first).item<double>(); }
+  /// The same without waiting for the device: the loss is a tensor of shape [] there.
+  Tensor queue_step(const Tensor& x, const int32_t* first = nullptr);
   optim::Adam& adam() { return adam_; }
   /// Compiled from the parameters as they were before the last step.
   Codec& codec() { return codec_; }
@@ -52,11 +56,27 @@ class BatchTrainer {
   Qinco& model_;
   Codec codec_;
   optim::Adam adam_;
-  Tensor codes_;   // i32 [n,M] of the largest batch
-  Tensor scaled_;  // [n,d]
+  Tensor codes_;  // i32, room for those of the largest batch, step by step
 };
 
-/// One training run over fixed data. The model must outlive it.
+/// Batches of a training set on a device.
+class BatchReader {
+ public:
+  /// Puts all of the set into the device's memory where it takes no more than half of what is free; on the CPU, or
+  /// where it does not fit, a batch's rows are gathered in the host's memory. Batches have at most `most` rows.
+  BatchReader(const VectorSet& vectors, int64_t most, Device device);
+
+  /// f32 [n,d] on the device: the rows ids [n], the host's. Valid until the next call.
+  Tensor read(int64_t n, const int32_t* ids);
+
+ private:
+  const VectorSet& vectors_;
+  Device device_;
+  Tensor resident_;  // f32 [size,d] on the device, or undefined
+  Tensor rows_;      // [most,d], the host's
+};
+
+/// One training run over fixed data, on the model's device. The model must outlive it.
 class Trainer {
  public:
   Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, const TrainOptions& options);
@@ -80,6 +100,8 @@ class Trainer {
   bool validate(const TrainHooks& hooks, double& mse);
   void finish_epoch(double val_mse, const TrainHooks& hooks);
   void save(bool mid_epoch);
+  Tensor queue_batch(const std::vector<int32_t>& order, int64_t begin, int64_t n);
+  double read_losses();
   int64_t batches() const;
   double lr_of_batch() const;
   void fit_schedule();
@@ -92,7 +114,9 @@ class Trainer {
   RunIdentity run_;
   Progression progress_;
   BatchTrainer trainer_;
-  std::vector<int32_t> centroids_of_;  // IVF-QINCo: the first code of every training vector, else empty
+  BatchReader reader_;
+  std::vector<std::pair<Tensor, int64_t>> unread_;  // losses still on the device, with their batches' sizes
+  std::vector<int32_t> centroids_of_;               // IVF-QINCo: the first code of every training vector, else empty
 };
 
 /// Mean ||x - xhat||^2 over the vectors, encoded by `codec`; NaN as soon as `stop` (if set) returns true.

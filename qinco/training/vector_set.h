@@ -8,7 +8,8 @@
 
 namespace qinco {
 
-/// n vectors of d values, kept as bytes where the file holds bytes (a quarter of the memory), else as floats.
+/// n vectors of d values in the host's memory, kept as bytes where the file holds bytes (a quarter of the memory), else
+/// as floats.
 class VectorSet {
  public:
   /// Rows [begin,end) of the file; errors as VectorFile::read.

@@ -73,8 +73,9 @@ Operand<T> operand(const Tensor& x, const Merged& m, const Strides& strides) {
 Tensor unary(UnaryOp op, const Tensor& x) {
   const Tensor in = x.contiguous();
   const Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
+  const Context& context = Context::of(x.device());
   floating_dtype(name_of(op), x.dtype(), [&]<class T>() {
-    kernels::table<T>().unary(Context::cpu(), op, in.numel(), in.data<T>(), out.data<T>());
+    kernels::table<T>(context.device).unary(context, op, in.numel(), in.data<T>(), out.data<T>());
   });
   return out;
 }
@@ -85,15 +86,18 @@ Tensor unary_backward(UnaryOp op, const Tensor& x, const Tensor& y, const Tensor
   assert(!in.defined() || in.shape() == g.shape());
   assert(!result.defined() || result.shape() == g.shape());
   const Tensor out = Tensor::empty(g.shape(), g.dtype(), g.device());
+  const Context& context = Context::of(g.device());
   floating_dtype(name_of(op), g.dtype(), [&]<class T>() {
-    kernels::table<T>().unary_backward(Context::cpu(), op, g.numel(), in.defined() ? in.data<T>() : nullptr,
-                                       result.defined() ? result.data<T>() : nullptr, g.data<T>(), out.data<T>());
+    kernels::table<T>(context.device)
+        .unary_backward(context, op, g.numel(), in.defined() ? in.data<T>() : nullptr,
+                        result.defined() ? result.data<T>() : nullptr, g.data<T>(), out.data<T>());
   });
   return out;
 }
 
 Tensor binary(BinaryOp op, const Tensor& a, const Tensor& b) {
   check(a.dtype() == b.dtype(), "{}: dtypes {} and {} differ", name_of(op), name(a.dtype()), name(b.dtype()));
+  const Context& context = Context::of(common_device(name_of(op), {&a, &b}));
   const Shape shape = broadcast_shapes(a.shape(), b.shape(), name_of(op));
   Tensor left = a.expand(shape), right = b.expand(shape);
   Merged m = merge(left, right);
@@ -109,8 +113,8 @@ Tensor binary(BinaryOp op, const Tensor& a, const Tensor& b) {
   const int64_t cols = m.ndim > 0 ? m.sizes[static_cast<size_t>(m.ndim - 1)] : 1;
   if (out.numel() == 0) return out;
   floating_dtype(name_of(op), a.dtype(), [&]<class T>() {
-    kernels::table<T>().binary(Context::cpu(), op, rows, cols, operand<T>(left, m, m.a), operand<T>(right, m, m.b),
-                               out.data<T>());
+    kernels::table<T>(context.device)
+        .binary(context, op, rows, cols, operand<T>(left, m, m.a), operand<T>(right, m, m.b), out.data<T>());
   });
   return out;
 }
@@ -131,11 +135,12 @@ QINCO_BINARY_OPS(QINCO_DEFINE_BINARY)
 void axpby(double alpha, const Tensor& x, double beta, const Tensor& y) {
   check(x.shape() == y.shape() && x.dtype() == y.dtype(), "axpby: {} {} and {} {} differ", name(x.dtype()),
         x.shape().str(), name(y.dtype()), y.shape().str());
+  const Context& context = Context::of(common_device("axpby", {&x, &y}));
   check(y.is_contiguous(), "axpby: expected a contiguous result of shape {}", y.shape().str());
   const Tensor in = x.contiguous();
   floating_dtype("axpby", x.dtype(), [&]<class T>() {
-    kernels::table<T>().axpby(Context::cpu(), in.numel(), static_cast<T>(alpha), in.data<T>(), static_cast<T>(beta),
-                              y.data<T>());
+    kernels::table<T>(context.device)
+        .axpby(context, in.numel(), static_cast<T>(alpha), in.data<T>(), static_cast<T>(beta), y.data<T>());
   });
 }
 

@@ -41,6 +41,7 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
   const std::string shapes = fmt::format("{} x {}", a.shape().str(), b.shape().str());
   check(a.dim() >= 2 && a.dim() == b.dim(), "matmul: {}: expected matrices with equal leading dimensions", shapes);
   check(a.dtype() == b.dtype(), "matmul: {}: dtypes {} and {} differ", shapes, name(a.dtype()), name(b.dtype()));
+  const Context& context = Context::of(common_device("matmul", {&a, &b}));
   const int64_t m = a.size(trans_a ? -1 : -2), k = a.size(trans_a ? -2 : -1);
   const int64_t n = b.size(trans_b ? -2 : -1), inner = b.size(trans_b ? -1 : -2);
   check(k == inner, "matmul: {}: inner sizes {} and {} differ", shapes, k, inner);
@@ -54,7 +55,7 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
   const Tensor lefts = batched(a), rights = batched(b);
   const int64_t batch = lefts.size(0);
   floating_dtype("matmul", a.dtype(), [&]<class T>() {
-    const auto& table = kernels::table<T>();
+    const auto& table = kernels::table<T>(context.device);
     for (int64_t i = 0; i < batch; ++i) {
       const Matrix left = as_matrix(lefts.row(i), trans_a), right = as_matrix(rights.row(i), trans_b);
       kernels::Gemm<T> gemm{.m = m, .n = n, .k = k};
@@ -66,7 +67,7 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
       gemm.trans_b = right.transposed;
       gemm.c = out.data<T>() + i * m * n;
       gemm.ldc = n;
-      table.gemm(Context::cpu(), gemm);
+      table.gemm(context, gemm);
     }
   });
   return out;
@@ -76,6 +77,7 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor
   check(x.dim() >= 1 && w.dim() == 2 && x.size(-1) == w.size(1),
         "linear: x {} and w {}: expected x [..,in], w [out,in]", x.shape().str(), w.shape().str());
   check(x.dtype() == w.dtype(), "linear: dtypes of x and w differ: {} and {}", name(x.dtype()), name(w.dtype()));
+  const Context& context = Context::of(common_device("linear", {&x, &w, &bias, &residual}));
   const int64_t in = w.size(1), out_size = w.size(0);
   Shape shape = x.shape();
   shape[shape.size() - 1] = out_size;
@@ -105,7 +107,7 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor
     gemm.residual = r.defined() ? r.data<T>() : nullptr;
     gemm.ldr = out_size;
     gemm.relu = relu;
-    kernels::table<T>().gemm(Context::cpu(), gemm);
+    kernels::table<T>(context.device).gemm(context, gemm);
   });
   return out;
 }

@@ -1,4 +1,6 @@
 // Sums, means, arg-min.
+#include <algorithm>
+
 #include "kernels/kernels.h"
 #include "tensor/create.h"
 #include "tensor/dispatch.h"
@@ -14,11 +16,12 @@ using kernels::Context;
 Tensor sum_middle(const char* op, const Tensor& x, int64_t outer, int64_t n, int64_t inner) {
   const Tensor in = x.contiguous();
   const Tensor out = Tensor::empty({outer, inner}, x.dtype(), x.device());
+  const Context& context = Context::of(x.device());
   floating_dtype(op, x.dtype(), [&]<class T>() {
-    const auto& table = kernels::table<T>();
-    if (inner == 1) return table.row_sum(Context::cpu(), outer, n, in.data<T>(), out.data<T>());
+    const auto& table = kernels::table<T>(context.device);
+    if (inner == 1) return table.row_sum(context, outer, n, in.data<T>(), out.data<T>());
     for (int64_t i = 0; i < outer; ++i)
-      table.column_sum(Context::cpu(), n, inner, in.data<T>() + i * n * inner, out.data<T>() + i * inner);
+      table.column_sum(context, n, inner, in.data<T>() + i * n * inner, out.data<T>() + i * inner);
   });
   return out;
 }
@@ -33,8 +36,10 @@ double average(double total, int64_t n) {
 
 double total(const char* op, const Tensor& x) {
   const Tensor in = x.contiguous();
-  return floating_dtype(op, x.dtype(),
-                        [&]<class T>() { return kernels::table<T>().sum(Context::cpu(), in.numel(), in.data<T>()); });
+  const Context& context = Context::of(x.device());
+  return floating_dtype(op, x.dtype(), [&]<class T>() {
+    return kernels::table<T>(context.device).sum(context, in.numel(), in.data<T>());
+  });
 }
 
 void check_matrix(const char* op, const Tensor& x) {
@@ -44,12 +49,12 @@ void check_matrix(const char* op, const Tensor& x) {
 }  // namespace
 
 Tensor sum(const Tensor& x) {
-  return scalar(total("sum", x), x.dtype());
+  return scalar(total("sum", x), x.dtype(), x.device());
 }
 
 Tensor mean(const Tensor& x) {
   check(x.numel() > 0, "mean: shape {} has no elements", x.shape().str());
-  return scalar(average(total("mean", x), x.numel()), x.dtype());
+  return scalar(average(total("mean", x), x.numel()), x.dtype(), x.device());
 }
 
 Tensor sum(const Tensor& x, int64_t dim, bool keepdim) {
@@ -91,18 +96,31 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
 double sum_squared_difference(const Tensor& a, const Tensor& b) {
   check(a.shape() == b.shape() && a.dtype() == b.dtype(), "sum_squared_difference: {} {} and {} {} differ",
         name(a.dtype()), a.shape().str(), name(b.dtype()), b.shape().str());
+  const Context& context = Context::of(common_device("sum_squared_difference", {&a, &b}));
   const Tensor left = a.contiguous(), right = b.contiguous();
   return floating_dtype("sum_squared_difference", a.dtype(), [&]<class T>() {
-    return kernels::table<T>().sum_squared_difference(Context::cpu(), left.numel(), left.data<T>(), right.data<T>());
+    return kernels::table<T>(context.device)
+        .sum_squared_difference(context, left.numel(), left.data<T>(), right.data<T>());
   });
+}
+
+Tensor squared_error(const Tensor& a, const Tensor& b, double weight) {
+  if (a.device().type == DeviceType::cpu) return scalar(weight * sum_squared_difference(a, b), a.dtype());
+  // Without a number that the host would have to wait for.
+  const Tensor difference = sub(a, b);
+  check(difference.shape() == a.shape() && a.shape() == b.shape(), "squared_error: shapes {} and {} differ",
+        a.shape().str(), b.shape().str());
+  const int64_t n = a.numel(), cols = a.dim() == 0 ? 1 : std::max<int64_t>(a.size(-1), 1);
+  return scale(sum(row_squared_norms(difference.reshape({n / cols, cols})), 0), weight);
 }
 
 Tensor row_squared_norms(const Tensor& x) {
   check_matrix("row_squared_norms", x);
   const Tensor in = x.contiguous();
   const Tensor out = Tensor::empty({x.size(0)}, x.dtype(), x.device());
+  const Context& context = Context::of(x.device());
   floating_dtype("row_squared_norms", x.dtype(), [&]<class T>() {
-    kernels::table<T>().row_squared_norm(Context::cpu(), in.size(0), in.size(1), in.data<T>(), out.data<T>());
+    kernels::table<T>(context.device).row_squared_norm(context, in.size(0), in.size(1), in.data<T>(), out.data<T>());
   });
   return out;
 }
@@ -112,8 +130,9 @@ Tensor argmin_rows(const Tensor& x) {
   check(x.size(1) > 0, "argmin_rows: the rows of shape {} are empty", x.shape().str());
   const Tensor in = x.contiguous();
   const Tensor out = Tensor::empty({x.size(0)}, DType::i32, x.device());
+  const Context& context = Context::of(x.device());
   floating_dtype("argmin_rows", x.dtype(), [&]<class T>() {
-    kernels::table<T>().row_argmin(Context::cpu(), in.size(0), in.size(1), in.data<T>(), out.data<int32_t>());
+    kernels::table<T>(context.device).row_argmin(context, in.size(0), in.size(1), in.data<T>(), out.data<int32_t>());
   });
   return out;
 }

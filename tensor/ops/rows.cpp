@@ -12,14 +12,18 @@ namespace {
 
 using kernels::Context;
 
-// The ids as one contiguous list, every one of them a row of the table.
-Tensor checked_ids(const char* op, const Tensor& ids, int64_t rows) {
+// The ids as one contiguous list on the table's device; if they come from the CPU, every one of them is a row.
+Tensor checked_ids(const char* op, const Tensor& ids, int64_t rows, Device device) {
   check(ids.dtype() == DType::i32, "{}: expected ids i32, found {}", op, name(ids.dtype()));
   const Tensor list = ids.contiguous();
+  if (list.device().type != DeviceType::cpu) {
+    check(list.device() == device, "{}: ids on {}, rows on {}", op, list.device().name(), device.name());
+    return list;
+  }
   const int32_t* const data = list.data<int32_t>();
   const auto* const bad = std::find_if(data, data + list.numel(), [rows](int32_t id) { return id < 0 || id >= rows; });
   check(bad == data + list.numel(), "{}: id {} at position {}, expected 0..{}", op, *bad, bad - data, rows - 1);
-  return list;
+  return list.to(device);
 }
 
 // [ids.shape.., rest..]
@@ -37,10 +41,13 @@ int64_t row_size(const Tensor& table) {
 
 Tensor gather_rows(const Tensor& table, const Tensor& ids) {
   check(table.dim() >= 1, "gather_rows: the table is a scalar");
-  const Tensor list = checked_ids("gather_rows", ids, table.size(0));
+  const Context& context = Context::of(table.device());
+  const Tensor list = checked_ids("gather_rows", ids, table.size(0), table.device());
   const Tensor in = table.contiguous();
   const Tensor out = Tensor::empty(gathered_shape(table, ids), table.dtype(), table.device());
   if (!is_floating(table.dtype())) {
+    check(context.device.type == DeviceType::cpu, "gather_rows: expected f32 or f64 on {}, found {}",
+          context.device.name(), name(table.dtype()));
     const auto bytes = static_cast<size_t>(row_size(in)) * size_of(in.dtype());
     const int32_t* const data = list.data<int32_t>();
     for (int64_t i = 0; i < list.numel(); ++i)
@@ -49,8 +56,8 @@ Tensor gather_rows(const Tensor& table, const Tensor& ids) {
     return out;
   }
   floating_dtype("gather_rows", table.dtype(), [&]<class T>() {
-    kernels::table<T>().gather_rows(Context::cpu(), list.numel(), row_size(in), in.data<T>(), list.data<int32_t>(),
-                                    out.data<T>());
+    kernels::table<T>(context.device)
+        .gather_rows(context, list.numel(), row_size(in), in.data<T>(), list.data<int32_t>(), out.data<T>());
   });
   return out;
 }
@@ -60,11 +67,13 @@ void scatter_add_rows(const Tensor& out, const Tensor& ids, const Tensor& x) {
   check(x.shape() == gathered_shape(out, ids) && x.dtype() == out.dtype(),
         "scatter_add_rows: expected x {} {}, found {} {}", name(out.dtype()), gathered_shape(out, ids).str(),
         name(x.dtype()), x.shape().str());
-  const Tensor list = checked_ids("scatter_add_rows", ids, out.size(0));
+  const Tensor list = checked_ids("scatter_add_rows", ids, out.size(0), out.device());
   const Tensor in = x.contiguous();
+  const Context& context = Context::of(common_device("scatter_add_rows", {&out, &x}));
   floating_dtype("scatter_add_rows", out.dtype(), [&]<class T>() {
-    kernels::table<T>().scatter_add_rows(Context::cpu(), list.numel(), row_size(out), out.size(0), list.data<int32_t>(),
-                                         in.data<T>(), out.data<T>());
+    kernels::table<T>(context.device)
+        .scatter_add_rows(context, list.numel(), row_size(out), out.size(0), list.data<int32_t>(), in.data<T>(),
+                          out.data<T>());
   });
 }
 
@@ -82,6 +91,7 @@ Tensor concat(const std::vector<Tensor>& parts, int64_t dim) {
     check(other == shape, "concat: {} and {} differ outside dimension {}", parts[0].shape().str(),
           parts[i].shape().str(), d);
     shape[d] = joined;
+    common_device("concat", {&parts[0], &parts[i]});
   }
   const Tensor out = Tensor::empty(shape, parts[0].dtype(), parts[0].device());
   int64_t at = 0;

@@ -21,8 +21,9 @@ Tensor softmax(const Tensor& x) {
   const int64_t cols = row_size("softmax", x);
   const Tensor in = x.contiguous();
   const Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
+  const Context& context = Context::of(x.device());
   floating_dtype("softmax", x.dtype(), [&]<class T>() {
-    kernels::table<T>().softmax(Context::cpu(), in.numel() / cols, cols, in.data<T>(), out.data<T>());
+    kernels::table<T>(context.device).softmax(context, in.numel() / cols, cols, in.data<T>(), out.data<T>());
   });
   return out;
 }
@@ -31,8 +32,9 @@ Tensor log_softmax(const Tensor& x) {
   const int64_t cols = row_size("log_softmax", x);
   const Tensor in = x.contiguous();
   const Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
+  const Context& context = Context::of(x.device());
   floating_dtype("log_softmax", x.dtype(), [&]<class T>() {
-    kernels::table<T>().log_softmax(Context::cpu(), in.numel() / cols, cols, in.data<T>(), out.data<T>());
+    kernels::table<T>(context.device).log_softmax(context, in.numel() / cols, cols, in.data<T>(), out.data<T>());
   });
   return out;
 }
@@ -41,8 +43,9 @@ Tensor log_sum_exp(const Tensor& x) {
   const int64_t cols = row_size("log_sum_exp", x);
   const Tensor in = x.contiguous();
   const Tensor out = Tensor::empty(x.shape().sub(0, x.dim() - 1), x.dtype(), x.device());
+  const Context& context = Context::of(x.device());
   floating_dtype("log_sum_exp", x.dtype(), [&]<class T>() {
-    kernels::table<T>().log_sum_exp(Context::cpu(), in.numel() / cols, cols, in.data<T>(), out.data<T>());
+    kernels::table<T>(context.device).log_sum_exp(context, in.numel() / cols, cols, in.data<T>(), out.data<T>());
   });
   return out;
 }

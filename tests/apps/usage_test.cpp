@@ -51,8 +51,11 @@ TEST_CASE("usage: training in parts and recombining") {
 
 TEST_CASE("usage: devices that this build or machine has not") {
   const Workspace space;
-  for (const char* device : {"cuda", "cuda:1"})
-    expect_error(space.path(), with(space.encode(), "--device", device), 1, {device, "this build has no CUDA"});
+  const char* const reason = kernels::device_count(DeviceType::cuda) > 0 ? "this machine has" : "has";
+  for (const char* device : {"cuda:98", "cuda:99"})
+    expect_error(space.path(), with(space.encode(), "--device", device), 1, {device, reason, "CUDA"});
+  if (kernels::device_count(DeviceType::cuda) == 0)
+    expect_error(space.path(), with(space.encode(), "--device", "cuda"), 1, {"device cuda:0", "CUDA"});
   expect_error(space.path(), with(space.encode(), "--device", "tpu"), 1, {"tpu"});
   expect_error(space.path(), with(space.encode(), "--device", "cuda:x"), 1, {"cuda:x"});
   CHECK(run(with(space.encode(), "--device", "cpu")).code == 0);

@@ -205,6 +205,29 @@ void row_argmin(const Context&, int64_t rows, int64_t cols, const float* x, int3
   kernels_of_device().row_argmin(s.context(), rows, cols, from, s.both(ids, rows));
 }
 
+void strided_write(const Context&, int ndim, const int64_t* shape, const int64_t* strides, const float* x, float* y) {
+  Stage s;
+  int64_t n = 1, reach = 1;
+  for (int i = 0; i < ndim; ++i) {
+    n *= shape[i];
+    reach += std::max<int64_t>(shape[i] - 1, 0) * strides[i];
+  }
+  const float* const from = s.in(x, n);
+  kernels_of_device().strided_write(s.context(), ndim, shape, strides, from, s.both(y, n == 0 ? 0 : reach));
+}
+
+void gather_sum(const Context&, const GatherSum<float>& g) {
+  Stage s;
+  GatherSum<float> there = g;
+  const int64_t rows = g.n == 0 ? 0 : g.base_ids ? *std::max_element(g.base_ids, g.base_ids + g.n) + 1 : g.n;
+  there.tables = s.in(g.tables, g.M * g.K * g.d);
+  there.codes = s.in(g.codes, Stage::extent(g.n, g.M, g.codes_ld));
+  there.base = s.in(g.base, rows * g.d);
+  there.base_ids = s.in(g.base_ids, g.n);
+  there.out = s.both(g.out, g.n * g.d);
+  kernels_of_device().gather_sum(s.context(), there);
+}
+
 void gather_rows(const Context&, int64_t n, int64_t d, const float* x, const int32_t* ids, float* out) {
   Stage s;
   const int64_t rows = n == 0 ? 0 : *std::max_element(ids, ids + n) + 1;
@@ -335,6 +358,8 @@ Table<float> make_table() {
   QINCO_STAGED(axpby)
   QINCO_STAGED(fill)
   QINCO_STAGED(strided_copy)
+  QINCO_STAGED(strided_write)
+  QINCO_STAGED(gather_sum)
   QINCO_STAGED(sum)
   QINCO_STAGED(sum_squared_difference)
   QINCO_STAGED_ROWS(row_sum, false)
