@@ -17,8 +17,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr int64_t kMaxHeader = 1 << 24;   // bytes; the format allows six times that, kMaxTensors need less: to parse
-                                          // a single text of this size takes 80 MB of memory
+constexpr int64_t kMaxHeader = 1 << 23;   // bytes, of the format's 100 MB; kMaxTensors need less: to refuse one number
+                                          // of this size takes 80 MB of memory
 constexpr size_t kMaxTensors = 1 << 16;   // what this library will hold of them
 constexpr size_t kMaxMetadata = 1 << 24;  // bytes of keys and values, which count kMetadataItem more each pair
 constexpr size_t kMetadataItem = 128;     // what a pair costs beyond its bytes

@@ -20,7 +20,7 @@ struct SafetensorsFile {
 };
 
 /// Reads a file. Tensors lie on the mapped file and are read-only (clone() them to write). Throws a one-line Error that
-/// names the file for what the format forbids: a header that is malformed, nested or above 16 MB, unknown dtypes,
+/// names the file for what the format forbids: a header that is malformed, nested or above 8 MB, unknown dtypes,
 /// sizes that differ from dtype x shape, ranges that overlap, leave holes or leave the file, duplicate names.
 SafetensorsFile read_safetensors(const std::string& path);
 SafetensorsFile read_safetensors(std::shared_ptr<const MappedFile> file);

@@ -143,8 +143,8 @@ TEST_CASE("safetensors: more tensors or metadata than a model has are refused wh
   for (int i = 0; i < 130'000; ++i) keys += fmt::format("{}\"{}\":\"\"", i > 0 ? "," : "", i);
   CHECK(contains(error("\"__metadata__\":" + object(keys)), "expected at most 16777216"));
   const std::string text(17 << 20, 'x');
-  CHECK(contains(error(fmt::format(R"("__metadata__":{{"k":"{}"}})", text)), "bytes, expected at most 16777216"));
-  CHECK(contains(error(fmt::format(R"("{}":{{}})", text)), ": header of 17825799 bytes, expected at most 16777216"));
+  CHECK(contains(error(fmt::format(R"("__metadata__":{{"k":"{}"}})", text)), "bytes, expected at most 8388608"));
+  CHECK(contains(error(fmt::format(R"("{}":{{}})", text)), ": header of 17825799 bytes, expected at most 8388608"));
 }
 
 TEST_CASE("safetensors: data that is not aligned to its elements is moved") {
