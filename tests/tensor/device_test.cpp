@@ -136,9 +136,9 @@ TEST_CASE("device: operations give what they give on the CPU") {
                            drawn({5}, 4, dtype)};
       Inputs there;
       for (const Tensor& x : here) there.push_back(x.to(device));
-      for (const auto& [name, operation] : operations) {
-        CAPTURE(name);
-        const Tensor found = operation(there), expected = operation(here);
+      for (const auto& operation : operations) {
+        CAPTURE(operation.first);
+        const Tensor found = operation.second(there), expected = operation.second(here);
         CHECK(found.device() == device);
         CHECK(found.dtype() == expected.dtype());
         // Sums of at most 133 terms in another order, and other exponentials.
