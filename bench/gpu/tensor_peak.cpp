@@ -1,6 +1,6 @@
 #include "bench/gpu/tensor_peak.h"
 
-#if __has_include(<cublas_v2.h>)
+#ifdef QINCO_CUBLAS
 
 #include <algorithm>
 #include <chrono>

@@ -42,6 +42,7 @@ void run_screen(const Context& context, const CandidateLayout& p, const float* p
   s.row = c.row, s.target = c.target, s.up_row = c.up_row, s.distances = c.distances;
   with_tiles(p, [&](auto tiles) {
     constexpr int kTiles = tiles;
+    static_assert(ScreenStream<kTiles>::kBytes <= kSharedBytes);
     launch(context, screen_kernel<kTiles, vectors_per_warp(16 * kTiles)>, blocks_at_once(context, kTiles <= 2 ? 2 : 1),
            kBlock, ScreenStream<kTiles>::kBytes, s);
   });
@@ -65,6 +66,7 @@ void run_rescore(const Context& context, const CandidateLayout& p, const float* 
   const int64_t most = (int64_t{c.n} * c.K + kPairs - 1) / kPairs;
   const unsigned blocks = blocks_at_once(context, kBlocksPerProcessor);
   with_tiles(p, [&](auto tiles) {
+    static_assert(rescore_shared_bytes<tiles>() <= kSharedBytes);
     launch(context, rescore_kernel<tiles>, most < blocks ? static_cast<unsigned>(most) : blocks, kBlock,
            rescore_shared_bytes<tiles>(), s);
   });
@@ -107,19 +109,25 @@ void search_chunk(const Context& context, const CandidateLayout& p, const float*
 }
 
 // Matrix number m of the step's weights: down 1, up 2, down 2, .., down L.
-void pack_weights(const Context& context, const CandidateLayout& p, const float* w, int64_t m, float* packed) {
-  const PackedWeights weights{w, static_cast<int>(p.d), static_cast<int>(p.h), m % 2 == 1};
-  const int D = static_cast<int>(p.D()), tiles = static_cast<int>(p.H() / kMmaTile),
-            chunks = static_cast<int>(p.H64() / kHiddenChunk);
-  // Of the blocks after the first, up and down alternate, piece by piece.
-  const int64_t slab = D / 16 * kWarp, chunk = kHiddenChunk * D, block = (m + 1) / 2, turn = m > 0 && m % 2 == 0;
-  const int stride = m == 0 ? 1 : 2;
-  const int64_t first = block == 0 ? 0 : 2 * block - 1;  // matrices before the block
-  uint4* const slabs = reinterpret_cast<uint4*>(packed + p.slabs()) + (first * tiles + turn) * slab;
-  float* const floats = packed + p.floats() + (first * chunks + turn) * chunk;
-  launch(context, pack_slabs_kernel, blocks_for(tiles * slab), kBlock, 0, weights, D, tiles, stride, slabs);
-  launch(context, pack_floats_kernel, blocks_for(chunks * chunk), kBlock, 0, weights, D, chunks, stride * chunk,
-         floats);
+PackedWeights packed_weights(const CandidateLayout& p, const CandidateStep<float>& step, int64_t m) {
+  const bool up = m % 2 == 1;
+  const int64_t l = (m + 1) / 2;
+  const int64_t before = l == 0 ? 0 : 2 * l - 1;  // matrices before the block's
+  const int64_t turn = l > 0 && !up;              // of a block's two, piece by piece
+  const int64_t slab = kMmaTile * p.D() / 2, chunk = kHiddenChunk * p.D();
+  return {up ? step.w_up[l] : step.w_down[l], up, p.slabs() + before * p.H() * p.D() / 2 + turn * slab,
+          p.floats() + before * p.H64() * p.D() + turn * chunk, l == 0 ? 1 : 2};
+}
+
+void pack_weights(const Context& context, const CandidateLayout& p, const CandidateStep<float>& step, float* packed) {
+  const int64_t matrices = 2 * p.L - 1;
+  for (int64_t first = 0; first < matrices; first += kMatrices) {
+    const int64_t count = matrices - first < kMatrices ? matrices - first : kMatrices;
+    PackedMatrices all{};
+    for (int64_t m = 0; m < count; ++m) all.matrix[m] = packed_weights(p, step, first + m);
+    launch(context, pack_weights_kernel, dim3(blocks_for(p.H64() * p.D()), static_cast<unsigned>(count)), kBlock, 0, p,
+           all, packed);
+  }
 }
 
 }  // namespace
@@ -127,10 +135,7 @@ void pack_weights(const Context& context, const CandidateLayout& p, const float*
 void fused_candidate_pack(const Context& context, const CandidateStep<float>& step, float* packed) {
   const CandidateLayout p{step.K, step.d, step.h, step.L};
   launch(context, pack_tables_kernel, blocks_for(p.Kp(), kWarps), kBlock, 0, p, step.z_table, step.a_table, packed);
-  for (int64_t l = 0; l < p.L; ++l) {
-    if (l > 0) pack_weights(context, p, step.w_up[l], 2 * l - 1, packed);
-    pack_weights(context, p, step.w_down[l], 2 * l, packed);
-  }
+  pack_weights(context, p, step, packed);
   ScratchFrame frame(context);
   const CandidateChunk c = take_chunk(frame, p, margin::kProbes);
   launch(context, probe_kernel, margin::kProbes, kBlock, 0, c, step.z_table, step.w_up[0]);

@@ -10,6 +10,7 @@ namespace qinco::kernels::cuda {
 constexpr int64_t kMmaTile = 16;        // candidates of a tile; hidden units of a slab of the screen's weights
 constexpr int64_t kHiddenChunk = 64;    // hidden units that are computed together in float
 constexpr int64_t kLargestWidth = 256;  // a row of z has to fit a warp's registers
+constexpr int kSharedBytes = 99 << 10;  // that a block can have on every supported GPU
 constexpr int64_t kPackHeader = 16;     // floats
 
 QINCO_HOST_DEVICE constexpr int64_t round_up(int64_t x, int64_t multiple) {

@@ -30,43 +30,57 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
-// A weight matrix of the step between `hidden` units and d: W_down [d,h], or W_up [h,d] with `up`; zero beyond.
+// A weight matrix of the step between hidden units and d: W_down [d,h], or W_up [h,d] with `up`.
 struct PackedWeights {
   const float* w;
-  int d, h;
   bool up;
-
-  __device__ float at(int64_t column, int64_t hidden) const {
-    if (column >= d || hidden >= h) return 0;
-    return up ? w[hidden * d + column] : w[column * h + hidden];
-  }
+  int64_t slabs, floats;  // where its first pieces of 16 and of 64 hidden units are in the pack
+  int stride;             // pieces from one to the next: up and down of a block alternate
 };
 
-// Fragments B of 16 hidden units at a time, `stride` slabs apart: register b of a lane holds two neighbours of the
-// inner dimension, which is d for up and the hidden units for down.
-__global__ void __launch_bounds__(kBlock)
-    pack_slabs_kernel(PackedWeights w, int D, int hidden_tiles, int stride, uint4* slabs) {
-  const int64_t size = D / 16 * kWarp;
-  for (int64_t i = grid_thread(); i < hidden_tiles * size; i += grid_threads()) {
-    const int64_t c = i / size, p = i % size / kWarp, g = i % kWarp / 4, t = i % 4;
+constexpr int kMatrices = 8;
+
+// The matrices that a launch packs.
+struct PackedMatrices {
+  PackedWeights matrix[kMatrices];
+};
+
+// Zero beyond d and h.
+__device__ inline float weight(const CandidateLayout& p, const PackedWeights& w, int64_t column, int64_t hidden) {
+  if (column >= p.d || hidden >= p.h) return 0;
+  return w.up ? w.w[hidden * p.d + column] : w.w[column * p.h + hidden];
+}
+
+// Fragments B of 16 hidden units at a time: register b of a lane holds two neighbours of the inner dimension, which is
+// d for up and the hidden units for down.
+__device__ inline void pack_slabs(const CandidateLayout& p, const PackedWeights& w, float* packed) {
+  uint4* const slabs = reinterpret_cast<uint4*>(packed + w.slabs);
+  const int64_t size = p.D() / 16 * kWarp;
+  for (int64_t i = grid_thread(); i < p.H() / kMmaTile * size; i += grid_threads()) {
+    const int64_t c = i / size, tile = i % size / kWarp, g = i % kWarp / 4, t = i % 4;
     const auto pair = [&](int64_t n, int64_t k) {  // outer index n, inner k and k + 1, of 16 each
-      if (w.up) return pack_bf16(w.at(16 * p + k, 16 * c + n), w.at(16 * p + k + 1, 16 * c + n));
-      return pack_bf16(w.at(16 * p + n, 16 * c + k), w.at(16 * p + n, 16 * c + k + 1));
+      if (w.up) return pack_bf16(weight(p, w, 16 * tile + k, 16 * c + n), weight(p, w, 16 * tile + k + 1, 16 * c + n));
+      return pack_bf16(weight(p, w, 16 * tile + n, 16 * c + k), weight(p, w, 16 * tile + n, 16 * c + k + 1));
     };
-    slabs[c * stride * size + i % size] = {pair(g, 2 * t), pair(g, 2 * t + 8), pair(g + 8, 2 * t),
-                                           pair(g + 8, 2 * t + 8)};
+    slabs[c * w.stride * size + i % size] = {pair(g, 2 * t), pair(g, 2 * t + 8), pair(g + 8, 2 * t),
+                                             pair(g + 8, 2 * t + 8)};
   }
 }
 
-// The same weights in float, 64 hidden units at a time, `stride` floats apart: down as [64 hidden][D], up as
-// [D][64 hidden].
-__global__ void __launch_bounds__(kBlock)
-    pack_floats_kernel(PackedWeights w, int D, int hidden_chunks, int64_t stride, float* out) {
-  const int64_t size = int64_t{64} * D;
-  for (int64_t i = grid_thread(); i < hidden_chunks * size; i += grid_threads()) {
+// The same weights in float, 64 hidden units at a time: down as [64 hidden][D], up as [D][64 hidden].
+__device__ inline void pack_floats(const CandidateLayout& p, const PackedWeights& w, float* packed) {
+  const int64_t D = p.D(), size = kHiddenChunk * D;
+  for (int64_t i = grid_thread(); i < p.H64() * D; i += grid_threads()) {
     const int64_t chunk = i / size, j = i % size;
-    out[chunk * stride + j] = w.up ? w.at(j / 64, chunk * 64 + j % 64) : w.at(j % D, chunk * 64 + j / D);
+    packed[w.floats + chunk * w.stride * size + j] =
+        w.up ? weight(p, w, j / 64, chunk * 64 + j % 64) : weight(p, w, j % D, chunk * 64 + j / D);
   }
+}
+
+// blockIdx.y: the matrix.
+__global__ void __launch_bounds__(kBlock) pack_weights_kernel(CandidateLayout p, PackedMatrices all, float* packed) {
+  pack_slabs(p, all.matrix[blockIdx.y], packed);
+  pack_floats(p, all.matrix[blockIdx.y], packed);
 }
 
 // Probe number blockIdx.x as a vector of the chunk, and its pair; u = W_up,1 r.

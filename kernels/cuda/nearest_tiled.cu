@@ -61,10 +61,11 @@ __device__ inline void multiply(const float* x, const float* c, int tx, int ty, 
   }
 }
 
+// norms [K rounded up to tiles]: infinity beyond K.
 __global__ void __launch_bounds__(kBlock) norms_kernel(int64_t K, int64_t d, const float* c, float* norms) {
-  for (int64_t k = grid_warp(); k < K; k += grid_warps()) {
-    float squares = 0;
-    for (int64_t j = lane(); j < d; j += kWarp) squares += c[k * d + j] * c[k * d + j];
+  for (int64_t k = grid_warp(); k < round_up(K, kTile); k += grid_warps()) {
+    float squares = k < K ? 0 : INFINITY;
+    for (int64_t j = lane(); k < K && j < d; j += kWarp) squares += c[k * d + j] * c[k * d + j];
     squares = warp_sum(squares);
     if (lane() == 0) norms[k] = squares;
   }
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(kBlock, 2)
 #pragma unroll
     for (int j = 0; j < 8; ++j) {  // ascending codewords: the lowest of equals stays
       const int k = tile * kTile + place(tx, j);
-      const float norm = k < K ? __ldg(norms + k) : INFINITY;
+      const float norm = __ldg(norms + k);
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const float score = norm - 2 * sum[i][j];
@@ -153,13 +154,13 @@ void tiled_nearest(const Context& context, int64_t n, int64_t d, int64_t K, cons
                    int32_t* ids, float* distances) {
   if (n <= 0) return;
   ScratchFrame frame(context);
-  float* const norms = frame.get<float>(K);
+  float* const norms = frame.get<float>(round_up(K, kTile));
   Key* const keys = frame.get<Key>(n);
   const int64_t row_blocks = (n + kTile - 1) / kTile, tiles = (K + kTile - 1) / kTile;
   // Where there are fewer rows than fill the device twice, codewords are shared out as well.
   const int64_t wanted = (4 * processors(context) + row_blocks - 1) / row_blocks;
   const int64_t shares = wanted < tiles ? wanted : tiles;
-  launch(context, norms_kernel, blocks_for(K, kWarps), kBlock, 0, K, d, c, norms);
+  launch(context, norms_kernel, blocks_for(round_up(K, kTile), kWarps), kBlock, 0, K, d, c, norms);
   launch(context, clear_kernel, blocks_for(n), kBlock, 0, n, keys);
   launch(context, nearest_kernel, dim3(static_cast<unsigned>(row_blocks), static_cast<unsigned>(shares)), kBlock, 0, n,
          static_cast<int>(d), static_cast<int>(K), x, c, norms, keys);

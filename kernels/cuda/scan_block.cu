@@ -15,7 +15,7 @@ namespace qinco::kernels::cuda {
 namespace {
 
 constexpr int kRoundBlocks = kRound / kScanBlock;     // of 32 vectors, in a round of a thread block
-constexpr int64_t kSharedBudget = int64_t{96} << 10;  // every supported GPU has 99 KiB
+constexpr int64_t kSharedBudget = int64_t{96} << 10;  // of 99 KiB, for the state of the selection
 constexpr int64_t kPartialKeys = int64_t{8} << 20;    // between the two kernels
 
 // A list of a query; `begin`: the blocks of 32 in the lists before.
