@@ -120,6 +120,9 @@ void add(const AddOptions& options, const Common& common) {
   const auto [begin, end] = shard_rows(options.shard, source.vectors.size());
   IvfIndex index(options.index, coder);
   const bool by_row = options.resume || options.shard != "0/1";
+  check(!options.resume || options.first_id || index.file().next_id() <= source.vectors.size(),
+        "{}: holds ids up to {}, {} has {} rows: --resume needs the --first_id of what was stopped", options.index,
+        index.file().next_id() - 1, options.input, source.vectors.size());
   const int64_t offset = options.first_id.value_or(by_row ? 0 : index.file().next_id());
   const int64_t before = index.size(), d = coder->config().d;
   const StopSignals signals;

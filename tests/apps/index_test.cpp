@@ -171,6 +171,9 @@ TEST_CASE("index: kill -9 while adding loses no more than the batch, and --resum
   CHECK(run(resume).code == 0);
   CHECK(read_bytes(space.index()) == read_bytes(whole));
   CHECK(results_of(resume).at("added") == 0);
+  CHECK(run(space.add()).code == 0);  // once more, with ids of their own: which of the two is to go on?
+  expect_error(space.path(), resume, 1, {"holds ids up to 1199", "has 600 rows", "--first_id"});
+  CHECK(results_of(with(resume, "--first_id", "600")).at("added") == 0);
 }
 
 TEST_CASE("index: kill -9 while merging leaves the index that was, or the merged one") {
