@@ -29,29 +29,55 @@ int64_t queries_together(int64_t nshort) {
   return std::max<int64_t>(1, kRows / nshort);
 }
 
-/// distances [n,nshort] of queries [n,d] to their decoded candidates x [n,nshort,d], which are overwritten; all in the
-/// device's memory.
-void candidate_distances(const kernels::Context& context, int64_t n, int64_t d, const float* queries, int64_t nshort,
-                         float* x, float* distances) {
+/// The candidates of some queries that are there at all, by id: those of query q are [first[q], first[q+1]).
+struct Gathered {
+  std::vector<int64_t> ids, first;
+};
+
+Gathered gather(const kernels::Context& host, int64_t n, int64_t nshort, const int64_t* candidates) {
+  Gathered all;
+  all.first.assign(static_cast<size_t>(n) + 1, 0);
+  for (int64_t q = 0; q < n; ++q)
+    all.first[static_cast<size_t>(q) + 1] =
+        all.first[static_cast<size_t>(q)] +
+        std::count_if(candidates + q * nshort, candidates + (q + 1) * nshort, [](int64_t id) { return id >= 0; });
+  all.ids.resize(static_cast<size_t>(all.first.back()));
+  kernels::parallel_for(host, n, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t q = begin; q < end; ++q) {
+      const auto from = all.ids.begin() + all.first[static_cast<size_t>(q)];
+      const auto to = std::copy_if(candidates + q * nshort, candidates + (q + 1) * nshort, from,
+                                   [](int64_t id) { return id >= 0; });
+      std::sort(from, to);
+    }
+  });
+  return all;
+}
+
+/// distances of queries [n,d] to their decoded candidates x [.,d], which are overwritten; x, queries and distances are
+/// in the device's memory.
+void candidate_distances(const kernels::Context& context, const Gathered& all, int64_t n, int64_t d,
+                         const float* queries, float* x, float* distances) {
   const kernels::Table<float>& kernel = kernels::table<float>(context.device);
   for_rows(context, n, 1, [&](const kernels::Context& own, int64_t begin, int64_t end) {
     for (int64_t q = begin; q < end; ++q) {
-      float* const rows = x + q * nshort * d;
-      kernel.binary(own, kernels::BinaryOp::sub, nshort, d, {rows, d, 1}, {queries + q * d, 0, 1}, rows);
-      kernel.row_squared_norm(own, nshort, d, rows, distances + q * nshort);
+      const int64_t first = all.first[static_cast<size_t>(q)], count = all.first[static_cast<size_t>(q) + 1] - first;
+      float* const rows = x + first * d;
+      kernel.binary(own, kernels::BinaryOp::sub, count, d, {rows, d, 1}, {queries + q * d, 0, 1}, rows);
+      kernel.row_squared_norm(own, count, d, rows, distances + first);
     }
   });
 }
 
-/// The k nearest of the candidates [nshort] of one query by their distances, which are overwritten.
-void order_candidates(const kernels::Context& context, int64_t nshort, const int64_t* candidates, float* all, int64_t k,
-                      int64_t* ids, float* distances) {
+/// The k nearest of `count` candidates by their distances, -1 and +infinity where there are fewer.
+void order_candidates(const kernels::Context& context, int64_t count, const int64_t* candidates, const float* all,
+                      int64_t k, int64_t* ids, float* distances) {
+  const int64_t there = std::min(k, count);
   kernels::ScratchFrame frame(context);
-  int32_t* const best = frame.get<int32_t>(k);
-  for (int64_t i = 0; i < nshort; ++i)
-    if (candidates[i] < 0) all[i] = std::numeric_limits<float>::infinity();
-  kernels::table<float>().topk(context, 1, nshort, k, all, best, distances);
-  for (int64_t i = 0; i < k; ++i) ids[i] = candidates[best[i]];
+  int32_t* const best = frame.get<int32_t>(there);
+  kernels::table<float>().topk(context, 1, count, there, all, best, distances);
+  for (int64_t i = 0; i < there; ++i) ids[i] = candidates[best[i]];
+  std::fill(ids + there, ids + k, -1);
+  std::fill(distances + there, distances + k, std::numeric_limits<float>::infinity());
 }
 
 }  // namespace
@@ -61,37 +87,31 @@ void rerank(const kernels::Context& context, const Decoder& decode, const CodeRe
             float* distances, SearchSeconds& seconds) {
   check(1 <= k && k <= nshort, "search: {} neighbours asked for of {} candidates", k, nshort);
   const int64_t block = std::min(queries_together(nshort), nq);
-  std::vector<int64_t> sorted(static_cast<size_t>(block * nshort));
-  std::vector<int32_t> codes(static_cast<size_t>(block * nshort * M));
-  std::vector<float> all(static_cast<size_t>(block * nshort));
   const kernels::Context& host = host_context(context);
   Clock::time_point start = Clock::now();
   for (int64_t begin = 0; begin < nq; begin += block) {
     const int64_t count = std::min(block, nq - begin);
-    std::copy_n(candidates + begin * nshort, count * nshort, sorted.data());
-    kernels::parallel_for(host, count, 1, [&](int64_t first, int64_t last, int) {
-      for (int64_t q = first; q < last; ++q) {
-        int64_t* const row = sorted.data() + q * nshort;  // by id, those that are none last: -1 is the largest unsigned
-        std::sort(row, row + nshort, [](int64_t a, int64_t b) { return uint64_t(a) < uint64_t(b); });
-        for (int64_t i = 0; i < nshort; ++i) {
-          int32_t* const out = codes.data() + (q * nshort + i) * M;
-          row[i] < 0 ? void(std::fill_n(out, M, 0)) : codes_of(row[i], out);
-        }
-      }
+    const Gathered all = gather(host, count, nshort, candidates + begin * nshort);
+    const auto found = static_cast<int64_t>(all.ids.size());
+    std::vector<int32_t> codes(static_cast<size_t>(found * M));
+    std::vector<float> computed(static_cast<size_t>(found));
+    kernels::parallel_for(host, found, nshort, [&](int64_t first, int64_t last, int) {
+      for (int64_t i = first; i < last; ++i) codes_of(all.ids[static_cast<size_t>(i)], codes.data() + i * M);
     });
     kernels::ScratchFrame frame(context);
-    float* const x = frame.get<float>(count * nshort * d);
-    decode(count * nshort, codes.data(), x);
+    float* const x = frame.get<float>(found * d);
+    decode(found, codes.data(), x);
     if (context.device.type != DeviceType::cpu) kernels::synchronize(context.device);  // so that its time is its own
     seconds.decode += lap(start);
-    float* const computed = result_of(context, frame, all.data(), count * nshort);
-    candidate_distances(context, count, d, to_device(context, frame, queries + begin * d, count * d), nshort, x,
-                        computed);
-    to_host(context, computed, all.data(), count * nshort);
+    float* const result = result_of(context, frame, computed.data(), found);
+    candidate_distances(context, all, count, d, to_device(context, frame, queries + begin * d, count * d), x, result);
+    to_host(context, result, computed.data(), found);
     for_rows(host, count, 1, [&](const kernels::Context& own, int64_t first, int64_t last) {
-      for (int64_t q = first; q < last; ++q)
-        order_candidates(own, nshort, sorted.data() + q * nshort, all.data() + q * nshort, k, ids + (begin + q) * k,
+      for (int64_t q = first; q < last; ++q) {
+        const int64_t at = all.first[static_cast<size_t>(q)], there = all.first[static_cast<size_t>(q) + 1] - at;
+        order_candidates(own, there, all.ids.data() + at, computed.data() + at, k, ids + (begin + q) * k,
                          distances + (begin + q) * k);
+      }
     });
     seconds.distances += lap(start);
   }
