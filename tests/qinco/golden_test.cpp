@@ -63,14 +63,13 @@ struct Golden {
 
 const char* const kVariants[] = {"qinco", "qinco_lr"};
 
-}  // namespace
-
-TEST_CASE("forward, decode and gradients equal PyTorch's") {
+void check_forward(Device device) {
   for (const std::string variant : kVariants) {
     CAPTURE(variant);
     const Golden golden(variant + "_step");
     Qinco model = golden.model();
-    const Tensor& codes = golden.tensor("codes");
+    model.to(device);
+    const Tensor codes = golden.tensor("codes").to(device);
 
     const Tensor code0 = codes.slice(1, 0, 1).squeeze(1).contiguous();
     const Tensor code1 = codes.slice(1, 1, 2).squeeze(1).contiguous();
@@ -83,7 +82,7 @@ TEST_CASE("forward, decode and gradients equal PyTorch's") {
       CAPTURE(m);
       CHECK(relative_difference(partials[m].value(), golden.tensor("partial" + std::to_string(m))) <= kRounding);
     }
-    const Variable loss = model.loss(golden.scaled_batch(0), codes);
+    const Variable loss = model.loss(golden.scaled_batch(0).to(device), codes);
     CHECK(std::abs(loss.item() / golden.tensor("loss").item<double>() - 1) <= kRounding);
     loss.backward();
     for (const nn::NamedParameter& p : model.named_parameters()) {
@@ -93,32 +92,29 @@ TEST_CASE("forward, decode and gradients equal PyTorch's") {
   }
 }
 
-TEST_CASE("the codec's codes and reconstructions equal PyTorch's on every ISA") {
-  for (const kernels::Isa isa : kernels::available_isas()) {
-    const kernels::ScopedIsa scoped(isa);
-    for (const std::string variant : kVariants) {
-      CAPTURE(kernels::isa_name(isa));
-      CAPTURE(variant);
-      const Golden golden(variant + "_step");
-      const Codec codec(golden.model());
-      const Tensor x = golden.batch(0);
-      const Tensor codes = Tensor::empty({golden.B, golden.config.M}, DType::i32);
-      codec.encode(golden.B, x.data<float>(), codes.data<int32_t>());
-      CHECK(same_bits(codes, golden.tensor("codes")));
-      for (int64_t m = 1; m <= golden.config.M; ++m) {
-        const Tensor xhat = Tensor::empty({golden.B, golden.config.d});
-        codec.decode(golden.B, codes.data<int32_t>(), golden.config.M, m, xhat.data<float>());
-        const Tensor expected = mul(golden.tensor("partial" + std::to_string(m - 1)), scalar(golden.config.db_scale));
-        CHECK(relative_difference(xhat, expected) <= codec_rounding());
-      }
+void check_codec(Device device) {
+  for (const std::string variant : kVariants) {
+    CAPTURE(variant);
+    const Golden golden(variant + "_step");
+    const Codec codec(golden.model(), kernels::Precision::exact, device);
+    const Tensor x = golden.batch(0);
+    const Tensor codes = Tensor::empty({golden.B, golden.config.M}, DType::i32);
+    codec.encode(golden.B, x.data<float>(), codes.data<int32_t>());
+    CHECK(same_bits(codes, golden.tensor("codes")));
+    for (int64_t m = 1; m <= golden.config.M; ++m) {
+      const Tensor xhat = Tensor::empty({golden.B, golden.config.d});
+      codec.decode(golden.B, codes.data<int32_t>(), golden.config.M, m, xhat.data<float>());
+      const Tensor expected = mul(golden.tensor("partial" + std::to_string(m - 1)), scalar(golden.config.db_scale));
+      CHECK(relative_difference(xhat, expected) <= codec_rounding());
     }
   }
 }
 
-TEST_CASE("parameters after 1, 2 and 10 Adam steps equal PyTorch's") {
+void check_adam(Device device) {
   for (const std::string variant : kVariants) {
     const Golden golden(variant + "_step");
     Qinco model = golden.model();
+    model.to(device);
     BatchTrainer trainer(model, golden.lr);
     for (int64_t step = 1; step <= 10; ++step) {
       trainer.step(golden.batch(step - 1));
@@ -130,10 +126,37 @@ TEST_CASE("parameters after 1, 2 and 10 Adam steps equal PyTorch's") {
         // Relative to how far the steps moved it. Adam's first steps divide small gradients by themselves, rounding
         // errors included, hence more than kRounding.
         const Tensor start = golden.tensor("param." + p.name);
-        const Tensor moved = sub(p.parameter.value(), start), expected = sub(golden.tensor(prefix + p.name), start);
+        const Tensor moved = sub(p.parameter.value().to(Device{}), start),
+                     expected = sub(golden.tensor(prefix + p.name), start);
         CHECK(relative_difference(moved, expected) <= 1e-3);
       }
     }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("forward, decode and gradients equal PyTorch's") {
+  check_forward(Device{});
+}
+
+TEST_CASE("the codec's codes and reconstructions equal PyTorch's on every ISA") {
+  for (const kernels::Isa isa : kernels::available_isas()) {
+    const kernels::ScopedIsa scoped(isa);
+    CAPTURE(kernels::isa_name(isa));
+    check_codec(Device{});
+  }
+}
+
+TEST_CASE("parameters after 1, 2 and 10 Adam steps equal PyTorch's") {
+  check_adam(Device{});
+}
+
+TEST_CASE("device: forward, gradients, codes, reconstructions and Adam steps equal PyTorch's") {
+  for (const Device device : tests::test_devices()) {
+    check_forward(device);
+    check_codec(device);
+    check_adam(device);
   }
 }
 

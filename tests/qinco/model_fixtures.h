@@ -38,9 +38,9 @@ inline Tensor random_codes(const QincoConfig& config, int64_t n, uint64_t seed) 
 
 /// ||a - b|| / ||b|| over all elements (absolute where b is 0).
 inline double relative_difference(const Tensor& a, const Tensor& b) {
-  const Tensor exact = b.contiguous().to(DType::f64);
+  const Tensor exact = b.contiguous().to(Device{}).to(DType::f64);
   const double scale = sum_squared_difference(exact, zeros_like(exact));
-  const double difference = sum_squared_difference(a.contiguous().to(DType::f64), exact);
+  const double difference = sum_squared_difference(a.contiguous().to(Device{}).to(DType::f64), exact);
   return std::sqrt(difference / (scale > 0 ? scale : 1));
 }
 
