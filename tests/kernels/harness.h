@@ -141,7 +141,7 @@ inline std::vector<Version> fast_versions() {
       try {
         check_device({DeviceType::cuda, 0});
       } catch (const Error& error) {
-        MESSAGE("CUDA kernels not tested: " << error.what());
+        MESSAGE("CUDA kernels not tested: " << std::string(error.what()));
       }
       return true;
     }();
