@@ -172,9 +172,10 @@ TEST_CASE("a vector's candidate search depends neither on its batch nor on the n
       CAPTURE(version.name);
       CAPTURE(s);
       const Result<float> all = search(version, p);
-      for (int threads : {2, 3, 5}) CHECK(search(version, p, threads) == all);
+      for (int threads : {2, 3, 5})
+        if (!version.cuda) CHECK(search(version, p, threads) == all);
       if (version.cuda && s.d > 256) continue;  // cuBLAS chooses by the size of the batch
-      for (int64_t begin = 0; begin < p.n; begin += 13) {
+      for (int64_t begin = 0; begin < p.n; begin += version.cuda ? 52 : 13) {
         for (int64_t size : {1, 2, 6}) {
           const int64_t end = std::min(begin + size, p.n);
           const Result<float> part{{all.codes.begin() + begin, all.codes.begin() + end},

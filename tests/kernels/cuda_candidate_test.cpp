@@ -86,7 +86,7 @@ TEST_CASE("cuda candidate: a step that deceives the probes is searched exactly a
   if (no_cuda()) return;
   int64_t differing = 0, screened_wrong = 0, total = 0;
   for (const Sizes& s : {Sizes{64, 32, 32, 1}, Sizes{64, 32, 32, 2}}) {
-    const Problem<float> p = hiding_problem(s, 32, 1);
+    const Problem<float> p = hiding_problem(s, 100, 1);
     const Result<float> in_float = search(Isa::reference, p), exact = search(on_cuda(), p);
     const Result<float> fast = search(on_cuda(), p, 0, p.n, 1, Precision::fast);
     for (int64_t i = 0; i < p.n; ++i) {
