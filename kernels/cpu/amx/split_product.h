@@ -1,8 +1,8 @@
 // Rows of y = x W^T at near-float precision: both operands are split into two bfloat16 parts and the three larger
 // partial products are summed in float. What is left out is below 2^-16 of |x| |W|, term by term and with random signs.
 //
-// As in screen.h, the vector unit works while the matrix unit does: splitting the next 32 rows of x, and the epilogue of
-// the C block before, are done in slices between the products.
+// As in screen.h, the vector unit works while the matrix unit does: splitting the next 32 rows of x, and the epilogue
+// of the C block before, are done in slices between the products.
 #pragma once
 
 #include "kernels/cpu/amx/pack.h"
