@@ -129,6 +129,16 @@ __global__ void read_shared_kernel(float* out) {
   out[threadIdx.x] = dynamic_shared<float>()[threadIdx.x];
 }
 
+// Every thread takes its neighbour's value; the barrier in between may be missing.
+template <bool barrier>
+__global__ void neighbour_kernel(int* out) {
+  int* const shared = dynamic_shared<int>();
+  const int i = static_cast<int>(threadIdx.x), n = static_cast<int>(blockDim.x);
+  shared[i] = i;
+  if (barrier) __syncthreads();
+  out[i] = shared[(i + 1) % n];
+}
+
 __global__ void nothing_kernel() {}
 
 // How a child process that runs `body` ends: its signal, or 0.
@@ -210,6 +220,16 @@ TEST_CASE("emulator: threads that do not come to a barrier are found") {
   CHECK(error_of(nothing_kernel, 1, 32, 0) == "");  // and it goes on working
 }
 
+TEST_CASE("emulator: a missing barrier shows in the result, whatever the order of the threads") {
+  std::vector<int> expected;
+  for (int i = 0; i < 64; ++i) expected.push_back((i + 1) % 64);
+  const Array<int> out(64);
+  CHECK(error_of(neighbour_kernel<true>, 1, 64, 256, out.get()) == "");
+  CHECK(out.values() == expected);
+  CHECK(error_of(neighbour_kernel<false>, 1, 64, 256, out.get()) == "");
+  CHECK(out.values() != expected);
+}
+
 TEST_CASE("emulator: writes beyond memory are found, and fresh memory is NaN") {
   CHECK(contains(error_of(shared_write_kernel, 1, 1, 40, 10), "0 bytes beyond its 40 bytes of shared memory"));
   CHECK(error_of(shared_write_kernel, 1, 1, 40, 9) == "");
@@ -227,6 +247,11 @@ TEST_CASE("emulator: a host that touches device memory dies at once") {
   float host = 0;
   CHECK_THROWS_AS(copy_bytes({}, &host, kDevice, array.get() + 9, 8), Error);
   CHECK_THROWS_AS(copy_bytes({}, &host, kDevice, &host, 4), Error);
+  CHECK(signal_of([] {
+          void* const memory = allocate(kDevice, 10);
+          release(kDevice, memory, 10);
+          release(kDevice, memory, 10);
+        }) == SIGABRT);
 }
 
 TEST_CASE("emulator: what no device would launch is refused") {
