@@ -96,7 +96,7 @@ TEST_CASE("cuda candidate: a step that deceives the probes is searched exactly a
     }
   }
   MESSAGE(differing << " of " << total << " codes differ from the float search's; of the screen's, " << screened_wrong);
-  CHECK(differing * 30 <= total);
+  CHECK(differing * 100 <= total);
   CHECK(screened_wrong > 10 * differing);
   CHECK(screened_wrong >= 5);  // else this test would not see a margin that is too small
 }
