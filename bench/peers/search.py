@@ -18,8 +18,8 @@ import faiss
 import numpy as np
 
 NPROBE = (1, 4, 16, 64)
-NSHORT = (10, 20, 50, 100, 200, 500)
-K = 10  # neighbours asked for
+NSHORT = (2, 5, 10, 20, 50, 100, 200)
+K = 10  # neighbours asked for, or nshort if that is less
 
 
 def read_vecs(path, dtype):
