@@ -153,7 +153,7 @@ QINCO_INLINE IntVec lane_numbers() {
   return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
 }
 
-// table[ids[i]] in lane i. Load by load: the gather instruction is microcode, and takes 1.8 times as long on Zen 3.
+// table[ids[i]] in lane i. Load by load: the gather instruction is microcode, and takes 1.6 times as long on Zen 3.
 QINCO_INLINE __m128 look_up_four(const float* table, const uint8_t* ids) {
   __m128 x = _mm_load_ss(table + ids[0]);
   x = _mm_insert_ps(x, _mm_load_ss(table + ids[1]), 0x10);
