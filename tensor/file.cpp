@@ -21,6 +21,8 @@ namespace {
 
 constexpr size_t kBufferSize = size_t{1} << 16;
 
+/// Why a system call failed: to be asked after it, not among the arguments of the check() that makes it, whose order is
+/// the compiler's.
 std::string reason() {
   return std::strerror(errno);
 }
@@ -111,7 +113,8 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::string& path) {
   const Descriptor handle{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
   check(handle.fd >= 0, "{}: cannot open: {}", path, reason());
   struct stat info {};
-  check(::fstat(handle.fd, &info) == 0, "{}: cannot stat: {}", path, reason());
+  const bool described = ::fstat(handle.fd, &info) == 0;
+  check(described, "{}: cannot stat: {}", path, reason());
   check(!S_ISDIR(info.st_mode), "{}: expected a file, found a directory", path);
   check(S_ISREG(info.st_mode), "{}: expected a regular file, found a pipe or device", path);
   const int64_t size = info.st_size;
@@ -153,7 +156,8 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), buffer_(new s
     check(!error && !std::filesystem::is_symlink(target), "{}: cannot write: a link to nowhere", path_);
     path_ = target.string();
   }
-  check(!exists || ::access(path_.c_str(), W_OK) == 0, "{}: cannot write: {}", path_, reason());
+  const bool writable = !exists || ::access(path_.c_str(), W_OK) == 0;
+  check(writable, "{}: cannot write: {}", path_, reason());
   const std::filesystem::path name(path_);
   check(name.has_filename(), "{}: cannot write: no file name", path_);
   const auto mode = exists ? info.st_mode & 0777 : 0666;
@@ -206,10 +210,12 @@ void AtomicFile::flush() {
 void AtomicFile::commit() {
   check(fd_ >= 0, "{}: cannot write: already closed", path_);
   flush();
-  if (!temporary_.empty()) check(::fsync(fd_) == 0, "{}: cannot write: {}", path_, reason());
+  const bool synced = temporary_.empty() || ::fsync(fd_) == 0;
+  check(synced, "{}: cannot write: {}", path_, reason());
   const int fd = std::exchange(fd_, -1);
   if (temporary_.empty()) {
-    check(::close(fd) == 0, "{}: cannot write: {}", path_, reason());
+    const bool closed = ::close(fd) == 0;
+    check(closed, "{}: cannot write: {}", path_, reason());
     return;
   }
   const bool renamed = ::close(fd) == 0 && ::rename(temporary_.c_str(), path_.c_str()) == 0;

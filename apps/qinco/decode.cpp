@@ -29,8 +29,6 @@ void decode(const DecodeOptions& options, const Common& common) {
   check(1 <= M_stored && M_stored <= codec.M(), "--M_stored {}: expected 1 to {}, the codes of {}", M_stored, codec.M(),
         options.model);
   const int64_t M_used = checked_M_used(options.M_used, M_stored, options.model);
-  check(!options.raw || codec.coarse() == 0, "--raw: {} is of variant ivf-qinco, whose codes are read as .npy only",
-        options.model);
   const CodeFormat format = options.raw ? CodeFormat::raw : CodeFormat::npy;
   const int64_t M = codec.codes_per_vector(M_stored);
   const CodeFile file = CodeFile::open(options.input, format, M, codec.K(), codec.K0());

@@ -34,9 +34,7 @@ void encode(const EncodeOptions& options, const Common& common) {
         codec.d(), options.model);
   const int64_t n = vectors.size(), d = codec.d(), block = block_rows(d, kBlock, common.device()),
                 M = codec.codes_per_vector(M_used);
-  check(!options.raw || codec.coarse() == 0, "--raw: {} is of variant ivf-qinco, whose codes are written as .npy only",
-        options.model);
-  CodeWriter writer(options.output, options.raw ? CodeFormat::raw : CodeFormat::npy, n, M, codec.code_limit());
+  CodeWriter writer(options.output, options.raw ? CodeFormat::raw : CodeFormat::npy, n, M, codec.K(), codec.K0());
 
   const StopSignals signals;
   Progress progress(common.text(), "encoding", n);

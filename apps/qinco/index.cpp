@@ -23,7 +23,8 @@ constexpr int64_t kTrainBlock = 4096;
 
 struct BuildOptions {
   std::string model, training_data, training_codes, output;
-  std::optional<int64_t> nt;
+  bool raw = false;
+  std::optional<int64_t> nt, M_used;
   int64_t links = 0, ef_construction = 200;
 };
 
@@ -31,24 +32,31 @@ struct AddOptions {
   std::string model, index, input, codes, shard = "0/1";
   std::optional<int64_t> first_id;
   int64_t batch = 1 << 16;
-  bool resume = false;
+  bool resume = false, raw = false;
 };
 
-/// Vectors that must have the model's dimension, and their codes if a file of them is given.
+/// Vectors that must have the model's dimension, or their codes, or both: whatever a file is given of.
 struct Source {
-  VectorFile vectors;
+  std::optional<VectorFile> vectors;
   std::optional<CodeFile> codes;
+
+  int64_t size() const { return codes ? codes->size() : vectors->size(); }
 };
 
-Source open_source(const IvfCoder& coder, const std::string& vectors, const std::string& codes) {
+Source open_source(const IvfCoder& coder, const std::string& vectors, const std::string& codes, bool raw) {
   const QincoConfig& config = coder.config();
-  Source source{VectorFile::open(vectors), {}};
-  check(source.vectors.dim() == config.d, "{}: vectors have dimension {}, expected {} as in the model", vectors,
-        source.vectors.dim(), config.d);
-  if (codes.empty()) return source;
-  source.codes = CodeFile::open(codes, CodeFormat::npy, config.codes(), config.K, config.K_ivf);
-  check(source.codes->size() == source.vectors.size(), "{}: {} rows, expected {} as in {}", codes, source.codes->size(),
-        source.vectors.size(), vectors);
+  Source source;
+  if (!vectors.empty()) {
+    source.vectors = VectorFile::open(vectors);
+    check(source.vectors->dim() == config.d, "{}: vectors have dimension {}, expected {} as in the model", vectors,
+          source.vectors->dim(), config.d);
+  }
+  if (!codes.empty())
+    source.codes =
+        CodeFile::open(codes, raw ? CodeFormat::raw : CodeFormat::npy, config.codes(), config.K, config.K_ivf);
+  if (source.vectors && source.codes)
+    check(source.codes->size() == source.vectors->size(), "{}: {} rows, expected {} as in {}", codes,
+          source.codes->size(), source.vectors->size(), vectors);
   return source;
 }
 
@@ -57,10 +65,11 @@ void build(const BuildOptions& options, const Common& common) {
   check(options.ef_construction >= 1 && options.ef_construction <= (1 << 20), "--efConstruction {}: expected 1 to {}",
         options.ef_construction, 1 << 20);
   const auto coder = load_coder(options.model, common);
-  const Source source = open_source(*coder, options.training_data, options.training_codes);
-  const int64_t nt = checked_nt(options.nt, source.vectors), d = coder->config().d;
+  const Source source = open_source(*coder, options.training_data, options.training_codes, options.raw);
+  const int64_t nt = checked_nt(options.nt, *source.vectors), d = coder->config().d;
+  const int64_t M = checked_codes_after_list(options.M_used, coder->config().M, options.model);
   check_writable(options.output);
-  IvfBuilder builder(coder);
+  IvfBuilder builder(coder, M);
   std::vector<float> x(static_cast<size_t>(std::min(nt, kTrainBlock) * d));
   std::vector<int32_t> codes(static_cast<size_t>(std::min(nt, kTrainBlock) * coder->config().codes()));
   const StopSignals signals;
@@ -68,7 +77,7 @@ void build(const BuildOptions& options, const Common& common) {
   const Stopwatch watch;
   for (int64_t i = 0; i < nt; i += kTrainBlock) {
     const int64_t count = std::min(kTrainBlock, nt - i);
-    source.vectors.read(i, i + count, x.data());
+    source.vectors->read(i, i + count, x.data());
     if (source.codes) source.codes->read(i, i + count, codes.data());
     builder.add(count, x.data(), source.codes ? codes.data() : nullptr);
     progress.update(i + count);
@@ -82,7 +91,7 @@ void build(const BuildOptions& options, const Common& common) {
                coder->config().K_ivf, nt, watch.seconds());
   common.report({{"index", options.output},
                  {"d", d},
-                 {"M", coder->config().M},
+                 {"M", M},
                  {"K_ivf", coder->config().K_ivf},
                  {"nt", nt},
                  {"seconds", watch.seconds()}});
@@ -113,23 +122,36 @@ IdRange next_missing(const IvfFile& file, int64_t begin, int64_t end) {
   return {std::min(begin, end), end};
 }
 
+/// Adds rows first..second-1, by their codes where there are some.
+void add_rows(const Source& source, IdRange rows, int64_t first_id, const IvfCoder& coder, IvfIndex& index) {
+  const int64_t count = rows.second - rows.first;
+  if (source.codes) {
+    std::vector<int32_t> codes(static_cast<size_t>(count * coder.config().codes()));
+    source.codes->read(rows.first, rows.second, codes.data());
+    index.add_codes(codes, first_id);
+  } else {
+    std::vector<float> x(static_cast<size_t>(count * coder.config().d));
+    source.vectors->read(rows.first, rows.second, x.data());
+    index.add(x, first_id);
+  }
+}
+
 void add(const AddOptions& options, const Common& common) {
   check(options.batch >= 1, "--batch {}: expected 1 or more", options.batch);
+  if (options.input.empty() && options.codes.empty()) throw UsageError("index add: expected --i or --codes");
   const auto coder = load_coder(options.model, common);
-  const Source source = open_source(*coder, options.input, options.codes);
-  const auto [begin, end] = shard_rows(options.shard, source.vectors.size());
+  const Source source = open_source(*coder, options.input, options.codes, options.raw);
+  const auto [begin, end] = shard_rows(options.shard, source.size());
   IvfIndex index(options.index, coder);
   const bool by_row = options.resume || options.shard != "0/1";
-  check(!options.resume || options.first_id || index.file().next_id() <= source.vectors.size(),
+  check(!options.resume || options.first_id || index.file().next_id() <= source.size(),
         "{}: holds ids up to {}, {} has {} rows: --resume needs the --first_id of what was stopped", options.index,
-        index.file().next_id() - 1, options.input, source.vectors.size());
+        index.file().next_id() - 1, options.input.empty() ? options.codes : options.input, source.size());
   const int64_t offset = options.first_id.value_or(by_row ? 0 : index.file().next_id());
-  const int64_t before = index.size(), d = coder->config().d;
+  int64_t added = 0;
   const StopSignals signals;
   Progress progress(common.text(), "adding", std::max<int64_t>(end - begin, 1));
   const Stopwatch watch;
-  std::vector<float> x;
-  std::vector<int32_t> codes;
   for (int64_t row = begin; row < end;) {
     IdRange rows{row, std::min(end, row + options.batch)};
     if (options.resume) {
@@ -137,12 +159,8 @@ void add(const AddOptions& options, const Common& common) {
       rows = {ids.first - offset, std::min(ids.second, ids.first + options.batch) - offset};
       if (rows.first >= end) break;
     }
-    const int64_t count = rows.second - rows.first;
-    x.resize(static_cast<size_t>(count * d));
-    source.vectors.read(rows.first, rows.second, x.data());
-    codes.resize(static_cast<size_t>(source.codes ? count * coder->config().codes() : 0));
-    if (source.codes) source.codes->read(rows.first, rows.second, codes.data());
-    index.add(x, offset + rows.first, source.codes ? codes.data() : nullptr);
+    add_rows(source, rows, offset + rows.first, *coder, index);
+    added += rows.second - rows.first;
     row = rows.second;
     progress.update(row - begin);
     if (signals.requested())
@@ -150,7 +168,6 @@ void add(const AddOptions& options, const Common& common) {
                                                     options.index, index.size(), offset));
   }
   progress.clear();
-  const int64_t added = index.size() - before;
   const double seconds = watch.seconds();
   common.print("{}: {} vectors added in {:.1f} s ({:.0f} vectors/s), {} in all", options.index, added, seconds,
                per_second(added, seconds), index.size());
@@ -206,7 +223,9 @@ void add_index_build(Program& program) {
   command.add_option("--model", options->model, "an IVF-QINCo model")->required()->type_name("FILE");
   command.add_option("--training_data", options->training_data, "vectors to fit to")->required()->type_name("FILE");
   command.add_option("--training_codes", options->training_codes, "their codes (.npy, from encode)")->type_name("FILE");
+  command.add_flag("--raw", options->raw, "the codes are packed bits without a header");
   command.add_option("--nt", options->nt, "fit to the first nt vectors (default: all)");
+  command.add_option("--M_used", options->M_used, "keep only the first codes of a vector, its list among them");
   command
       .add_option("--hnsw", options->links, "links a centroid: the coarse quantizer is an HNSW graph (0: it is flat)")
       ->check(CLI::Range(0, 1000))
@@ -222,9 +241,10 @@ void add_index_add(Program& program) {
                                   [options](const Common& common) { add(*options, common); });
   command.add_option("--index", options->index, "the index")->required()->type_name("FILE");
   command.add_option("--model", options->model, "the model it was built for")->required()->type_name("FILE");
-  command.add_option("--i", options->input, "vectors")->required()->type_name("FILE");
-  command.add_option("--codes", options->codes, "their codes (.npy, from encode), instead of encoding")
+  command.add_option("--i", options->input, "vectors")->type_name("FILE");
+  command.add_option("--codes", options->codes, "codes (.npy, from encode) instead, or those of the vectors")
       ->type_name("FILE");
+  command.add_flag("--raw", options->raw, "the codes are packed bits without a header");
   command.add_option("--first_id", options->first_id,
                      "id of the file's first row (default: after the last one; with --shard or --resume 0)");
   command.add_option("--shard", options->shard, "i/n: add the i-th of n parts of the file, i from 0")
@@ -234,6 +254,12 @@ void add_index_add(Program& program) {
 }
 
 }  // namespace
+
+int64_t checked_codes_after_list(std::optional<int64_t> M_used, int64_t M, const std::string& path) {
+  const int64_t used = M_used.value_or(M + 1);
+  check(2 <= used && used <= M + 1, "--M_used {}: expected 2 to {}, the list and the codes of {}", used, M + 1, path);
+  return used - 1;
+}
 
 std::shared_ptr<const IvfCoder> load_coder(const std::string& path, const Common& common) {
   const Qinco model = load_model(path);

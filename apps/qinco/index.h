@@ -1,7 +1,9 @@
 // What the subcommands of `qinco index` share.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "apps/qinco/command.h"
@@ -11,6 +13,10 @@ namespace qinco::app {
 
 /// The IVF-QINCo model of a file, on the device that was asked for; Errors name the file.
 std::shared_ptr<const IvfCoder> load_coder(const std::string& path, const Common& common);
+
+/// How many codes follow the list when --M_used are taken of the M + 1 entries that a vector has in `path`: all if not
+/// given; throws Error unless --M_used is 2 to M + 1.
+int64_t checked_codes_after_list(std::optional<int64_t> M_used, int64_t M, const std::string& path);
 
 void add_index_search(Program& program);
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@ namespace {
 struct SearchOptions {
   std::string model, index, queries, groundtruth, output, plot;
   std::vector<int64_t> nprobe = {1, 4, 16, 64}, nshort = {10, 100, 1000}, ef_search = {64};
+  std::optional<int64_t> M_used;
   int64_t k = 100;
 };
 
@@ -98,6 +100,7 @@ void search(const SearchOptions& options, const Common& common) {
   const VectorFile file = VectorFile::open(options.queries);
   check(file.dim() == index.d(), "{}: queries have dimension {}, expected {} as in {}", options.queries, file.dim(),
         index.d(), options.index);
+  const int64_t M_used = checked_codes_after_list(options.M_used, index.file().parameters().M, options.index);
   const Tensor queries = read_all(options.queries);
   const Tensor truth = read_ids(options.groundtruth, std::numeric_limits<int32_t>::max());
   const int64_t nq = queries.size(0);
@@ -110,7 +113,7 @@ void search(const SearchOptions& options, const Common& common) {
     for (const int64_t ef : efs)
       for (const int64_t nshort : options.nshort) {
         const IvfResult result = index.search({queries.data<float>(), static_cast<size_t>(queries.numel())},
-                                              {std::min(options.k, nshort), nprobe, nshort, ef});
+                                              {std::min(options.k, nshort), nprobe, nshort, ef, M_used});
         const Tensor found = as_tensor(result.ids, nq);
         points.push_back(search_results(as_tensor(result.short_list, nq), found, truth, result.seconds));
         points.back()["nprobe"] = nprobe;
@@ -121,7 +124,7 @@ void search(const SearchOptions& options, const Common& common) {
   mark_pareto(points);
   print_points(common, points);
   if (!options.plot.empty()) write_plot(options.plot, points);
-  common.report({{"n", index.size()}, {"nq", nq}, {"k", options.k}, {"points", points}});
+  common.report({{"n", index.size()}, {"nq", nq}, {"k", options.k}, {"M_used", M_used + 1}, {"points", points}});
 }
 
 }  // namespace
@@ -145,6 +148,7 @@ void add_index_search(Program& program) {
   command.add_option("--nshort", options->nshort, "candidates decoded, a list of settings")
       ->delimiter(',')
       ->capture_default_str();
+  command.add_option("--M_used", options->M_used, "decode this many codes of a candidate, its list among them");
   command.add_option("--k", options->k, "neighbours kept, at most nshort")->capture_default_str();
   command.add_option("--plot", options->plot, "queries per second over recall@1, as a drawing (.svg)")
       ->type_name("FILE");

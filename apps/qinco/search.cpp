@@ -42,7 +42,7 @@ class CodedVectors {
           codec.d());
     check(1 <= n_ && n_ <= vectors_.size(), "{}: {} vectors asked for, the file has {}", vectors, n_, vectors_.size());
     if (codes.empty()) return;
-    codes_ = CodeFile::open(codes, CodeFormat::npy, codec.codes_per_vector(M_used), codec.code_limit());
+    codes_ = CodeFile::open(codes, CodeFormat::npy, codec.codes_per_vector(M_used), codec.K());
     check(codes_->size() == vectors_.size(), "{}: {} rows, expected {} as in {}", codes, codes_->size(),
           vectors_.size(), vectors);
   }

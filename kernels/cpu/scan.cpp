@@ -1,6 +1,6 @@
-// Scan by look-up tables: a vector of scores at a time, one gather per code from a table that stays in the L1 or L2
+// Scan by look-up tables: a vector of scores at a time, one load per code from a table that stays in the L1 or L2
 // cache, then one comparison with the worst of the k best. Codes lie code by code in blocks of 32 vectors, so that
-// indices are loaded, not shuffled together.
+// a vector of sums takes neighbouring bytes.
 #include "kernels/cpu/heap.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/families.h"
@@ -40,7 +40,7 @@ void scan_list(int64_t M, const float* tables, const ScanList<float>& list, uint
     for (int64_t m = 0; m < M; ++m)
 #pragma GCC unroll 4
       for (int64_t v = 0; v < kVecs; ++v)
-        sum[v] = sum[v] + gather(tables + m * kScanEntries, load_bytes(codes + m * kScanBlock + v * kLanes));
+        sum[v] = sum[v] + look_up(tables + m * kScanEntries, codes + m * kScanBlock + v * kLanes);
     uint32_t below = 0;
 #pragma GCC unroll 4
     for (int64_t v = 0; v < kVecs; ++v) below |= bits_of(sum[v] <= Vec(limit)) << (v * kLanes);

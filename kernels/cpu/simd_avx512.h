@@ -148,11 +148,10 @@ QINCO_INLINE IntVec lane_numbers() {
   return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
-QINCO_INLINE IntVec load_bytes(const uint8_t* p) {
-  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-}
-QINCO_INLINE Vec gather(const float* table, IntVec ids) {
-  return _mm512_i32gather_ps(ids.v, table, 4);
+// table[ids[i]] in lane i.
+QINCO_INLINE Vec look_up(const float* table, const uint8_t* ids) {
+  const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(ids)));
+  return _mm512_i32gather_ps(wide, table, 4);
 }
 
 // --- doubles

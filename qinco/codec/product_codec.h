@@ -1,7 +1,6 @@
 // The fast path of a PQ-QINCo model, or of a plain one: its parts' codecs side by side.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -26,8 +25,6 @@ class ProductCodec {
   int64_t K0() const { return parts_.front().config().K0(); }
   /// Entries at the front of a code that are a coarse quantizer's: 1 in IVF-QINCo, else 0.
   int64_t coarse() const { return parts_.front().config().K_ivf > 0 ? 1 : 0; }
-  /// All entries of a code are below this.
-  int64_t code_limit() const { return std::max(K(), K0()); }
   int64_t nsub() const { return static_cast<int64_t>(parts_.size()); }
   /// Codes a vector when M_used of each part are kept: part by part, nsub * M_used.
   int64_t codes_per_vector(int64_t M_used) const { return nsub() * M_used; }

@@ -15,40 +15,47 @@ int bits_per_code(int64_t K) {
   return std::max(1, static_cast<int>(std::bit_width(static_cast<uint64_t>(K - 1))));
 }
 
-int64_t packed_code_bytes(int64_t M, int64_t K) {
-  return (M * bits_per_code(K) + 7) / 8;
+int64_t packed_code_bytes(int64_t M, int64_t K, int64_t K_first) {
+  return (bits_per_code(K_first > 0 ? K_first : K) + (M - 1) * bits_per_code(K) + 7) / 8;
 }
 
-void pack_codes(int64_t n, int64_t M, int bits, const int32_t* codes, uint8_t* packed) {
-  assert(bits >= 1 && bits <= 16);
+void pack_codes(int64_t n, int64_t M, int first_bits, int bits, const int32_t* codes, uint8_t* packed) {
+  assert(bits >= 1 && bits <= 16 && first_bits >= 1 && first_bits <= 31);
   for (int64_t i = 0; i < n; ++i) {
-    uint32_t pending = 0;  // bits not yet written, from the lowest: at most 7 + 16
+    uint64_t pending = 0;  // bits not yet written, from the lowest: at most 7 + 31
     int count = 0;
     for (int64_t m = 0; m < M; ++m) {
-      pending |= static_cast<uint32_t>(*codes++) << count;
-      for (count += bits; count >= 8; count -= 8, pending >>= 8) *packed++ = static_cast<uint8_t>(pending);
+      pending |= static_cast<uint64_t>(*codes++) << count;
+      for (count += m == 0 ? first_bits : bits; count >= 8; count -= 8, pending >>= 8)
+        *packed++ = static_cast<uint8_t>(pending);
     }
     if (count > 0) *packed++ = static_cast<uint8_t>(pending);
   }
 }
 
-void unpack_codes(int64_t n, int64_t M, int bits, const uint8_t* packed, int32_t* codes) {
-  assert(bits >= 1 && bits <= 16);
-  const uint32_t mask = (1u << bits) - 1;
+void unpack_codes(int64_t n, int64_t M, int first_bits, int bits, const uint8_t* packed, int32_t* codes) {
+  assert(bits >= 1 && bits <= 16 && first_bits >= 1 && first_bits <= 31);
   for (int64_t i = 0; i < n; ++i) {
-    uint32_t pending = 0;
+    uint64_t pending = 0;
     int count = 0;
     for (int64_t m = 0; m < M; ++m) {
-      for (; count < bits; count += 8) pending |= static_cast<uint32_t>(*packed++) << count;
-      *codes++ = static_cast<int32_t>(pending & mask);
-      pending >>= bits;
-      count -= bits;
+      const int wanted = m == 0 ? first_bits : bits;
+      for (; count < wanted; count += 8) pending |= static_cast<uint64_t>(*packed++) << count;
+      *codes++ = static_cast<int32_t>(pending & ((uint64_t{1} << wanted) - 1));
+      pending >>= wanted;
+      count -= wanted;
     }
   }
 }
 
-CodeWriter::CodeWriter(const std::string& path, CodeFormat format, int64_t n, int64_t M, int64_t K)
-    : file_(std::make_unique<AtomicFile>(path)), format_(format), n_(n), M_(M), bits_(bits_per_code(K)) {
+CodeWriter::CodeWriter(const std::string& path, CodeFormat format, int64_t n, int64_t M, int64_t K, int64_t K_first)
+    : file_(std::make_unique<AtomicFile>(path)),
+      format_(format),
+      n_(n),
+      M_(M),
+      bits_(bits_per_code(K)),
+      first_bits_(K_first > 0 ? bits_per_code(K_first) : bits_),
+      packed_bytes_(packed_code_bytes(M, K, K_first)) {
   if (format_ == CodeFormat::raw) return;
   const std::string header = npy_header(DType::i32, {n, M});
   file_->write(header.data(), header.size());
@@ -60,8 +67,8 @@ void CodeWriter::write(int64_t count, const int32_t* codes) {
     file_->write(codes, static_cast<size_t>(count * M_) * sizeof(int32_t));
     return;
   }
-  std::vector<uint8_t> packed(static_cast<size_t>(count * ((M_ * bits_ + 7) / 8)));
-  pack_codes(count, M_, bits_, codes, packed.data());
+  std::vector<uint8_t> packed(static_cast<size_t>(count * packed_bytes_));
+  pack_codes(count, M_, first_bits_, bits_, codes, packed.data());
   file_->write(packed.data(), packed.size());
 }
 
@@ -75,7 +82,7 @@ CodeFile CodeFile::open(const std::string& path, CodeFormat format, int64_t M, i
   const MappedFile& file = *codes.file_;
   check(file.size() > 0, "{}: empty file, expected codes", path);
   if (format == CodeFormat::raw) {
-    codes.row_bytes_ = packed_code_bytes(M, K);
+    codes.row_bytes_ = packed_code_bytes(M, K, K_first);
     check(file.size() % codes.row_bytes_ == 0, "{}: {} bytes are not a whole number of {}-byte codes (M = {}, K = {})",
           path, file.size(), codes.row_bytes_, M, K);
     codes.n_ = file.size() / codes.row_bytes_;
@@ -102,7 +109,8 @@ void CodeFile::read(int64_t begin, int64_t end, int32_t* codes) const {
   const int64_t first = offset_ + begin * row_bytes_, count = (end - begin) * M_;
   const std::byte* from = file_->data() + first;
   if (format_ == CodeFormat::raw) {
-    unpack_codes(end - begin, M_, bits_per_code(K_), reinterpret_cast<const uint8_t*>(from), codes);
+    unpack_codes(end - begin, M_, bits_per_code(K_first_), bits_per_code(K_), reinterpret_cast<const uint8_t*>(from),
+                 codes);
   } else if (dtype_ == DType::i32) {
     std::memcpy(codes, from, static_cast<size_t>(count) * sizeof(int32_t));
   } else {

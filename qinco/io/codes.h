@@ -1,5 +1,6 @@
 // Files of codes, M indices below K per vector: .npy int32 [n,M], or raw: each index in ceil(log2 K) bits, packed from
-// the least significant bit on, each vector rounded up to whole bytes, no header.
+// the least significant bit on, each vector rounded up to whole bytes, no header. The first index of a vector may be
+// below another number, K_first (IVF-QINCo's list); where that is 0, it is K's like the others.
 #pragma once
 
 #include <cstdint>
@@ -16,19 +17,20 @@ enum class CodeFormat { npy, raw };
 /// ceil(log2 K), at least 1: the bits of one index.
 int bits_per_code(int64_t K);
 /// Bytes of one packed vector of M indices.
-int64_t packed_code_bytes(int64_t M, int64_t K);
+int64_t packed_code_bytes(int64_t M, int64_t K, int64_t K_first = 0);
 
-/// codes [n,M], each in [0,2^bits) with 1 <= bits <= 16 -> packed [n, ceil(M*bits/8)].
-void pack_codes(int64_t n, int64_t M, int bits, const int32_t* codes, uint8_t* packed);
+/// codes [n,M], each in [0,2^bits) with 1 <= bits <= 16, the first ones in [0,2^first_bits), 1 <= first_bits <= 31 ->
+/// packed [n, ceil((first_bits + (M-1)*bits) / 8)].
+void pack_codes(int64_t n, int64_t M, int first_bits, int bits, const int32_t* codes, uint8_t* packed);
 /// The inverse of pack_codes.
-void unpack_codes(int64_t n, int64_t M, int bits, const uint8_t* packed, int32_t* codes);
+void unpack_codes(int64_t n, int64_t M, int first_bits, int bits, const uint8_t* packed, int32_t* codes);
 
 /// Writes n rows of M codes block by block; the file appears under its name only on commit().
 class CodeWriter {
  public:
-  CodeWriter(const std::string& path, CodeFormat format, int64_t n, int64_t M, int64_t K);
+  CodeWriter(const std::string& path, CodeFormat format, int64_t n, int64_t M, int64_t K, int64_t K_first = 0);
 
-  /// Appends `count` rows codes [count,M], all in [0,K).
+  /// Appends `count` rows codes [count,M], all in [0,K), or the first ones in [0,K_first).
   void write(int64_t count, const int32_t* codes);
   /// Call after exactly n rows; throws Error when the file cannot be completed.
   void commit();
@@ -38,14 +40,15 @@ class CodeWriter {
   CodeFormat format_;
   int64_t n_;
   int64_t M_;
-  int bits_;
+  int bits_, first_bits_;
+  int64_t packed_bytes_;  // of a row
   int64_t written_ = 0;
 };
 
 /// A read-only, memory-mapped file of codes.
 class CodeFile {
  public:
-  /// Rows of M codes in [0,K), the first of each row in [0,K_first) if that is given (IVF-QINCo's list). Throws Error
+  /// Rows of M codes in [0,K), the first of each row in [0,K_first) if that is not 0. Throws Error
   /// naming the file when it is missing, truncated, or does not hold rows of M codes (.npy: i32 or i64).
   static CodeFile open(const std::string& path, CodeFormat format, int64_t M, int64_t K, int64_t K_first = 0);
 

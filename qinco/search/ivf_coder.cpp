@@ -38,15 +38,16 @@ IvfCoder::IvfCoder(const Qinco& model, Device device)
   device_centroids_ = centroids_.to(device);
 }
 
-void split_codes(const QincoConfig& config, int64_t n, const int32_t* codes, int32_t* lists, int32_t* within) {
+void split_codes(const QincoConfig& config, int64_t M_kept, int64_t n, const int32_t* codes, int32_t* lists,
+                 int32_t* within) {
   for (int64_t i = 0; i < n; ++i) {
     lists[i] = *codes++;
     check(lists[i] >= 0 && lists[i] < config.K_ivf, "index: row {}: expected a list from 0 to {}, found {}", i,
           config.K_ivf - 1, lists[i]);
-    for (int64_t m = 0; m < config.M; ++m, ++codes, ++within) {
+    for (int64_t m = 0; m < config.M; ++m, ++codes) {
       check(*codes >= 0 && *codes < config.K, "index: row {}: expected codes from 0 to {}, found {}", i, config.K - 1,
             *codes);
-      *within = *codes;
+      if (m < M_kept) *within++ = *codes;
     }
   }
 }
@@ -71,8 +72,12 @@ void residual_norms(const IvfCoder& coder, const Tensor& codebooks, int64_t n, c
   }
 }
 
-IvfBuilder::IvfBuilder(std::shared_ptr<const IvfCoder> coder)
-    : coder_(std::move(coder)), fit_(coder_->config().M, coder_->config().K, coder_->config().d) {}
+IvfBuilder::IvfBuilder(std::shared_ptr<const IvfCoder> coder, std::optional<int64_t> M_kept)
+    : coder_(std::move(coder)),
+      M_kept_(M_kept.value_or(coder_->config().M)),
+      fit_(M_kept_, coder_->config().K, coder_->config().d) {
+  check(M_kept_ <= coder_->config().M, "index: {} codes a vector, the model has {}", M_kept_, coder_->config().M);
+}
 
 void IvfBuilder::add(int64_t n, const float* x, const int32_t* codes) {
   const QincoConfig& config = coder_->config();
@@ -85,9 +90,9 @@ void IvfBuilder::add(int64_t n, const float* x, const int32_t* codes) {
     const float* const block = x + begin * d;
     if (!codes) coder_->codec().encode(count, block, coded.data());
     lists_.resize(static_cast<size_t>(before + count));
-    within_.resize(static_cast<size_t>((before + count) * config.M));
-    int32_t *const lists = lists_.data() + before, *const within = within_.data() + before * config.M;
-    split_codes(config, count, codes ? codes + begin * entries : coded.data(), lists, within);
+    within_.resize(static_cast<size_t>((before + count) * M_kept_));
+    int32_t *const lists = lists_.data() + before, *const within = within_.data() + before * M_kept_;
+    split_codes(config, M_kept_, count, codes ? codes + begin * entries : coded.data(), lists, within);
     kernels::table<float>().gather_rows(context, count, d, coder_->centroids().data<float>(), lists, residuals.data());
     kernels::table<float>().axpby(context, count * d, 1.0f, block, -1.0f, residuals.data());
     fit_.add(context, count, residuals.data(), within);
@@ -97,7 +102,7 @@ void IvfBuilder::add(int64_t n, const float* x, const int32_t* codes) {
 void IvfBuilder::write(const std::string& path, int64_t links, int64_t ef_construction) const {
   const QincoConfig& config = coder_->config();
   IvfParameters p;
-  p.d = config.d, p.M = config.M, p.K = config.K, p.K_ivf = config.K_ivf;
+  p.d = config.d, p.M = M_kept_, p.K = config.K, p.K_ivf = config.K_ivf;
   p.model = coder_->fingerprint();
   p.codebooks = fit_.solve();
   std::vector<float> norms(lists_.size());

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,9 +34,10 @@ class IvfCoder {
   uint64_t fingerprint_;
 };
 
-/// Splits codes [n,M+1] into lists [n] and codes within them [n,M]. Throws Error naming the row of an entry out of
-/// range.
-void split_codes(const QincoConfig& config, int64_t n, const int32_t* codes, int32_t* lists, int32_t* within);
+/// Splits the model's codes [n,M+1] into lists [n] and the first M_kept codes within them [n,M_kept]. Throws Error
+/// naming the row of an entry out of range.
+void split_codes(const QincoConfig& config, int64_t M_kept, int64_t n, const int32_t* codes, int32_t* lists,
+                 int32_t* within);
 
 /// What a list's entries add to ||q - c||^2 - 2 <q,r> for the residual r that the fixed codebooks f32 [M,K,d] give:
 /// norms [n] = 2 <c,r> + ||r||^2, for lists [n] and codes within them [n,M]. By the CPU, as little beside encoding.
@@ -46,7 +48,9 @@ void residual_norms(const IvfCoder& coder, const Tensor& codebooks, int64_t n, c
 /// device encodes, the CPU does the rest.
 class IvfBuilder {
  public:
-  explicit IvfBuilder(std::shared_ptr<const IvfCoder> coder);
+  /// The index will keep the first M_kept of the model's M codes of every vector, or all. Throws Error unless M_kept is
+  /// in 1..M.
+  explicit IvfBuilder(std::shared_ptr<const IvfCoder> coder, std::optional<int64_t> M_kept = {});
 
   /// Takes in n more training vectors x [n,d] with their codes [n,M+1], or null to encode them here.
   void add(int64_t n, const float* x, const int32_t* codes = nullptr);
@@ -56,6 +60,7 @@ class IvfBuilder {
 
  private:
   std::shared_ptr<const IvfCoder> coder_;
+  int64_t M_kept_;
   AdditiveFit fit_;
   std::vector<int32_t> lists_, within_;  // of all vectors
 };

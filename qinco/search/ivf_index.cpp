@@ -42,7 +42,7 @@ IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> code
     : coder_(std::move(coder)), file_(IvfFile::open(path)), tables_(tables_of(file_.parameters(), coder_->device())) {
   const IvfParameters& p = file_.parameters();
   const QincoConfig& config = coder_->config();
-  check(p.d == config.d && p.M == config.M && p.K == config.K && p.K_ivf == config.K_ivf,
+  check(p.d == config.d && p.M <= config.M && p.K == config.K && p.K_ivf == config.K_ivf,
         "{}: index of d={} M={} K={} K_ivf={}, the model has d={} M={} K={} K_ivf={}", path, p.d, p.M, p.K, p.K_ivf,
         config.d, config.M, config.K, config.K_ivf);
   check(p.model == coder_->fingerprint(), "{}: the index was built for another model of the same sizes", path);
@@ -83,25 +83,30 @@ void IvfIndex::attach() {
   for (size_t i = 0; i < pieces_.size(); ++i) of_list_[next[pieces_[i].list]++] = static_cast<uint32_t>(i);
 }
 
-void IvfIndex::add(std::span<const float> x, int64_t first_id, const int32_t* codes) {
+void IvfIndex::add(std::span<const float> x, int64_t first_id) {
+  const int64_t d = file_.parameters().d;
+  const auto n = static_cast<int64_t>(x.size()) / d;
+  check(static_cast<int64_t>(x.size()) == n * d, "index: {} values are not vectors of dimension {}", x.size(), d);
+  check_ids(n, first_id);
+  std::vector<int32_t> codes(static_cast<size_t>(n * coder_->config().codes()));
+  coder_->codec().encode(n, x.data(), codes.data());
+  add_codes(codes, first_id);
+}
+
+void IvfIndex::add_codes(std::span<const int32_t> codes, int64_t first_id) {
   const IvfParameters& p = file_.parameters();
   const QincoConfig& config = coder_->config();
-  const auto n = static_cast<int64_t>(x.size()) / p.d;
-  check(static_cast<int64_t>(x.size()) == n * p.d, "index: {} values are not vectors of dimension {}", x.size(), p.d);
-  check(first_id >= 0 && n <= kMaxId && first_id <= kMaxId - n, "index: {} ids from {} on, expected ids below {}", n,
-        first_id, kMaxId);
+  const auto n = static_cast<int64_t>(codes.size()) / config.codes();
+  check(static_cast<int64_t>(codes.size()) == n * config.codes(), "index: {} entries are not codes of {} entries",
+        codes.size(), config.codes());
+  check_ids(n, first_id);
   if (n == 0) return;
-  IvfEntries entries;
-  entries.ranges = {{first_id, first_id + n}};
-  for (const IvfSegment& segment : file_.segments()) check_disjoint(file_.path(), segment.ranges, entries.ranges);
-  std::vector<int32_t> coded, lists(static_cast<size_t>(n)), within(static_cast<size_t>(n * p.M));
-  if (!codes) {
-    coded.resize(static_cast<size_t>(n * config.codes()));
-    coder_->codec().encode(n, x.data(), coded.data());
-  }
-  split_codes(config, n, codes ? codes : coded.data(), lists.data(), within.data());
+  std::vector<int32_t> lists(static_cast<size_t>(n)), within(static_cast<size_t>(n * p.M));
+  split_codes(config, p.M, n, codes.data(), lists.data(), within.data());
   std::vector<float> norms(static_cast<size_t>(n));
   residual_norms(*coder_, p.codebooks, n, lists.data(), within.data(), norms.data());
+  IvfEntries entries;
+  entries.ranges = {{first_id, first_id + n}};
   entries.bytes.resize(static_cast<size_t>(n * p.width()));
   tables_.to_bytes(n, within.data(), norms.data(), entries.bytes.data());
   entries.lists.assign(lists.begin(), lists.end());
@@ -111,6 +116,14 @@ void IvfIndex::add(std::span<const float> x, int64_t first_id, const int32_t* co
   IvfFile::append(path, p, entries);
   file_ = IvfFile::open(path);
   attach();
+}
+
+// Before long work: append() looks again.
+void IvfIndex::check_ids(int64_t n, int64_t first_id) const {
+  check(first_id >= 0 && n <= kMaxId && first_id <= kMaxId - n, "index: {} ids from {} on, expected ids below {}", n,
+        first_id, kMaxId);
+  for (const IvfSegment& segment : file_.segments())
+    check_disjoint(file_.path(), segment.ranges, {{first_id, first_id + n}});
 }
 
 const IvfIndex::Piece& IvfIndex::piece_of(int64_t slot) const {
@@ -226,16 +239,18 @@ void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& op
 }
 
 IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOptions& options) const {
-  const QincoConfig& config = coder_->config();
-  const int64_t d = config.d, k = options.k, nshort = options.nshort, codes = config.codes();
+  const IvfParameters& p = file_.parameters();
+  const int64_t d = p.d, k = options.k, nshort = options.nshort, codes = p.M + 1;
+  const int64_t decoded = options.M_used == 0 ? codes : options.M_used + 1;
   const auto nq = static_cast<int64_t>(queries.size()) / d;
   check(static_cast<int64_t>(queries.size()) == nq * d, "search: {} values are not queries of dimension {}",
         queries.size(), d);
   check(1 <= k && k <= nshort, "search: {} neighbours asked for of {} candidates", k, nshort);
   check(options.nprobe >= 1, "search: nprobe {}, expected at least 1", options.nprobe);
   check(options.ef_search >= 1, "search: efSearch {}, expected at least 1", options.ef_search);
+  check(1 <= decoded && decoded <= codes, "search: {} codes to decode, the index keeps {}", options.M_used, p.M);
   const Decoder decode = [&](int64_t n, const int32_t* all, float* x) {
-    coder_->codec().decode_to_device(n, all, codes, codes, x);
+    coder_->codec().decode_to_device(n, all, codes, decoded, x);
   };
   const CodeReader read = [&](int64_t slot, int32_t* out) { codes_of(slot, out); };
   const auto id = [&](int64_t slot) { return slot < 0 ? -1 : id_of(slot); };
@@ -243,7 +258,7 @@ IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOption
   result.ids.resize(static_cast<size_t>(nq * k));
   result.short_list.resize(result.ids.size());
   result.distances.resize(result.ids.size());
-  const int64_t block = std::clamp<int64_t>(std::min(kCoarseFloats / config.K_ivf, kShortLists / nshort), 1, 256);
+  const int64_t block = std::clamp<int64_t>(std::min(kCoarseFloats / p.K_ivf, kShortLists / nshort), 1, 256);
   std::vector<int64_t> slots(static_cast<size_t>(block * nshort)), best(static_cast<size_t>(block * k));
   for (int64_t begin = 0; begin < nq; begin += block) {
     const int64_t count = std::min(block, nq - begin);

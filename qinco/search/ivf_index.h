@@ -23,6 +23,7 @@ struct IvfSearchOptions {
   int64_t nprobe = 16;     // lists visited; at most all
   int64_t nshort = 100;    // candidates decoded, at least k
   int64_t ef_search = 64;  // HNSW: candidates kept while looking for lists, if more than nprobe; a flat one ignores it
+  int64_t M_used = 0;      // codes of a candidate that are decoded, after its list; 0: all that the index keeps
 };
 
 struct IvfResult {
@@ -46,9 +47,11 @@ class IvfIndex {
   /// Whether the coarse quantizer is a graph, for which ef_search matters.
   bool has_graph() const { return graph_.has_value(); }
 
-  /// Adds the vectors x [n,d], as ids first_id, first_id + 1, ..., durably and all or none, by IvfFile::append; their
-  /// codes [n,M+1] are made here if null. Takes what it has added into this object: no search may run meanwhile.
-  void add(std::span<const float> x, int64_t first_id, const int32_t* codes = nullptr);
+  /// Adds the vectors x [n,d], as ids first_id, first_id + 1, ..., durably and all or none, by IvfFile::append. Takes
+  /// what it has added into this object: no search may run meanwhile.
+  void add(std::span<const float> x, int64_t first_id);
+  /// The same for vectors known by their codes [n,M+1], all that the model has.
+  void add_codes(std::span<const int32_t> codes, int64_t first_id);
 
   /// The neighbours of queries [nq,d]. Those with a NaN or an infinity, and lists that are empty, give ids -1. Throws
   /// Error for sizes that do not fit.
@@ -69,6 +72,7 @@ class IvfIndex {
     std::vector<Tensor> codes;  // u8, one a segment; empty until a search needs them
   };
 
+  void check_ids(int64_t n, int64_t first_id) const;
   void attach();
   void coarse(int64_t nq, const float* queries, int64_t nprobe, int32_t* lists, float* biases) const;
   void coarse_by_graph(int64_t nq, const float* queries, int64_t nprobe, int64_t ef, int32_t* lists,

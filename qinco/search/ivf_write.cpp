@@ -116,22 +116,23 @@ class Appender {
  public:
   explicit Appender(const std::string& path) : path_(path), lock_(path, true, "add"), fd_(lock_.descriptor()) {}
 
-  void truncate(int64_t end) { check(::ftruncate(fd_, end) == 0, "{}: cannot write: {}", path_, reason()); }
+  void truncate(int64_t end) { expect(::ftruncate(fd_, end) == 0); }
 
   void write(const void* data, int64_t bytes, int64_t at) {
     const auto* from = static_cast<const char*>(data);
     while (bytes > 0) {
       const ssize_t n = ::pwrite(fd_, from, static_cast<size_t>(bytes), at);
       if (n < 0 && errno == EINTR) continue;
-      check(n > 0, "{}: cannot write: {}", path_, n < 0 ? reason() : "nothing was accepted");
+      check(n != 0, "{}: cannot write: nothing was accepted", path_);
+      expect(n > 0);
       from += n, at += n, bytes -= n;
     }
   }
 
-  void sync() { check(::fdatasync(fd_) == 0, "{}: cannot write: {}", path_, reason()); }
+  void sync() { expect(::fdatasync(fd_) == 0); }
 
  private:
-  static std::string reason() { return std::generic_category().message(errno); }
+  void expect(bool done) const { check(done, "{}: cannot write: {}", path_, std::generic_category().message(errno)); }
 
   const std::string& path_;
   IvfLock lock_;

@@ -28,8 +28,8 @@ class IvfWorkspace : public Workspace {
     return {"index",   "search",        "--index",     index(),    "--model", ivf_model(), "--queries",
             queries(), "--groundtruth", groundtruth(), "--nprobe", "1,24",    "--nshort",  "10,600"};
   }
-  std::string copy_of_index(const std::string& name) const {
-    std::filesystem::copy_file(index(), file(name));
+  std::string copy_of(const std::string& from, const std::string& name) const {
+    std::filesystem::copy_file(file(from), file(name));
     return file(name);
   }
   static void run_well(const Arguments& arguments) {
@@ -90,13 +90,29 @@ TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive searc
   CHECK(run(with(with(space.encode(), "--model", space.ivf_model()), "--o", codes)).code == 0);
   Arguments raw = with(space.encode(), "--model", space.ivf_model());
   raw.push_back("--raw");
-  expect_error(space.path(), raw, 1, {"ivf-qinco", ".npy only"});
+  const std::string packed = space.file("codes.bin");
+  CHECK(run(with(raw, "--o", packed)).code == 0);
+  CHECK(std::filesystem::file_size(packed) == Workspace::kN * 3);  // 5 bits of the list, 3 times 4
+  Arguments unpack =
+      with(with(with(space.decode(), "--model", space.ivf_model()), "--i", packed), "--o", packed + ".npy");
+  unpack.push_back("--raw");
+  CHECK(run(unpack).code == 0);
+  CHECK(run(with(with(with(space.decode(), "--model", space.ivf_model()), "--i", codes), "--o", codes + ".npy")).code ==
+        0);
+  CHECK(read_bytes(packed + ".npy") == read_bytes(codes + ".npy"));
   const std::string again = space.file("again.index");
   CHECK(run({"index", "build", "--model", space.ivf_model(), "--training_data", space.base(), "--training_codes", codes,
              "--o", again})
             .code == 0);
+  const std::string bare = space.copy_of("again.index", "bare.index");
   CHECK(run(with(with(space.add(), "--index", again), "--codes", codes)).code == 0);
   CHECK(read_bytes(again) == read_bytes(space.index()));
+  const Arguments of_codes = {"index", "add", "--index", bare, "--model", space.ivf_model()};
+  Arguments of_packed = with(of_codes, "--codes", packed);
+  of_packed.push_back("--raw");
+  CHECK(results_of(of_packed).at("added") == Workspace::kN);
+  CHECK(read_bytes(bare) == read_bytes(space.index()));
+  expect_error(space.path(), of_codes, 2, {"expected --i or --codes"});
   const Tensor wrong = read_npy(codes).clone();
   wrong.data<int32_t>()[550 * 4 + 1] = 20;  // a list there may be, but no code
   write_npy(codes, wrong);
@@ -124,9 +140,29 @@ TEST_CASE("index: an HNSW coarse quantizer, swept over efSearch") {
   expect_error(space.path(), with(space.search_index(), "--efSearch", "0"), 1, {"--efSearch 0"});
 }
 
+TEST_CASE("index: --M_used keeps fewer codes, or decodes fewer") {
+  const IvfWorkspace space;
+  CHECK(run(space.add()).code == 0);
+  const std::string few = space.file("few.index");
+  CHECK(run({"index", "build", "--model", space.ivf_model(), "--training_data", space.base(), "--o", few, "--M_used",
+             "3"})
+            .code == 0);
+  CHECK(run(with(space.add(), "--index", few)).code == 0);
+  CHECK(results_of({"index", "info", "--index", few}).at("bytes_per_vector") == 3);  // 2 codes and a norm
+  const Json eval = results_of(with(with(space.eval(), "--model", space.ivf_model()), "--M_used", "3"));
+  CHECK(results_of(with(space.search_index(), "--index", few)).at("points")[3].at("recall") == eval.at("recall"));
+  const Json prefix = results_of(with(space.search_index(), "--M_used", "3"));
+  CHECK(prefix.at("M_used") == 3);
+  CHECK(prefix.at("points")[3].at("recall") == eval.at("recall"));
+  CHECK(results_of(space.search_index()).at("M_used") == 4);
+  expect_error(space.path(), with(space.search_index(), "--M_used", "5"), 1, {"--M_used 5: expected 2 to 4"});
+  expect_error(space.path(), with(with(space.search_index(), "--index", few), "--M_used", "1"), 1,
+               {"--M_used 1: expected 2 to 3", few});
+}
+
 TEST_CASE("index: shards and batches merge into what one addition gives") {
   const IvfWorkspace space;
-  const std::string first = space.copy_of_index("0.index"), second = space.copy_of_index("1.index");
+  const std::string first = space.copy_of("base.index", "0.index"), second = space.copy_of("base.index", "1.index");
   CHECK(run(space.add()).code == 0);
   const Json expected = without_times(results_of(space.search_index()).at("points"));
   CHECK(run(with(with(space.add(), "--index", first), "--shard", "0/2")).code == 0);
@@ -152,7 +188,7 @@ void kill_when(Process& process, const std::function<bool()>& seen) {
 
 TEST_CASE("index: kill -9 while adding loses no more than the batch, and --resume completes it") {
   const IvfWorkspace space;
-  const std::string whole = space.copy_of_index("whole.index");
+  const std::string whole = space.copy_of("base.index", "whole.index");
   const Arguments batches = with(space.add(), "--batch", "3");
   CHECK(run(with(batches, "--index", whole)).code == 0);
   Arguments resume = batches;

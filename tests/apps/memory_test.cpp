@@ -1,4 +1,5 @@
-// Models far larger than the memory that info and convert may use: tensors are mapped once and gone through in pieces.
+// What must do with little memory: info and convert on models far larger, whose tensors are mapped once and gone
+// through in pieces; k-means, which never holds the distances of all vectors to all centroids.
 #include "tests/apps/workspace.h"
 
 namespace qinco::tests {
@@ -42,6 +43,18 @@ TEST_CASE("memory: convert and info on models larger than what they use, in ever
   expect_little_memory({"info", torch}, bytes);
   expect_little_memory({"convert", torch, space.file("back.safetensors")}, bytes);
   CHECK(results_of({"info", space.file("back.safetensors")}).at("d") == 4096);
+}
+
+TEST_CASE("memory: k-means with thousands of centroids") {
+  const Workspace space;
+  const int64_t n = 20000, k = 10000, d = 4;
+  const Tensor x = Tensor::empty({n, d});
+  Random(1).normal(x);
+  write_vectors(space.file("many.fvecs"), x);
+  static_assert(n * k * int64_t{sizeof(float)} > 10 * kLittle);
+  expect_little_memory({"kmeans", "--training_data", space.file("many.fvecs"), "--k", std::to_string(k), "--iterations",
+                        "1", "--o", space.file("centroids.fvecs")},
+                       0);
 }
 
 }  // namespace

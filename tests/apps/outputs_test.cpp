@@ -23,6 +23,9 @@ TEST_CASE("outputs: directories that are missing, read-only or given as the file
     for (const Arguments& arguments : writers(space, path)) expect_error(space.path(), arguments, 1, {"cannot write"});
   expect_error(space.path(), with(space.decode(), "--o", space.file("missing/out.fvecs")), 1, {"cannot write"});
   expect_error(space.path(), with(space.decode(), "--o", space.file("out.bvecs")), 1, {"out.bvecs", "cannot hold f32"});
+  // A setting of the kernel's can be read, but no file can take its place; the reason is that, whatever failed before.
+  const std::string why = run(with(space.encode(), "--o", "/proc/sys/kernel/ostype")).err;
+  CHECK_MESSAGE((contains(why, "cannot write: Permission denied") || contains(why, "cannot write: Read-only")), why);
   if (geteuid() == 0) return;  // root writes anywhere
   std::filesystem::create_directory(space.file("locked"));
   std::filesystem::permissions(space.file("locked"), std::filesystem::perms::owner_read);

@@ -100,7 +100,9 @@ TEST_CASE("scan: integer tables give the reference's ids, at tail sizes of n, M 
 
 TEST_CASE("scan: real tables give the reference's bits: every version adds in the same order") {
   for (const int64_t k : {1, 50, 2000})
-    check_against_reference(Problem(4, 8, {1000, 333, 64}, true, Data(3).normal(4 * 8 * 256, 0, 10)), k, "real");
+    for (const int64_t M : {4, 8, 64})
+      check_against_reference(Problem(4, M, {1000, 333, 64}, true, Data(3).normal(4 * M * 256, 0, 10)), k,
+                              fmt::format("real, M={}", M));
 }
 
 TEST_CASE("scan: NaN never enters, infinities order, and nothing to scan gives nothing") {

@@ -67,12 +67,12 @@ TEST_CASE("codes: packing is the bit-by-bit definition, and unpacking its invers
       const std::vector<int32_t> codes = random_codes(n * M, int64_t{1} << bits, static_cast<uint64_t>(bits * 100 + M));
       const std::vector<uint8_t> expected = pack_bit_by_bit(n, M, bits, codes);
       std::vector<uint8_t> packed(expected.size() + 1, 0xa5);
-      pack_codes(n, M, bits, codes.data(), packed.data());
+      pack_codes(n, M, bits, bits, codes.data(), packed.data());
       CHECK(packed.back() == 0xa5);
       packed.pop_back();
       CHECK(packed == expected);
       std::vector<int32_t> unpacked(codes.size() + 1, -7);
-      unpack_codes(n, M, bits, packed.data(), unpacked.data());
+      unpack_codes(n, M, bits, bits, packed.data(), unpacked.data());
       CHECK(unpacked.back() == -7);
       unpacked.pop_back();
       CHECK(unpacked == codes);
@@ -89,9 +89,9 @@ TEST_CASE("codes: packed as Faiss packs them, bit for bit, for 1 to 16 bits") {
     const int64_t n = codes.size(0), M = codes.size(1);
     REQUIRE(packed.size(1) == (M * bits + 7) / 8);
     const Tensor ours = Tensor::empty(packed.shape(), DType::u8), back = Tensor::empty(codes.shape(), DType::i32);
-    pack_codes(n, M, bits, codes.data<int32_t>(), ours.data<uint8_t>());
+    pack_codes(n, M, bits, bits, codes.data<int32_t>(), ours.data<uint8_t>());
     CHECK(tests::same_bits(ours, packed));
-    unpack_codes(n, M, bits, packed.data<uint8_t>(), back.data<int32_t>());
+    unpack_codes(n, M, bits, bits, packed.data<uint8_t>(), back.data<int32_t>());
     CHECK(tests::same_bits(back, codes));
   }
 }
@@ -101,10 +101,45 @@ TEST_CASE("codes: the largest code of every width survives") {
     const std::vector<int32_t> codes(5, (1 << bits) - 1);
     std::vector<uint8_t> packed(10);
     std::vector<int32_t> unpacked(5);
-    pack_codes(1, 5, bits, codes.data(), packed.data());
-    unpack_codes(1, 5, bits, packed.data(), unpacked.data());
+    pack_codes(1, 5, bits, bits, codes.data(), packed.data());
+    unpack_codes(1, 5, bits, bits, packed.data(), unpacked.data());
     CHECK(unpacked == codes);
   }
+}
+
+TEST_CASE("codes: a first index of another width is packed before the others") {
+  CHECK(packed_code_bytes(9, 256, 1024) == 10);
+  CHECK(packed_code_bytes(9, 256, int64_t{1} << 20) == 11);
+  CHECK(packed_code_bytes(1, 256, 1 << 16) == 2);
+  for (const int first_bits : {1, 3, 10, 16, 20, 31}) {
+    const std::vector<int32_t> codes = {static_cast<int32_t>((int64_t{1} << first_bits) - 1), 5, 2, 0, 7, 1};
+    std::vector<uint8_t> expected(static_cast<size_t>(2 * ((first_bits + 6 + 7) / 8)));
+    for (size_t row = 0; row < 2; ++row) {
+      size_t bit = row * expected.size() * 4;
+      for (size_t m = 0; m < 3; ++m)
+        for (int b = 0; b < (m == 0 ? first_bits : 3); ++b, ++bit)
+          expected[bit / 8] |= static_cast<uint8_t>((codes[row * 3 + m] >> b & 1) << bit % 8);
+    }
+    std::vector<uint8_t> packed(expected.size());
+    pack_codes(2, 3, first_bits, 3, codes.data(), packed.data());
+    CHECK(packed == expected);
+    std::vector<int32_t> unpacked(6);
+    unpack_codes(2, 3, first_bits, 3, packed.data(), unpacked.data());
+    CHECK(unpacked == codes);
+  }
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("codes.bin");
+  const std::vector<int32_t> codes = {70000, 15, 3, 99999, 0, 8};
+  CodeWriter writer(path, CodeFormat::raw, 2, 3, 16, 100000);
+  writer.write(2, codes.data());
+  writer.commit();
+  const CodeFile file = CodeFile::open(path, CodeFormat::raw, 3, 16, 100000);
+  REQUIRE(file.size() == 2);
+  std::vector<int32_t> read(6);
+  file.read(0, 2, read.data());
+  CHECK(read == codes);
+  const CodeFile narrow = CodeFile::open(path, CodeFormat::raw, 3, 16, 1 << 16 | 1);  // as many bits
+  CHECK(contains(error_of([&] { narrow.read(0, 2, read.data()); }), "row 0 holds a code outside 0 to 65536"));
 }
 
 TEST_CASE("codes: files in both formats read back what blocks wrote") {

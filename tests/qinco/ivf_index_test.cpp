@@ -91,7 +91,7 @@ TEST_CASE("IVF index: batches, given codes and merged shards hold the same entri
   IvfBuilder builder(world.coder);
   builder.add(kN, world.x.data<float>(), world.codes.data());
   for (const std::string& path : {whole, first, second}) builder.write(path);
-  IvfIndex(whole, world.coder).add(world.rows(0, kN), 0, world.codes.data());
+  IvfIndex(whole, world.coder).add_codes(world.codes, 0);
   IvfIndex(second, world.coder).add(world.rows(400, kN), 400);
   IvfIndex(first, world.coder).add(world.rows(0, 400), 0);
   merge_indexes({second, first}, merged);
@@ -111,6 +111,42 @@ TEST_CASE("IVF index: batches, given codes and merged shards hold the same entri
   apart.add(500, world.x.data<float>());
   apart.write(other);
   CHECK(contains(error_of([&] { merge_indexes({first, other}, whole); }), "built apart"));
+}
+
+/// The vectors that the lists and the first M_used codes after them decode to.
+Tensor decoded_prefix(const World& world, int64_t M_used) {
+  const Tensor x = Tensor::empty({kN, kD});
+  world.coder->codec().decode(kN, world.codes.data(), 4, 1 + M_used, x.data<float>());
+  return x;
+}
+
+TEST_CASE("IVF index: fewer codes kept, or decoded, give the search of what the prefix decodes to") {
+  const World world;
+  const IvfIndex full = world.full();
+  const Tensor queries = random_vectors(ivf_config(), 30, 13);
+  for (const int64_t M_used : {1, 2}) {
+    const Tensor exact = flat_search(Context::cpu(), decoded_prefix(world, M_used), queries, 5);
+    const std::string path = world.directory.file(fmt::format("{}.index", M_used));
+    IvfBuilder builder(world.coder, M_used);
+    builder.add(kN, world.x.data<float>(), world.codes.data());
+    builder.write(path);
+    IvfIndex kept(path, world.coder);
+    kept.add(world.rows(0, 500), 0);
+    kept.add_codes(std::span(world.codes).subspan(500 * 4), 500);
+    CHECK(kept.file().parameters().width() == M_used + 1);
+    const std::vector<int64_t> of_kept = kept.search(span_of(queries), {5, 20, kN}).ids;
+    const std::vector<int64_t> of_full = full.search(span_of(queries), {5, 20, kN, 64, M_used}).ids;
+    for (size_t i = 0; i < of_kept.size(); ++i) {
+      CHECK(of_kept[i] == exact.data<int32_t>()[i]);
+      CHECK(of_full[i] == exact.data<int32_t>()[i]);
+    }
+    CHECK(contains(error_of([&] {
+                     kept.search(span_of(queries), {5, 20, 9, 64, M_used + 1});
+                   }),
+                   fmt::format("{} codes to decode, the index keeps {}", M_used + 1, M_used)));
+    CHECK(contains(error_of([&] { merge_indexes({path, world.path()}, path); }), "built apart"));
+  }
+  CHECK(contains(error_of([&] { IvfBuilder(world.coder, 4); }), "4 codes a vector, the model has 3"));
 }
 
 TEST_CASE("HNSW: nearly the nearest, the same graph again, and from its bytes") {
@@ -187,8 +223,9 @@ TEST_CASE("IVF index: hostile queries, too few entries, empty lists and bad size
   CHECK(contains(error_of([&] { index.add(world.rows(0, 1), -1); }), "1 ids from -1 on"));
   CHECK(contains(error_of([&] { index.add({queries.data<float>(), 7}, 50); }), "7 values are not vectors"));
   std::vector<int32_t> codes = {20, 0, 0, 0};
-  CHECK(contains(error_of([&] { index.add(world.rows(0, 1), 50, codes.data()); }),
-                 "expected a list from 0 to 19, found 20"));
+  CHECK(contains(error_of([&] { index.add_codes(codes, 50); }), "expected a list from 0 to 19, found 20"));
+  codes.pop_back();
+  CHECK(contains(error_of([&] { index.add_codes(codes, 50); }), "3 entries are not codes of 4 entries"));
   CHECK(index.size() == 4);
   const auto other = std::make_shared<IvfCoder>(random_model(ivf_config(), 9));
   CHECK(contains(error_of([&] { IvfIndex(world.path(), other); }), "another model"));

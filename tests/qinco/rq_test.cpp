@@ -193,7 +193,8 @@ TEST_CASE("RQ: files read back bit for bit, others are refused") {
   CHECK(contains(message(rq.codebooks, "qinco", "codebooks"), "metadata format is qinco, expected rq"));
   CHECK(contains(message(rq.codebooks, "rq", "codebook"), "no tensor `codebooks`"));
   CHECK(contains(message(zeros({2, 3, 3}), "rq", "codebooks"), "K a power of two"));
-  CHECK(contains(message(zeros({12}), "rq", "codebooks"), "expected f32 [M,K,d]"));
+  CHECK(contains(message(zeros({12}), "rq", "codebooks"), "expected f32 of 3 dimensions"));
+  CHECK(contains(message(full({2, 4, 3}, NAN), "rq", "codebooks"), "`codebooks` holds NaN"));
 }
 
 }  // namespace
