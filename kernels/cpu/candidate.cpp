@@ -70,6 +70,11 @@ int64_t candidate_packed_size(int64_t K, int64_t d, int64_t h, int64_t L) {
   for (int64_t i = 0; i < vectors && s.distances; ++i) s.distances[begin + i] = best[i];
 }
 
+// ||(u, r)|| of vector i.
+float vector_norm(const StepLayout& p, const CandidateSearch<float>& s, int64_t i) {
+  return __builtin_sqrtf(squared_norm(p.d, s.row + i * p.d) + squared_norm(p.h, s.up_row + i * p.h));
+}
+
 // What a worker needs to screen and decide a chunk of at most `most` vectors.
 class Chunk {
  public:
@@ -107,9 +112,7 @@ class Chunk {
   // --- what ScreenedSearch asks for
   void screen(int64_t begin, int64_t end, float* out, float* norms) {
     const int64_t vectors = end - begin, units = vectors * p.step.blocks();
-    for (int64_t i = 0; i < vectors; ++i)
-      norms[i] = __builtin_sqrtf(squared_norm(p.step.d, s.row + (begin + i) * p.step.d) +
-                                 squared_norm(p.step.h, s.up_row + (begin + i) * p.step.h));
+    for (int64_t i = 0; i < vectors; ++i) norms[i] = vector_norm(p.step, s, begin + i);
     // Vectors inside, blocks of candidates outside: a block of the tables is read once for all vectors.
     for (int64_t u = 0; u < units; u += kUnits) {
       Unit unit[kUnits];
@@ -165,13 +168,16 @@ float measure_probes(const Layout& p, const CandidateStep<float>& step, const fl
   const float* const part = packed + p.screen_begin();
   Screen screen(p.screen, part, rest);
   float largest = 0;
-  for (int64_t i = 0; i < kProbesTogether; ++i) {
-    const int64_t k = pairs[i].candidate;
-    const Unit unit = make_unit(p.step, packed, s, k / kLanes, i);
-    const float error = __builtin_sqrtf(screen.measure({unit, unit})[k % kLanes]);
-    const float norm = __builtin_sqrtf(squared_norm(d, row + i * d) + squared_norm(h, up_row + i * h));
-    const float size = part[p.screen.norms() + k] + norm;
-    if (size > 0 && !(error / size <= largest)) largest = error / size < kInfinity ? error / size : kInfinity;
+  for (int64_t i = 0; i < kProbesTogether; i += kUnits) {
+    Unit units[kUnits];
+    for (int v = 0; v < kUnits; ++v) units[v] = make_unit(p.step, packed, s, pairs[i + v].candidate / kLanes, i + v);
+    const float* const found = screen.measure(units);
+    for (int v = 0; v < kUnits; ++v) {
+      const int64_t k = pairs[i + v].candidate;
+      const float size = part[p.screen.norms() + k] + vector_norm(p.step, s, i + v);
+      const float error = __builtin_sqrtf(found[v * kLanes + k % kLanes]);
+      if (size > 0 && !(error / size <= largest)) largest = error / size < kInfinity ? error / size : kInfinity;
+    }
   }
   return largest;
 }

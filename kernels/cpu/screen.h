@@ -43,8 +43,9 @@ struct ScreenLayout {
 };
 
 void pack_screen_row(const ScreenMatrix& m, const float* x, int64_t row, float* packed) {
-  float largest = 0;
-  for (int64_t j = 0; j < m.inner; ++j) largest = __builtin_fabsf(x[j]) > largest ? __builtin_fabsf(x[j]) : largest;
+  Vec most(0.0f);
+  for_lanes(0, m.inner, [&](int64_t j, auto lanes) { most = max(abs(lanes.get(x + j)), most); });
+  const float largest = horizontal_max(most);
   // A row of numbers that cannot be scaled makes NaN of what it is multiplied with.
   const float scale = largest == 0                             ? 0
                       : largest > kTiny && largest < kInfinity ? largest / kMostWeight
@@ -54,7 +55,9 @@ void pack_screen_row(const ScreenMatrix& m, const float* x, int64_t row, float* 
       reinterpret_cast<int8_t*>(packed + m.weights()) + row / kScreenRows * kScreenRows * m.padded_inner();
   int32_t sum = 0;
   for (int64_t j = 0; j < m.padded_inner(); ++j) {
-    const int weight = j < m.inner ? static_cast<int>(__builtin_rintf(x[j] * inverse)) : 0;
+    const float value = j < m.inner ? __builtin_rintf(x[j] * inverse) : 0;
+    const int weight =
+        __builtin_fabsf(value) <= kMostWeight ? static_cast<int>(value) : 0;  // NaN is left to the float search
     panel[(j / kFour * kScreenRows + row % kScreenRows) * kFour + j % kFour] = static_cast<int8_t>(weight);
     sum += weight;
   }
