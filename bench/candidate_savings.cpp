@@ -1,12 +1,14 @@
 // What each saving of the candidate search brings, on one step of QINCo: the direct form, then with the codeword's half
-// of the concatenation in a table, then with the first up-projection in a table too, then fused (docs/kernels.md).
-// The first three use our matrix product, a few vectors at a time so that their activations fit the cache.
+// of the concatenation in a table, then with the first up-projection in a table too, then fused, then screened
+// (docs/kernels.md). The first three use our matrix product, a few vectors at a time so that their activations fit the
+// cache.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>
 #include <ctime>
 #include <fmt/format.h>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <new>
 #include <nlohmann/json.hpp>
@@ -114,13 +116,45 @@ class Search {
     });
   }
 
+  // In slices of so few candidates that they are not screened.
   void fused(std::vector<int32_t>& codes) {
+    make_rows();
+    std::vector<int32_t> ids(o_.n);
+    std::vector<float> distances(o_.n), best(o_.n, std::numeric_limits<float>::infinity());
+    for (size_t slice = 0; slice < slices_.size(); ++slice) {
+      const int64_t first = static_cast<int64_t>(slice) * kSlice;
+      kernels_.candidate_search(context_, std::min(kSlice, o_.K - first), o_.d, o_.h, o_.L, slices_[slice].get(),
+                                {o_.n, target_.data(), row_.data(), up_row_.data(), ids.data(), distances.data()});
+      for (int64_t i = 0; i < o_.n; ++i)
+        if (distances[i] < best[i]) best[i] = distances[i], codes[i] = static_cast<int32_t>(first) + ids[i];
+    }
+  }
+
+  void screened(std::vector<int32_t>& codes) {
     make_rows();
     kernels_.candidate_search(context_, o_.K, o_.d, o_.h, o_.L, packed_.get(),
                               {o_.n, target_.data(), row_.data(), up_row_.data(), codes.data(), nullptr});
   }
 
  private:
+  struct Free {
+    void operator()(float* p) const { ::operator delete (p, std::align_val_t{64}); }
+  };
+  using Packed = std::unique_ptr<float, Free>;
+  static constexpr int64_t kSlice = 32;
+
+  // The candidates from `first` on as a step of their own.
+  Packed pack(int64_t first, int64_t count, const std::vector<const float*>& up,
+              const std::vector<const float*>& down) {
+    const int64_t size = kernels_.candidate_packed_size(count, o_.d, o_.h, o_.L);
+    Packed packed(static_cast<float*>(::operator new (size * sizeof(float), std::align_val_t{64})));
+    kernels_.candidate_pack(context_,
+                            {count, o_.d, o_.h, o_.L, z_table_.data() + first * o_.d, a_table_.data() + first * o_.h,
+                             up.data(), down.data()},
+                            packed.get());
+    return packed;
+  }
+
   void make_tables() {
     z_table_.resize(o_.K * o_.d), a_table_.resize(o_.K * o_.h);
     auto g = product(o_.K, o_.d, o_.d, data_.codebook.data(), data_.w_cat.data(), 2 * o_.d, z_table_.data());
@@ -133,10 +167,9 @@ class Search {
 
     std::vector<const float*> up, down;
     for (int64_t l = 0; l < o_.L; ++l) up.push_back(data_.up[l].data()), down.push_back(data_.down[l].data());
-    const int64_t size = kernels_.candidate_packed_size(o_.K, o_.d, o_.h, o_.L);
-    packed_.reset(static_cast<float*>(::operator new (size * sizeof(float), std::align_val_t{64})));
-    kernels_.candidate_pack(
-        context_, {o_.K, o_.d, o_.h, o_.L, z_table_.data(), a_table_.data(), up.data(), down.data()}, packed_.get());
+    packed_ = pack(0, o_.K, up, down);
+    for (int64_t first = 0; first < o_.K; first += kSlice)
+      slices_.push_back(pack(first, std::min(kSlice, o_.K - first), up, down));
   }
 
   // r = W_x xhat and u = W_up,1 r of all vectors.
@@ -184,16 +217,14 @@ class Search {
     }
   }
 
-  struct Free {
-    void operator()(float* p) const { ::operator delete (p, std::align_val_t{64}); }
-  };
   const Options& o_;
   const Data& data_;
   const Context& context_;
   const Table<float>& kernels_;
   Floats z_table_, a_table_, target_, row_, up_row_;
   Floats concat_, z_, hidden_, distances_;  // of one batch's candidates
-  std::unique_ptr<float, Free> packed_;
+  Packed packed_;
+  std::vector<Packed> slices_;
 };
 
 nlohmann::json run(const Options& o) {
@@ -211,7 +242,8 @@ nlohmann::json run(const Options& o) {
   Version versions[] = {{"direct", &Search::direct, 4 * d * d + 4 * L * d * h, {}},
                         {"codeword table", &Search::one_table, 4 * L * d * h, {}},
                         {"both tables", &Search::two_tables, 2 * d * h * (2 * L - 1), {}},
-                        {"fused", &Search::fused, 2 * d * h * (2 * L - 1), {}}};
+                        {"fused", &Search::fused, 2 * d * h * (2 * L - 1), {}},
+                        {"fused, screened", &Search::screened, 2 * d * h * (2 * L - 1), {}}};
   std::vector<int32_t> expected(o.n), codes(o.n);
   search.direct(expected);
   for (int r = 0; r < o.repeats; ++r) {

@@ -2,15 +2,16 @@
 # The experiments of docs/search.md: every quantizer at 8 and 16 bytes, two-stage search and IVF-QINCo, on a folder with
 # learn.bvecs, base.bvecs, query.bvecs and groundtruth.ivecs.
 #
-#   bench/sift_photos.sh BIN DATA WORK [THREADS]
+#   bench/sift_photos.sh BIN DATA WORK [THREADS [NAMES]]
 #
-# Hours on two cores. Whatever WORK holds already is not made again, so a stopped run goes on. The tables are printed
+# NAMES: the experiments to make, as an extended regular expression of whole names; default all. Hours on two cores. Whatever WORK holds already is not made again, so a stopped run goes on. The tables are printed
 # by bench/tables.py WORK, those beside Faiss by bench/peers/search.py and tests/golden/quantizers_faiss.py --full.
 set -euo pipefail
 bin=$1
 data=$2
 work=$3
 threads=${4:-$(nproc)}
+names=${5:-.*}
 export OMP_WAIT_POLICY=passive
 mkdir -p "$work"
 
@@ -18,16 +19,19 @@ say() { printf '%s  %s\n' "$(date +%T)" "$*"; }
 qinco() { "$bin/qinco" "$@" --threads "$threads"; }
 files=(--base "$data/base.bvecs" --queries "$data/query.bvecs" --groundtruth "$data/groundtruth.ivecs")
 
+# Whether experiment $1 is wanted and its result $2 not there yet.
+wanted() { [[ $1 =~ ^($names)$ && ! -e $work/$2 ]]; }
+
 # baseline NAME OPTION...
 baseline() {
-  [[ -e $work/$1.eval.json ]] && return
+  wanted "$1" "$1.eval.json" || return 0
   say "$1"
   qinco baseline --training_data "$data/learn.bvecs" "${files[@]}" --json "$work/$1.eval.json" "${@:2}" >"$work/$1.log"
 }
 
 # train NAME OPTION...
 train() {
-  [[ -e $work/$1.train.json ]] && return
+  wanted "$1" "$1.train.json" || return 0
   say "training $1"
   qinco train --training_data "$data/learn.bvecs" --nt 490000 --nval 10000 --batch_size 256 --lr_schedule cosine \
     --model "$work/$1.safetensors" --json "$work/$1.train.json" "${@:2}" >"$work/$1.log"
@@ -35,14 +39,14 @@ train() {
 
 # evaluate NAME
 evaluate() {
-  [[ -e $work/$1.eval.json ]] && return
+  wanted "$1" "$1.eval.json" || return 0
   say "evaluating $1"
   qinco eval --model "$work/$1.safetensors" "${files[@]}" --json "$work/$1.eval.json" >"$work/$1.eval.log"
 }
 
 # two_stage NAME: recall against nshort
 two_stage() {
-  [[ -e $work/$1.search.json ]] && return
+  wanted "$1" "$1.search.json" || return 0
   say "two-stage search $1"
   qinco search --model "$work/$1.safetensors" --training_data "$data/learn.bvecs" --nt 100000 "${files[@]}" \
     --nshort 10,20,50,100,200,500,1000 --json "$work/$1.search.json" >"$work/$1.search.log"
@@ -50,7 +54,7 @@ two_stage() {
 
 # index NAME: the base in inverted lists
 index() {
-  [[ -e $work/$1.index ]] && return
+  wanted "$1" "$1.index" || return 0
   say "index $1"
   qinco index build --model "$work/$1.safetensors" --training_data "$data/learn.bvecs" --nt 100000 \
     --o "$work/$1.new" >"$work/$1.index.log"
@@ -63,20 +67,23 @@ for M in 8 16; do
   for method in pq opq rq; do baseline "$method$M-classic" --method "$method" --M "$M"; done
 done
 train q8 --M 8 --L 2 --h 256 --max_epochs 12
-train q16 --M 16 --L 1 --h 256 --max_epochs 3
-train lr8 --M 8 --L 1 --h 256 --max_epochs 3 --lowrank
-train lr16 --M 16 --L 1 --h 256 --max_epochs 2 --lowrank
-train pq8 --nsub 2 --M 4 --L 1 --h 256 --max_epochs 3
-train opq8 --nsub 2 --opq --M 4 --L 1 --h 256 --max_epochs 3
-train pq16 --nsub 2 --M 8 --L 1 --h 256 --max_epochs 2
-train opq16 --nsub 2 --opq --M 8 --L 1 --h 256 --max_epochs 2
-for model in q8 lr8 pq8 opq8 q16 lr16 pq16 opq16; do evaluate "$model"; done
-for model in q8 q16; do two_stage "$model"; done
+# Small networks, all of one size, trained for as long as each other: what the forms of QINCo differ in.
+small=(--L 1 --h 64 --max_epochs 3)
+train small8 --M 8 "${small[@]}"
+train lr8 --M 8 --lowrank "${small[@]}"
+train pq8 --M 4 --nsub 2 "${small[@]}"
+train opq8 --M 4 --nsub 2 --opq "${small[@]}"
+train small16 --M 16 "${small[@]}"
+train lr16 --M 16 --lowrank "${small[@]}"
+train pq16 --M 8 --nsub 2 "${small[@]}"
+train opq16 --M 8 --nsub 2 --opq "${small[@]}"
+for model in q8 small8 lr8 pq8 opq8 small16 lr16 pq16 opq16; do evaluate "$model"; done
+for model in q8 small8 small16; do two_stage "$model"; done
 if [[ ! -e $work/c1024.fvecs ]]; then
   say "centroids"
   qinco kmeans --training_data "$data/learn.bvecs" --k 1024 --o "$work/c1024.fvecs" >"$work/c1024.log"
 fi
 train ivf8 --ivf --IVF_centroids "$work/c1024.fvecs" --M 8 --L 1 --h 256 --max_epochs 8
-train ivf16 --ivf --IVF_centroids "$work/c1024.fvecs" --M 16 --L 1 --h 256 --max_epochs 3
+train ivf16 --ivf --IVF_centroids "$work/c1024.fvecs" --M 16 "${small[@]}"
 for model in ivf8 ivf16; do index "$model"; done
 say "done"

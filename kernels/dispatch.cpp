@@ -59,9 +59,19 @@ Isa detect() {
   if (avx512 && has_amx(states)) return Isa::amx;
   return avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::reference;
 }
+bool detect(Feature feature) {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kAvx512Vnni = 1u << 11, kAvxVnni = 1u << 4;
+  if (feature == Feature::avx512_vnni)
+    return best_isa() >= Isa::avx512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & kAvx512Vnni);
+  return best_isa() >= Isa::avx2 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kAvxVnni);
+}
 #else
 Isa detect() {
   return Isa::reference;
+}
+bool detect(Feature) {
+  return false;
 }
 #endif
 
@@ -116,6 +126,11 @@ Isa parse_isa(std::string_view text) {
 Isa best_isa() {
   static const Isa best = detect();
   return best;
+}
+
+bool cpu_has(Feature feature) {
+  static const bool avx_vnni = detect(Feature::avx_vnni), avx512_vnni = detect(Feature::avx512_vnni);
+  return feature == Feature::avx_vnni ? avx_vnni : avx512_vnni;
 }
 
 std::vector<Isa> available_isas() {

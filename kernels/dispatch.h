@@ -18,6 +18,10 @@ Isa best_isa();
 /// All ISAs from `reference` up to `best_isa()`.
 std::vector<Isa> available_isas();
 
+/// What some machines have beyond their ISA.
+enum class Feature : uint8_t { avx_vnni, avx512_vnni };
+bool cpu_has(Feature feature);
+
 /// The ISA in use: a ScopedIsa's if there is one, else QINCO_ISA's if set, else the best; clamped to the best.
 /// Throws Error when QINCO_ISA holds no ISA's name.
 Isa active_isa();

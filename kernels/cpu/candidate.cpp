@@ -1,176 +1,45 @@
-// The fused candidate search of one QINCo step.
-//
-// Activations are held feature-major, [feature][lane] with candidates as lanes: then the output of one product is laid
-// out as the operand of the next, weights are broadcast scalars, and relu, residual and distance act on registers.
-// Nothing per candidate leaves the tile: a tile's features stay in L1/L2 from the tables to the distance.
-#include "kernels/cpu/candidate_panel.h"
+// The candidate search of one QINCo step: in float where the step is small, else screened in integers of 7 bits
+// (screen.h) and decided in float, with the same result.
+#include "kernels/cpu/candidate_pairs.h"
+#include "kernels/cpu/candidate_probes.h"
 #include "kernels/cpu/denormals.h"
-#include "kernels/cpu/pack.h"
+#include "kernels/cpu/distance.h"
+#include "kernels/cpu/screen.h"
 #include "kernels/families.h"
-#include "kernels/parallel.h"
 
 QINCO_CPU_NAMESPACE_BEGIN
 
-constexpr int64_t kFirstLevel = 8192;             // floats of activations that a panel's sweep may touch and stay in L1
-constexpr int64_t kWeightBlock = 64 * 1024;       // floats of weights reused from L2 by a group of tiles
-constexpr int64_t kGroupFloats = 192 * 1024;      // floats of activations that a group of tiles may hold in L2
-constexpr int64_t kResident = 320 * 1024;         // floats of weights and tables that stay in L2 by themselves
-constexpr int64_t kMaxGroup = 16;                 // tiles per group
-constexpr int64_t kMaxGrain = 64;                 // vectors per chunk
 constexpr int64_t kChunkWork = int64_t{1} << 27;  // multiply-adds per chunk, about a millisecond
+constexpr int64_t kDistances = int64_t{1} << 16;  // screened distances kept per chunk, at most
+constexpr int64_t kLeastGrain = 16;               // vectors per chunk that is screened, if there are enough
+constexpr int64_t kProbesTogether = 16;
 
-// The last panel is cut to an even height.
-int panel_height(int64_t rows_left) {
-  return static_cast<int>(smaller(kPanelRows, (rows_left + 1) / 2 * 2));
-}
-
-int64_t matrix_size(int64_t rows, int64_t inner) {
-  return (rows + 1) / 2 * 2 * inner;
-}
-
-// One step's pack: a_table and z_table as blocks [K/kLanes][feature][kLanes] (candidates from K on are zero),
-// then W_down,1, W_up,2, W_down,2, .. W_down,L, each as panels [rows/kPanelRows][inner][height] (rows past the end are
-// zero). Tables first: their registers are loaded aligned.
+// A whole pack: the step in float, then its screen.
 struct Layout {
-  int64_t K, d, h, L;
+  StepLayout step;
+  ScreenLayout screen;
 
-  int64_t blocks() const { return blocks_of(K, kLanes); }
-  int64_t z_table() const { return blocks() * h * kLanes; }
-  int64_t w_down(int64_t l) const {
-    return z_table() + blocks() * d * kLanes + l * (matrix_size(d, h) + matrix_size(h, d));
-  }
-  int64_t w_up(int64_t l) const { return w_down(l) - matrix_size(h, d); }
-  int64_t size() const { return w_down(L - 1) + matrix_size(d, h); }
+  Layout(int64_t K, int64_t d, int64_t h, int64_t L) : step{K, d, h, L}, screen{K, d, h, L} {}
+
+  // Whether there is a screen: few candidates, or short products, are compared faster at once.
+  bool screened() const { return step.K >= 64 && step.d >= 16 && step.h >= 32; }
+  int64_t screen_begin() const { return blocks_of(step.size(), 16) * 16; }
+  int64_t size() const { return screened() ? screen_begin() + screen.size() : step.size(); }
+  int64_t stride() const { return step.blocks() * kLanes; }
 };
-
-// out[c * width + r] = x[r * cols + c] for r < rows, 0 for rows <= r < width.
-void interleave(const float* x, int64_t rows, int64_t cols, int width, float* out) {
-  for (int64_t c = 0; c < cols; ++c, out += width) {
-    for (int r = 0; r < width; ++r) out[r] = r < rows ? x[r * cols + c] : 0.0f;
-  }
-}
-
-void pack_table(const Context& context, const float* x, int64_t K, int64_t cols, float* out) {
-  parallel_for(context, blocks_of(K, kLanes), 4, [&](int64_t begin, int64_t end, int) {
-    for (int64_t b = begin; b < end; ++b) {
-      const int64_t k = b * kLanes;
-      interleave(x + k * cols, smaller(K - k, kLanes), cols, kLanes, out + k * cols);
-    }
-  });
-}
-
-void pack_matrix(const Context& context, const float* x, int64_t rows, int64_t inner, float* out) {
-  parallel_for(context, blocks_of(rows, kPanelRows), 8, [&](int64_t begin, int64_t end, int) {
-    for (int64_t p = begin; p < end; ++p) {
-      const int64_t i = p * kPanelRows;
-      interleave(x + i * inner, smaller(rows - i, kPanelRows), inner, panel_height(rows - i), out + i * inner);
-    }
-  });
-}
 
 int64_t candidate_packed_size(int64_t K, int64_t d, int64_t h, int64_t L) {
-  return Layout{K, d, h, L}.size();
-}
-
-void candidate_pack(const Context& context, const CandidateStep<float>& s, float* packed) {
-  const Layout layout{s.K, s.d, s.h, s.L};
-  pack_table(context, s.a_table, s.K, s.h, packed);
-  pack_table(context, s.z_table, s.K, s.d, packed + layout.z_table());
-  for (int64_t l = 0; l < s.L; ++l) {
-    if (l > 0) pack_matrix(context, s.w_up[l], s.h, s.d, packed + layout.w_up(l));
-    pack_matrix(context, s.w_down[l], s.d, s.h, packed + layout.w_down(l));
-  }
-}
-
-// One product of the chain for a whole tile: z (+)= W_down hidden, or hidden = relu(W_up z).
-struct Product {
-  const float* weights;
-  int64_t rows, inner;
-  bool up;  // reads z and writes hidden; else the reverse
-  Start start;
-  Finish finish;
-};
-
-void multiply(const Product& product, int64_t first, int64_t last, const Tile& tile) {
-  const float* const x = product.up ? tile.z : tile.hidden;
-  float* const out = product.up ? tile.hidden : tile.z;
-  // The inner dimension is cut evenly so that the features read by all panels stay in L1.
-  const int64_t cuts = blocks_of(product.inner * kTileWidth, kFirstLevel);
-  for (int64_t cut = 0; cut < cuts; ++cut) {
-    const int64_t k0 = product.inner * cut / cuts, k1 = product.inner * (cut + 1) / cuts;
-    Panel panel{};
-    panel.x = x + k0 * kTileWidth;
-    panel.inner = k1 - k0;
-    panel.start = cut == 0 ? product.start : Start::stored;
-    panel.finish = cut == cuts - 1 ? product.finish : Finish::store;
-    for (int64_t i = first; i < last; i += kPanelRows) {
-      const int height = panel_height(product.rows - i);
-      panel.weights = product.weights + i * product.inner + k0 * height;
-      panel.rows = static_cast<int>(smaller(product.rows - i, height));
-      panel.first = i;
-      float* const place = out + i * kTileWidth;
-      if (height == kPanelRows)
-        multiply_panel<kPanelRows>(panel, tile, place);
-      else if (height == 2)
-        multiply_panel<2>(panel, tile, place);
-      else if (height == 4)
-        multiply_panel<4>(panel, tile, place);
-      else
-        multiply_panel<6>(panel, tile, place);
-    }
-  }
-}
-
-// Blocks of weights outside, tiles inside: a block is read from memory once for the whole group.
-void multiply(const Product& product, const Tile* tiles, int64_t count) {
-  const int64_t panels = larger(1, kWeightBlock / (kPanelRows * product.inner));
-  const int64_t block = count == 1 ? product.rows : panels * kPanelRows;
-  for (int64_t i = 0; i < product.rows; i += block) {
-    for (int64_t g = 0; g < count; ++g) multiply(product, i, smaller(product.rows, i + block), tiles[g]);
-  }
-}
-
-// hidden = relu(a_table + up_row), distances = 0.
-void begin_tile(int64_t h, const Tile& tile) {
-  for (int v = 0; v < kUnits; ++v) {
-    const Unit& unit = tile.unit[v];
-    float* const out = tile.hidden + v * kLanes;
-    for (int64_t j = 0; j < h; ++j) {
-      const Vec sum = load(unit.a_block + j * kLanes) + Vec(unit.up_row[j]);
-      store(out + j * kTileWidth, relu(sum));
-    }
-    store(tile.distances + v * kLanes, Vec(0.0f));
-  }
-}
-
-// The distances of all candidates of a group of tiles.
-void measure(const Layout& layout, const float* packed, const Tile* tiles, int64_t count) {
-  const int64_t d = layout.d, h = layout.h, L = layout.L;
-  for (int64_t g = 0; g < count; ++g) begin_tile(h, tiles[g]);
-  for (int64_t l = 0; l < L; ++l) {
-    if (l > 0) multiply({packed + layout.w_up(l), h, d, true, Start::zero, Finish::relu}, tiles, count);
-    const Start start = l > 0 ? Start::stored : Start::table;
-    const Finish finish = l < L - 1 ? Finish::store : Finish::add_distance;
-    multiply({packed + layout.w_down(l), d, h, false, start, finish}, tiles, count);
-  }
-}
-
-// Tiles that go through the step together. One stays in L1 from end to end; where the step's data does not stay in L2
-// between tiles, several share each read of it.
-int64_t group_size(const Layout& layout) {
-  if (layout.size() <= kResident) return 1;
-  const int64_t fitting = kGroupFloats / ((layout.d + layout.h) * kTileWidth);
-  return larger(1, smaller(fitting, kMaxGroup));
+  return Layout(K, d, h, L).size();
 }
 
 // Searches for the vectors [begin, end). Units run over the vectors first, then over the blocks of candidates, so that
 // a block of the tables is read once for all of them and each vector meets its candidates in ascending order.
-[[gnu::noinline]] void search_chunk(const Layout& layout, const float* packed, const CandidateSearch<float>& s,
+[[gnu::noinline]] void search_chunk(const StepLayout& layout, const float* packed, const CandidateSearch<float>& s,
                                     int64_t begin, int64_t end, float* scratch) {
   const int64_t d = layout.d, h = layout.h, vectors = end - begin, units = vectors * layout.blocks();
   const int64_t group = group_size(layout);
   alignas(64) float distances[kMaxGroup * kTileWidth];
-  float best[kMaxGrain];
+  float best[kMostVectors];
   for (int64_t i = 0; i < vectors; ++i) {
     best[i] = __builtin_inff();
     s.codes[begin + i] = 0;
@@ -181,9 +50,7 @@ int64_t group_size(const Layout& layout) {
     for (int64_t t = 0; t < count * kUnits; ++t) {
       Tile& tile = tiles[t / kUnits];
       const int64_t u = smaller(u0 + t, units - 1);  // an odd last unit is computed twice and counted once
-      const int64_t block = u / vectors, i = begin + u % vectors;
-      tile.unit[t % kUnits] = {packed + block * h * kLanes, packed + layout.z_table() + block * d * kLanes,
-                               s.up_row + i * h, s.row + i * d, s.target + i * d};
+      tile.unit[t % kUnits] = make_unit(layout, packed, s, u / vectors, begin + u % vectors);
       tile.hidden = scratch + t / kUnits * (d + h) * kTileWidth;
       tile.z = tile.hidden + h * kTileWidth;
       tile.distances = distances + t / kUnits * kTileWidth;
@@ -203,18 +70,171 @@ int64_t group_size(const Layout& layout) {
   for (int64_t i = 0; i < vectors && s.distances; ++i) s.distances[begin + i] = best[i];
 }
 
+// ||(u, r)|| of vector i.
+float vector_norm(const StepLayout& p, const CandidateSearch<float>& s, int64_t i) {
+  return __builtin_sqrtf(squared_norm(p.d, s.row + i * p.d) + squared_norm(p.h, s.up_row + i * p.h));
+}
+
+// What a worker needs to screen and decide a chunk of at most `most` vectors.
+class Chunk {
+ public:
+  static int64_t floats(const Layout& p, int64_t most) {
+    const int64_t capacity = PairTiles::capacity(p.step);
+    const int64_t pair_floats = capacity * static_cast<int64_t>(sizeof(Pair) / sizeof(float));
+    const int64_t size =
+        Screen::floats(p.screen) + PairTiles::floats(p.step) + most * p.stride() + capacity + pair_floats;
+    return blocks_of(size, 16) * 16;
+  }
+
+  Chunk(const Layout& layout, const float* pack, const CandidateSearch<float>& search, int64_t most, float* memory)
+      : p(layout),
+        packed(pack),
+        s(search),
+        margin{p.step.K, p.step.d, pack[p.screen_begin()], pack + p.screen_begin() + p.screen.norms()},
+        screener(p.screen, pack + p.screen_begin(), memory),
+        tiles(p.step, pack, memory + Screen::floats(p.screen)),
+        distances(memory + Screen::floats(p.screen) + PairTiles::floats(p.step)),
+        decided(distances + most * p.stride()),
+        pairs(reinterpret_cast<Pair*>(decided + PairTiles::capacity(p.step))) {}
+
+  void search(int64_t begin, int64_t end, float* float_scratch) {
+    ScreenedSearch<Chunk> screened(*this, margin, s, p.stride(), distances, PairTiles::capacity(p.step), pairs,
+                                   decided);
+    // The first few show whether the screen is worth its time.
+    const int64_t middle = begin + larger(1, (end - begin) / 4);
+    const int64_t compared = screened.search(begin, middle);
+    if (2 * compared <= (middle - begin) * p.step.K)
+      screened.search(middle, end);
+    else
+      search_chunk(p.step, packed, s, middle, end, float_scratch);
+  }
+
+  // --- what ScreenedSearch asks for
+  void screen(int64_t begin, int64_t end, float* out, float* norms) {
+    const int64_t vectors = end - begin, units = vectors * p.step.blocks();
+    for (int64_t i = 0; i < vectors; ++i) norms[i] = vector_norm(p.step, s, begin + i);
+    // Vectors inside, blocks of candidates outside: a block of the tables is read once for all vectors.
+    for (int64_t u = 0; u < units; u += kUnits) {
+      Unit unit[kUnits];
+      float* place[kUnits];
+      for (int v = 0; v < kUnits; ++v) {
+        const int64_t at = smaller(u + v, units - 1), block = at / vectors, i = at % vectors;
+        unit[v] = make_unit(p.step, packed, s, block, begin + i);
+        place[v] = out + i * p.stride() + block * kLanes;
+      }
+      const float* const found = screener.measure(unit);
+      for (int v = 0; v < kUnits; ++v) store(place[v], load(found + v * kLanes));
+    }
+  }
+
+  void compare(int64_t begin, const Pair* chosen, int64_t count, float* out) {
+    tiles.forward(s, begin, chosen, count);
+    tiles.distances(count, out);
+  }
+
+ private:
+  const Layout& p;
+  const float* packed;
+  const CandidateSearch<float>& s;
+  Margin margin;
+  Screen screener;
+  PairTiles tiles;
+  float *distances, *decided;
+  Pair* pairs;
+};
+
+// The largest ||z' - z|| / (||(a_k, z_k)|| + ||(u, r)||) of the probes [first, first + kProbesTogether): with its own z
+// as target, a candidate's screened distance is its squared error.
+float measure_probes(const Layout& p, const CandidateStep<float>& step, const float* packed, int64_t first,
+                     float* memory) {
+  const int64_t d = p.step.d, h = p.step.h;
+  float* const target = memory;
+  float* const row = target + kProbesTogether * d;
+  float* const up_row = row + kProbesTogether * d;
+  float* const rest = memory + blocks_of(kProbesTogether * (2 * d + h), 16) * 16;
+  CandidateSearch<float> s{kProbesTogether, target, row, up_row, nullptr, nullptr, Precision::exact};
+  Pair pairs[kProbesTogether];
+  for (int64_t i = 0; i < kProbesTogether; ++i) {
+    make_probe(step, first + i, row + i * d, up_row + i * h);
+    pairs[i] = {i, margin::probe(first + i, p.step.K).candidate};
+  }
+  PairTiles tiles(p.step, packed, rest);
+  const int64_t together = smaller(kProbesTogether, PairTiles::capacity(p.step));
+  for (int64_t i = 0; i < kProbesTogether; i += together) {
+    tiles.forward(s, 0, pairs + i, together);
+    for (int64_t t = 0; t < together; ++t)
+      for (int64_t j = 0; j < d; ++j) target[(i + t) * d + j] = tiles.z(t, j);
+  }
+  const float* const part = packed + p.screen_begin();
+  Screen screen(p.screen, part, rest);
+  float largest = 0;
+  for (int64_t i = 0; i < kProbesTogether; i += kUnits) {
+    Unit units[kUnits];
+    for (int v = 0; v < kUnits; ++v) units[v] = make_unit(p.step, packed, s, pairs[i + v].candidate / kLanes, i + v);
+    const float* const found = screen.measure(units);
+    for (int v = 0; v < kUnits; ++v) {
+      const int64_t k = pairs[i + v].candidate;
+      const float size = part[p.screen.norms() + k] + vector_norm(p.step, s, i + v);
+      const float error = __builtin_sqrtf(found[v * kLanes + k % kLanes]);
+      if (size > 0 && !(error / size <= largest)) largest = error / size < kInfinity ? error / size : kInfinity;
+    }
+  }
+  return largest;
+}
+
+float measure_bound(const Context& context, const Layout& p, const CandidateStep<float>& s, const float* packed) {
+  float largest[margin::kProbes / kProbesTogether];
+  ScratchFrame frame(context);
+  const int64_t inputs = blocks_of(kProbesTogether * (2 * p.step.d + p.step.h), 16) * 16;
+  const int64_t size = inputs + larger(PairTiles::floats(p.step), Screen::floats(p.screen));
+  float* const memory = frame.get<float>(context.threads * size);
+  parallel_for(context, margin::kProbes, kProbesTogether, [&](int64_t begin, int64_t, int worker) {
+    const FlushDenormals flush;
+    largest[begin / kProbesTogether] = measure_probes(p, s, packed, begin, memory + worker * size);
+  });
+  float bound = 0;
+  for (const float x : largest) bound = x > bound ? x : bound;
+  return margin::kSafety * bound;
+}
+
+void pack_screen(const Context& context, const Layout& p, const CandidateStep<float>& s, float* packed) {
+  float* const part = packed + p.screen_begin();
+  const auto norm = [&](int64_t k) {
+    return __builtin_sqrtf(squared_norm(s.d, s.z_table + k * s.d) + squared_norm(s.h, s.a_table + k * s.h));
+  };
+  for (int64_t i = 0; i < p.screen.norms(); ++i) part[i] = 0;
+  for (int64_t k = 0; k < blocks_of(s.K, 16) * 16; ++k) part[p.screen.norms() + k] = k < s.K ? norm(k) : 0;
+  for (int64_t l = 0; l < s.L; ++l) {
+    if (l > 0) pack_screen_matrix(context, p.screen.up(), s.w_up[l], part + p.screen.w_up(l));
+    pack_screen_matrix(context, p.screen.down(), s.w_down[l], part + p.screen.w_down(l));
+  }
+  part[0] = measure_bound(context, p, s, packed);
+}
+
+void candidate_pack(const Context& context, const CandidateStep<float>& s, float* packed) {
+  const Layout p(s.K, s.d, s.h, s.L);
+  pack_step(context, s, packed);
+  if (p.screened()) pack_screen(context, p, s, packed);
+}
+
 void candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,
                       const CandidateSearch<float>& s) {
-  const Layout layout{K, d, h, L};
+  const Layout p(K, d, h, L);
   // Several vectors a chunk, so that they share the tables; at least 32 chunks, so that threads end together.
-  const int64_t work = layout.blocks() * kLanes * d * h * (2 * L - 1);
-  const int64_t grain = larger(1, smaller(s.n / 32, smaller(kMaxGrain, larger(4, kChunkWork / work))));
-  const int64_t scratch_size = group_size(layout) * (d + h) * kTileWidth;
+  const int64_t work = p.stride() * d * h * (2 * L - 1);
+  const int64_t most = larger(1, p.screened() ? smaller(kMostVectors, kDistances / p.stride()) : kMostVectors);
+  const int64_t grain = larger(1, smaller(s.n / 32, smaller(most, larger(kLeastGrain, kChunkWork / work))));
+  const int64_t float_size = group_size(p.step) * (d + h) * kTileWidth;
+  const int64_t size = float_size + (p.screened() ? Chunk::floats(p, grain) : 0);
   ScratchFrame frame(context);
-  float* const scratch = frame.get<float>(context.threads * scratch_size);
+  float* const scratch = frame.get<float>(context.threads * size);
   parallel_for(context, s.n, grain, [&](int64_t begin, int64_t end, int worker) {
     const FlushDenormals flush;
-    search_chunk(layout, packed, s, begin, end, scratch + worker * scratch_size);
+    float* const mine = scratch + worker * size;
+    if (p.screened())
+      Chunk(p, packed, s, grain, mine + float_size).search(begin, end, mine);
+    else
+      search_chunk(p.step, packed, s, begin, end, mine);
   });
 }
 

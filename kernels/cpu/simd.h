@@ -38,6 +38,12 @@ QINCO_INLINE float horizontal_max(Vec x) {  // of numbers: NaN lanes give either
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
 }
+QINCO_INLINE float horizontal_min(Vec x) {
+  const __m256 eight = fold_min(x);
+  const __m128 four = _mm_min_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_min_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_min_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
 QINCO_INLINE double horizontal_sum(DoubleVec x) {
   const __m256d four = fold_sum(x);
   const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));

@@ -49,6 +49,9 @@ QINCO_INLINE Vec load(const float* p) {
 QINCO_INLINE void store(float* p, Vec x) {
   _mm256_storeu_ps(p, x.v);
 }
+QINCO_INLINE IntVec load(const int32_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
 QINCO_INLINE void store(int32_t* p, IntVec x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.v);
 }
@@ -130,6 +133,9 @@ QINCO_INLINE uint32_t bits_of(Mask m) {
 QINCO_INLINE IntVec operator+(IntVec a, IntVec b) {
   return _mm256_add_epi32(a.v, b.v);
 }
+QINCO_INLINE IntVec max(IntVec a, IntVec b) {
+  return _mm256_max_epi32(a.v, b.v);
+}
 QINCO_INLINE IntVec operator-(IntVec a, IntVec b) {
   return _mm256_sub_epi32(a.v, b.v);
 }
@@ -162,6 +168,40 @@ QINCO_INLINE __m128 look_up_four(const float* table, const uint8_t* ids) {
 }
 QINCO_INLINE Vec look_up(const float* table, const uint8_t* ids) {
   return _mm256_set_m128(look_up_four(table, ids + 4), look_up_four(table, ids));
+}
+
+// --- bytes: four in each lane
+struct ByteVec {
+  __m256i v;
+
+  ByteVec() = default;
+  QINCO_INLINE ByteVec(__m256i native) : v(native) {}
+};
+
+QINCO_INLINE ByteVec load_bytes_aligned(const uint8_t* p) {
+  return _mm256_load_si256(reinterpret_cast<const __m256i*>(p));
+}
+QINCO_INLINE void store_aligned(uint8_t* p, ByteVec x) {
+  _mm256_store_si256(reinterpret_cast<__m256i*>(p), x.v);
+}
+// The same four bytes in every lane.
+QINCO_INLINE ByteVec repeat_four(const int8_t* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, sizeof(four));
+  return _mm256_set1_epi32(four);
+}
+// Per lane, the sum of the eight products of a's unsigned and b's signed bytes; sums of four must fit 16 bits.
+QINCO_INLINE IntVec dot_eight(ByteVec a0, ByteVec b0, ByteVec a1, ByteVec b1) {
+  const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(a0.v, b0.v), _mm256_maddubs_epi16(a1.v, b1.v));
+  return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+// Byte i of a lane is that lane of x[i], rounded to the nearest, ties to even; in [0,255].
+QINCO_INLINE ByteVec round_to_bytes(Vec x0, Vec x1, Vec x2, Vec x3) {
+  const __m256i low = _mm256_packs_epi32(_mm256_cvtps_epi32(x0.v), _mm256_cvtps_epi32(x1.v));
+  const __m256i high = _mm256_packs_epi32(_mm256_cvtps_epi32(x2.v), _mm256_cvtps_epi32(x3.v));
+  const __m256i order =
+      _mm256_set_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400, 0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400);
+  return _mm256_shuffle_epi8(_mm256_packus_epi16(low, high), order);
 }
 
 // --- doubles
@@ -198,6 +238,9 @@ QINCO_INLINE __m256 fold_sum(Vec x) {
   return x.v;
 }
 QINCO_INLINE __m256 fold_max(Vec x) {
+  return x.v;
+}
+QINCO_INLINE __m256 fold_min(Vec x) {
   return x.v;
 }
 QINCO_INLINE __m256d fold_sum(DoubleVec x) {

@@ -46,6 +46,9 @@ QINCO_INLINE Vec load(const float* p) {
 QINCO_INLINE void store(float* p, Vec x) {
   _mm512_storeu_ps(p, x.v);
 }
+QINCO_INLINE IntVec load(const int32_t* p) {
+  return _mm512_loadu_si512(reinterpret_cast<const __m512i*>(p));
+}
 QINCO_INLINE void store(int32_t* p, IntVec x) {
   _mm512_storeu_si512(p, x.v);
 }
@@ -125,6 +128,9 @@ QINCO_INLINE uint32_t bits_of(Mask m) {
 QINCO_INLINE IntVec operator+(IntVec a, IntVec b) {
   return _mm512_add_epi32(a.v, b.v);
 }
+QINCO_INLINE IntVec max(IntVec a, IntVec b) {
+  return _mm512_max_epi32(a.v, b.v);
+}
 QINCO_INLINE IntVec operator-(IntVec a, IntVec b) {
   return _mm512_sub_epi32(a.v, b.v);
 }
@@ -152,6 +158,39 @@ QINCO_INLINE IntVec lane_numbers() {
 QINCO_INLINE Vec look_up(const float* table, const uint8_t* ids) {
   const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(ids)));
   return _mm512_i32gather_ps(wide, table, 4);
+}
+
+// --- bytes: four in each lane
+struct ByteVec {
+  __m512i v;
+
+  ByteVec() = default;
+  QINCO_INLINE ByteVec(__m512i native) : v(native) {}
+};
+
+QINCO_INLINE ByteVec load_bytes_aligned(const uint8_t* p) {
+  return _mm512_load_si512(reinterpret_cast<const __m512i*>(p));
+}
+QINCO_INLINE void store_aligned(uint8_t* p, ByteVec x) {
+  _mm512_store_si512(reinterpret_cast<__m512i*>(p), x.v);
+}
+// The same four bytes in every lane.
+QINCO_INLINE ByteVec repeat_four(const int8_t* p) {
+  int32_t four;
+  __builtin_memcpy(&four, p, sizeof(four));
+  return _mm512_set1_epi32(four);
+}
+// Per lane, the sum of the eight products of a's unsigned and b's signed bytes; sums of four must fit 16 bits.
+QINCO_INLINE IntVec dot_eight(ByteVec a0, ByteVec b0, ByteVec a1, ByteVec b1) {
+  const __m512i pairs = _mm512_add_epi16(_mm512_maddubs_epi16(a0.v, b0.v), _mm512_maddubs_epi16(a1.v, b1.v));
+  return _mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+}
+// Byte i of a lane is that lane of x[i], rounded to the nearest, ties to even; in [0,255].
+QINCO_INLINE ByteVec round_to_bytes(Vec x0, Vec x1, Vec x2, Vec x3) {
+  const __m512i low = _mm512_packs_epi32(_mm512_cvtps_epi32(x0.v), _mm512_cvtps_epi32(x1.v));
+  const __m512i high = _mm512_packs_epi32(_mm512_cvtps_epi32(x2.v), _mm512_cvtps_epi32(x3.v));
+  const __m512i order = _mm512_set4_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400);
+  return _mm512_shuffle_epi8(_mm512_packus_epi16(low, high), order);
 }
 
 // --- doubles
@@ -184,6 +223,9 @@ QINCO_INLINE __m256 fold_sum(Vec x) {
 }
 QINCO_INLINE __m256 fold_max(Vec x) {
   return _mm256_max_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
+}
+QINCO_INLINE __m256 fold_min(Vec x) {
+  return _mm256_min_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
 }
 QINCO_INLINE __m256d fold_sum(DoubleVec x) {
   return _mm256_add_pd(_mm512_castpd512_pd256(x.v), _mm512_extractf64x4_pd(x.v, 1));

@@ -13,7 +13,8 @@ namespace qinco {
 namespace {
 
 constexpr int64_t kQueryBlock = 256, kDeviceQueryBlock = 2048;
-constexpr int64_t kBaseBlock = 4096, kDeviceBaseBlock = 32768;  // distances per tile: 4 MB, or 256 MB on a GPU
+// Distances per tile: 16 MB, or 256 MB on a GPU. Each tile has its own k best found, so that few are cheaper.
+constexpr int64_t kBaseBlock = 16384, kDeviceBaseBlock = 32768;
 
 /// Distances as they order: NaN last, as in topk.
 float rank(float value) {

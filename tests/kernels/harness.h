@@ -119,7 +119,7 @@ struct Version {
       : name(isa_name(isa)),
         table(&kernels::table<float>(isa)),
         matrix_unit(isa == Isa::amx),
-        screens(isa == Isa::amx) {}
+        screens(isa != Isa::reference) {}
   explicit Version(Device device) : name(device.name()), table(&staged_table(device)), cuda(true), screens(true) {}
 
   std::string name;

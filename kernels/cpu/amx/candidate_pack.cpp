@@ -1,6 +1,7 @@
 // Packs a step of the candidate search and measures how far its bfloat16 screen may be wrong (candidate_margin.h).
 #include "kernels/candidate_margin.h"
 #include "kernels/cpu/amx/step.h"
+#include "kernels/cpu/candidate_probes.h"
 #include "kernels/cpu/denormals.h"
 
 QINCO_CPU_NAMESPACE_BEGIN
@@ -33,21 +34,6 @@ void pack_tables(const Context& context, const Layout& p, const CandidateStep<fl
   });
 }
 
-// Probe number i's inputs.
-void make_probe(const Layout& p, const CandidateStep<float>& s, int64_t i, Vector& v, float* row, float* up_row) {
-  const margin::Probe probe = margin::probe(i, p.K);
-  const float* const a = s.z_table + probe.first * p.d;
-  const float* const b = s.z_table + probe.second * p.d;
-  for (int64_t j = 0; j < p.d; ++j) row[j] = probe.scale * (a[j] - b[(j + probe.shift) % p.d]);
-  for (int64_t j = 0; j < p.h; ++j) {
-    Vec sum(0.0f);
-    const float* const w = s.w_up[0] + j * p.d;
-    for_lanes(0, p.d, [&](int64_t c, auto lanes) { sum = fma(lanes.get(w + c), lanes.get(row + c), sum); });
-    up_row[j] = horizontal_sum(sum);
-  }
-  fill_vector(p, up_row, row, row, v);
-}
-
 // What a thread needs for `kTogether` probes.
 struct ProbeScratch {
   Vector vectors[kTogether];
@@ -75,10 +61,12 @@ struct ProbeScratch {
 float measure_probes(const Layout& p, const CandidateStep<float>& s, const float* packed, int64_t first,
                      ProbeScratch& scratch) {
   for (int64_t i = 0; i < kTogether; ++i) {
-    make_probe(p, s, first + i, scratch.vectors[i], scratch.plain, scratch.plain + p.d);
-    scratch.pairs[i] = {scratch.vectors + i, margin::probe(first + i, p.K).candidate};
+    float *const row = scratch.plain, *const up_row = row + p.d;
+    make_probe(s, first + i, row, up_row);
+    fill_vector(p, up_row, row, row, scratch.vectors[i]);
+    scratch.pairs[i] = {i, margin::probe(first + i, p.K).candidate};
   }
-  forward(p, packed, scratch.pairs, kTogether, scratch.pair_scratch);
+  forward(p, packed, scratch.vectors, scratch.pairs, kTogether, scratch.pair_scratch);
   for (int64_t i = 0; i < kTogether; ++i) {
     const Vector& v = scratch.vectors[i];
     for (int64_t j = 0; j < p.D() * kBlock; j += kLanes)

@@ -4,6 +4,7 @@
 #include "kernels/cpu/amx/screen.h"
 #include "kernels/cpu/amx/split_product.h"
 #include "kernels/cpu/distance.h"
+#include "kernels/cpu/screened_search.h"
 
 QINCO_CPU_NAMESPACE_BEGIN
 
@@ -85,11 +86,6 @@ inline Unit make_unit(const Layout& p, const float* packed, int64_t group, const
 }
 
 // --- near-float precision, for a few (vector, candidate) pairs
-struct Pair {
-  const Vector* vector;
-  int64_t candidate;
-};
-
 struct PairScratch {
   float *z, *hidden, *product;  // [kPairs][32 D], [kPairs][32 H]
 
@@ -101,10 +97,11 @@ struct PairScratch {
 };
 
 // scratch.z = the pairs' z.
-inline void forward(const Layout& p, const float* packed, const Pair* pairs, int64_t count, const PairScratch& s) {
+inline void forward(const Layout& p, const float* packed, const Vector* vectors, const Pair* pairs, int64_t count,
+                    const PairScratch& s) {
   const int64_t dz = p.D() * kBlock, dh = p.H() * kBlock;
   for (int64_t i = 0; i < count; ++i) {
-    const Vector& v = *pairs[i].vector;
+    const Vector& v = vectors[pairs[i].vector];
     const float* const a = p.a_row(packed, pairs[i].candidate);
     const float* const z = p.z_row(packed, pairs[i].candidate);
     for (int64_t j = 0; j < dh; j += kLanes) {

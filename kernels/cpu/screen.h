@@ -1,0 +1,216 @@
+// The screen of the candidate search: distances of all candidates with products in integers of 7 bits, which cost a
+// third of float's.
+//
+// Only the operands of the products are rounded: tables, the residual stream z and all scales stay in float. A weight's
+// scale is its row's (an output feature's), an activation's its candidate's: the largest value of the layer is 127, or
+// 63 where it has a sign. So the screen, as the step, is positively homogeneous, which the margin needs. A value that
+// is not finite makes its candidate's distance NaN, which leaves it to the float search.
+#pragma once
+
+#include "kernels/cpu/candidate_step.h"
+#include "kernels/cpu/screen_panel.h"
+
+QINCO_CPU_NAMESPACE_BEGIN
+
+constexpr float kInfinity = __builtin_inff();
+constexpr float kTiny = 1e-30f;  // scales of smaller values might not be normal numbers
+
+// One product of the chain.
+struct ScreenMatrix {
+  int64_t rows, inner;
+
+  int64_t padded_rows() const { return blocks_of(rows, 16) * 16; }
+  int64_t padded_inner() const { return blocks_of(inner, kScreenInner) * kScreenInner; }
+
+  // Where things stand in its pack, in floats: what a weight of 1 stands for, by row; kZero times the sum of a row's
+  // weights; the weights, in panels [rows/kScreenRows][inner/kFour][kScreenRows][kFour].
+  int64_t shifts() const { return padded_rows(); }
+  int64_t weights() const { return 2 * padded_rows(); }
+  int64_t size() const { return weights() + padded_rows() * padded_inner() / kFour; }
+};
+
+// Where things stand in the screen's part of a pack, in floats: the bound of candidate_margin.h, ||(a_k, z_k)|| per
+// candidate, and the matrices down 1, up 2, down 2, .., down L.
+struct ScreenLayout {
+  int64_t K, d, h, L;
+
+  ScreenMatrix down() const { return {d, h}; }
+  ScreenMatrix up() const { return {h, d}; }
+  int64_t norms() const { return 16; }
+  int64_t w_down(int64_t l) const { return norms() + blocks_of(K, 16) * 16 + l * (down().size() + up().size()); }
+  int64_t w_up(int64_t l) const { return w_down(l) - up().size(); }
+  int64_t size() const { return w_down(L - 1) + down().size(); }
+};
+
+void pack_screen_row(const ScreenMatrix& m, const float* x, int64_t row, float* packed) {
+  Vec most(0.0f);
+  for_lanes(0, m.inner, [&](int64_t j, auto lanes) { most = max(abs(lanes.get(x + j)), most); });
+  const float largest = horizontal_max(most);
+  // A row of numbers that cannot be scaled makes NaN of what it is multiplied with.
+  const float scale = largest == 0                             ? 0
+                      : largest > kTiny && largest < kInfinity ? largest / kMostWeight
+                                                               : __builtin_nanf("");
+  const float inverse = scale > 0 ? 1 / scale : 0;
+  int8_t* const panel =
+      reinterpret_cast<int8_t*>(packed + m.weights()) + row / kScreenRows * kScreenRows * m.padded_inner();
+  int32_t sum = 0;
+  for (int64_t j = 0; j < m.padded_inner(); ++j) {
+    const float value = j < m.inner ? __builtin_rintf(x[j] * inverse) : 0;
+    const int weight =
+        __builtin_fabsf(value) <= kMostWeight ? static_cast<int>(value) : 0;  // NaN is left to the float search
+    panel[(j / kFour * kScreenRows + row % kScreenRows) * kFour + j % kFour] = static_cast<int8_t>(weight);
+    sum += weight;
+  }
+  packed[row] = scale;
+  packed[m.shifts() + row] = static_cast<float>(kZero * sum);
+}
+
+void pack_screen_matrix(const Context& context, const ScreenMatrix& m, const float* x, float* packed) {
+  parallel_for(context, m.padded_rows(), 16, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) pack_screen_row(m, x + smaller(i, m.rows - 1) * m.inner, i, packed);
+  });
+}
+
+// A tile of the float search whose activations become bytes before they are multiplied.
+struct ScreenTile {
+  Unit unit[kUnits];
+  float* hidden;     // [h][kTileWidth]
+  float* z;          // [d][kTileWidth]
+  uint8_t* bytes;    // [inner/kFour][kTileWidth][kFour]
+  int32_t* largest;  // [kTileWidth] the bits of the largest |value| stored, NaN being the largest
+  float* scales;     // [kTileWidth] what a byte of 1 stands for
+  float* distances;  // [kTileWidth]
+};
+
+QINCO_INLINE IntVec magnitude_bits(Vec x) {
+  return bit_cast_int(abs(x));
+}
+
+class Screen {
+ public:
+  static int64_t floats(const ScreenLayout& p) {
+    return (p.h + p.d + 3) * kTileWidth + kTileWidth * larger(p.up().padded_inner(), p.down().padded_inner()) / kFour;
+  }
+
+  // `packed` is the screen's part.
+  Screen(const ScreenLayout& layout, const float* pack, float* memory) : p(layout), packed(pack) {
+    tile.hidden = memory;
+    tile.z = tile.hidden + p.h * kTileWidth;
+    tile.scales = tile.z + p.d * kTileWidth;
+    tile.distances = tile.scales + kTileWidth;
+    tile.largest = reinterpret_cast<int32_t*>(tile.distances + kTileWidth);
+    tile.bytes = reinterpret_cast<uint8_t*>(tile.largest + kTileWidth);
+    multiply = has_vnni() ? multiply_bytes_vnni : multiply_bytes;
+  }
+
+  // The distances [kTileWidth] of a tile's candidates, until the next call.
+  const float* measure(const Unit (&units)[kUnits]) {
+    for (int v = 0; v < kUnits; ++v) tile.unit[v] = units[v];
+    begin();
+    for (int64_t l = 0; l < p.L; ++l) {
+      if (l > 0) {
+        to_bytes(tile.z, p.d, kMostSigned, kZero);
+        up(packed + p.w_up(l));
+      }
+      to_bytes(tile.hidden, p.h, kMostActivation, 0);
+      down(packed + p.w_down(l), l == 0, l == p.L - 1);
+    }
+    return tile.distances;
+  }
+
+ private:
+  // hidden = relu(a_table + up_row).
+  void begin() {
+    for (int v = 0; v < kUnits; ++v) {
+      const Unit& unit = tile.unit[v];
+      float* const out = tile.hidden + v * kLanes;
+      IntVec largest(0);
+      for (int64_t j = 0; j < p.h; ++j) {
+        const Vec value = relu(load(unit.a_block + j * kLanes) + Vec(unit.up_row[j]));
+        store(out + j * kTileWidth, value);
+        largest = max(largest, magnitude_bits(value));
+      }
+      store(tile.largest + v * kLanes, largest);
+    }
+  }
+
+  // bytes = zero + x [n][kTileWidth], scaled so that the largest is `most`.
+  void to_bytes(const float* x, int64_t n, int most, int zero) {
+    for (int v = 0; v < kUnits; ++v) {
+      const Vec largest = bit_cast_float(load(tile.largest + v * kLanes));
+      const Vec nan(__builtin_nanf("")), none(0.0f), top(static_cast<float>(most));
+      const Mask finite = largest < Vec(kInfinity), usable = Vec(kTiny) < largest;
+      const Vec inverse = select(finite, select(usable, top / largest, none), none);
+      const Vec scale = select(usable, largest / top, select(largest == none, none, nan));
+      store(tile.scales + v * kLanes, select(finite, scale, nan));
+      const Vec offset(static_cast<float>(zero));
+      const float* from = x + v * kLanes;
+      uint8_t* to = tile.bytes + v * kLanes * kFour;
+      int64_t j = 0;
+      for (; j + kFour <= n; j += kFour, from += kFour * kTileWidth, to += kFour * kTileWidth)
+        store_aligned(to,
+                      round_to_bytes(fma(load(from), inverse, offset), fma(load(from + kTileWidth), inverse, offset),
+                                     fma(load(from + 2 * kTileWidth), inverse, offset),
+                                     fma(load(from + 3 * kTileWidth), inverse, offset)));
+      const auto there = [&](int64_t i) {
+        return j + i < n ? fma(load(from + i * kTileWidth), inverse, offset) : none;
+      };
+      if (j < n) store_aligned(to, round_to_bytes(there(0), there(1), there(2), none));
+    }
+  }
+
+  // hidden = relu(W_up z).
+  void up(const float* w) {
+    const ScreenMatrix m = p.up();
+    IntVec largest[kUnits] = {IntVec(0), IntVec(0)};
+    for_rows(m, w, [&](int64_t i, int v, Vec sum) {
+      const Vec value = relu((sum - Vec(w[m.shifts() + i])) * Vec(w[i]) * load(tile.scales + v * kLanes));
+      store(tile.hidden + i * kTileWidth + v * kLanes, value);
+      largest[v] = max(largest[v], magnitude_bits(value));
+    });
+    for (int v = 0; v < kUnits; ++v) store(tile.largest + v * kLanes, largest[v]);
+  }
+
+  // z = (z_table + row, or z) + W_down hidden; or only its distance to the target.
+  void down(const float* w, bool first, bool last) {
+    const ScreenMatrix m = p.down();
+    IntVec largest[kUnits] = {IntVec(0), IntVec(0)};
+    Vec total[kUnits] = {Vec(0.0f), Vec(0.0f)};
+    for_rows(m, w, [&](int64_t i, int v, Vec sum) {
+      const Unit& unit = tile.unit[v];
+      float* const place = tile.z + i * kTileWidth + v * kLanes;
+      const Vec start = first ? load(unit.z_block + i * kLanes) + Vec(unit.row[i]) : load(place);
+      const Vec value = fma(sum * load(tile.scales + v * kLanes), Vec(w[i]), start);
+      if (last) {
+        const Vec error = Vec(unit.target[i]) - value;
+        total[v] = fma(error, error, total[v]);
+      } else {
+        store(place, value);
+        largest[v] = max(largest[v], magnitude_bits(value));
+      }
+    });
+    for (int v = 0; v < kUnits; ++v) {
+      store(tile.largest + v * kLanes, largest[v]);
+      store(tile.distances + v * kLanes, total[v]);
+    }
+  }
+
+  // body(row, unit, weights times bytes) for all rows of a product.
+  template <class Body>
+  QINCO_INLINE void for_rows(const ScreenMatrix& m, const float* w, const Body& body) {
+    const int8_t* const weights = reinterpret_cast<const int8_t*>(w + m.weights());
+    alignas(64) int32_t sums[kScreenRows * kTileWidth];
+    for (int64_t i = 0; i < m.rows; i += kScreenRows) {
+      multiply(m.padded_inner(), weights + i * m.padded_inner(), tile.bytes, sums);
+      for (int64_t r = 0; r < smaller(kScreenRows, m.rows - i); ++r)
+        for (int v = 0; v < kUnits; ++v) body(i + r, v, to_float(load(sums + r * kTileWidth + v * kLanes)));
+    }
+  }
+
+  const ScreenLayout& p;
+  const float* packed;
+  ScreenTile tile;
+  MultiplyBytes multiply;
+};
+
+QINCO_CPU_NAMESPACE_END

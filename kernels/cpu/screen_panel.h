@@ -1,0 +1,97 @@
+// The inner loop of the candidate search's screen: one panel of output features times one tile of candidates, in
+// integers of 7 bits.
+//
+// An activation is an unsigned byte of at most 127, a weight a signed one of at most 63: the sum of four products is at
+// most 32,004, which 16 bits hold. So eight products a lane take five instructions, three of them multiplications,
+// where float takes eight; with VNNI they take two. The sums are the same.
+#pragma once
+
+#include "kernels/cpu/candidate_panel.h"
+#include "kernels/dispatch.h"
+
+QINCO_CPU_NAMESPACE_BEGIN
+
+constexpr int kMostActivation = 127, kMostWeight = 63;
+constexpr int kZero = 64;                    // the byte that stands for 0 where activations have a sign
+constexpr int kMostSigned = kZero - 1;       // the most above and below it
+constexpr int64_t kFour = 4;                 // features side by side in a lane
+constexpr int64_t kScreenInner = 2 * kFour;  // inner dimensions are padded to a multiple of this
+#if defined(QINCO_CPU_avx512)
+constexpr int kScreenRows = 8;
+#define QINCO_VNNI_TARGET __attribute__((target("avx512vnni")))
+#define QINCO_VNNI_DOT _mm512_dpbusd_epi32
+#else
+constexpr int kScreenRows = 4;
+#define QINCO_VNNI_TARGET __attribute__((target("avxvnni")))
+#define QINCO_VNNI_DOT _mm256_dpbusd_avx_epi32
+#endif
+
+// Whether this machine has VNNI as wide as this ISA's registers.
+bool has_vnni() {
+#if defined(QINCO_CPU_avx512)
+  return cpu_has(Feature::avx512_vnni);
+#else
+  return cpu_has(Feature::avx_vnni);
+#endif
+}
+
+// sums [kScreenRows][kTileWidth] = weights [inner/kFour][kScreenRows][kFour] times bytes [inner/kFour][kTileWidth]
+// [kFour], inner being a multiple of kScreenInner.
+using MultiplyBytes = void (*)(int64_t inner, const int8_t* weights, const uint8_t* bytes, int32_t* sums);
+
+[[gnu::noinline]] void multiply_bytes(int64_t inner, const int8_t* weights, const uint8_t* bytes, int32_t* sums) {
+  IntVec sum[kScreenRows][kUnits];
+#pragma GCC unroll 8
+  for (int i = 0; i < kScreenRows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < kUnits; ++v) sum[i][v] = IntVec(0);
+  for (int64_t k = 0; k < inner; k += kScreenInner) {
+    ByteVec first[kUnits], second[kUnits];
+#pragma GCC unroll 2
+    for (int v = 0; v < kUnits; ++v) {
+      first[v] = load_bytes_aligned(bytes + v * kLanes * kFour);
+      second[v] = load_bytes_aligned(bytes + (kTileWidth + v * kLanes) * kFour);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < kScreenRows; ++i) {
+      const ByteVec a = repeat_four(weights + i * kFour), b = repeat_four(weights + (kScreenRows + i) * kFour);
+#pragma GCC unroll 2
+      for (int v = 0; v < kUnits; ++v) sum[i][v] = sum[i][v] + dot_eight(first[v], a, second[v], b);
+    }
+    bytes += 2 * kTileWidth * kFour;
+    weights += 2 * kScreenRows * kFour;
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kScreenRows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < kUnits; ++v) store(sums + i * kTileWidth + v * kLanes, sum[i][v]);
+}
+
+// The same on machines that have VNNI.
+[[gnu::noinline]] QINCO_VNNI_TARGET void multiply_bytes_vnni(int64_t inner, const int8_t* weights, const uint8_t* bytes,
+                                                             int32_t* sums) {
+  IntVec sum[kScreenRows][kUnits];
+#pragma GCC unroll 8
+  for (int i = 0; i < kScreenRows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < kUnits; ++v) sum[i][v] = IntVec(0);
+  for (int64_t k = 0; k < inner; k += kFour) {
+    ByteVec column[kUnits];
+#pragma GCC unroll 2
+    for (int v = 0; v < kUnits; ++v) column[v] = load_bytes_aligned(bytes + v * kLanes * kFour);
+#pragma GCC unroll 8
+    for (int i = 0; i < kScreenRows; ++i) {
+      const ByteVec weight = repeat_four(weights + i * kFour);
+#pragma GCC unroll 2
+      for (int v = 0; v < kUnits; ++v) sum[i][v] = IntVec(QINCO_VNNI_DOT(sum[i][v].v, column[v].v, weight.v));
+    }
+    bytes += kTileWidth * kFour;
+    weights += kScreenRows * kFour;
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kScreenRows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < kUnits; ++v) store(sums + i * kTileWidth + v * kLanes, sum[i][v]);
+}
+
+QINCO_CPU_NAMESPACE_END

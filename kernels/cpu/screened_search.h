@@ -1,0 +1,150 @@
+// The order of work of a candidate search that screens and then decides, with the margin of candidate_margin.h.
+#pragma once
+
+#include "kernels/candidate_margin.h"
+#include "kernels/cpu/pack.h"
+#include "kernels/kernels.h"
+
+QINCO_CPU_NAMESPACE_BEGIN
+
+// A candidate of a vector of the chunk (by its number there).
+struct Pair {
+  int64_t vector, candidate;
+};
+
+constexpr int64_t kMostVectors = 64;  // per chunk
+
+// What the margin is made of.
+struct Margin {
+  int64_t K, d;
+  float bound;
+  const float* norms;  // [K, padded to kLanes] ||(a_k, z_k)||
+
+  // How far the root of a screened distance may be off for candidates k, k + 1, ... of a vector with norm ||(u, r)||.
+  Vec error(int64_t k, float norm, Vec root) const {
+    return fma(Vec(bound), load(norms + k) + Vec(norm), Vec(margin::kSumError) * root);
+  }
+};
+
+// The search of one chunk. `Version` has the screen and the precise comparison:
+//   void screen(int64_t begin, int64_t end, float* distances, float* norms)
+//     distances [end - begin][stride] of the vectors [begin, end), stride being K padded to kLanes or more, and their
+//     ||(u, r)||
+//   void compare(int64_t begin, const Pair* pairs, int64_t count, float* distances)
+//     the distances [count] of pairs of vectors from `begin` on, count <= capacity
+template <class Version>
+class ScreenedSearch {
+ public:
+  // Memory: distances [vectors][stride], pairs [capacity], decided [capacity].
+  ScreenedSearch(Version& version, const Margin& margin, const CandidateSearch<float>& search, int64_t stride,
+                 float* distances, int64_t capacity, Pair* pairs, float* decided)
+      : version_(version),
+        margin_(margin),
+        s_(search),
+        stride_(stride),
+        distances_(distances),
+        capacity_(capacity),
+        pairs_(pairs),
+        decided_(decided) {}
+
+  // Codes and distances of the vectors [begin, end), at most kMostVectors. Returns how many candidates were compared.
+  int64_t search(int64_t begin, int64_t end) {
+    begin_ = begin;
+    compared_ = 0;
+    const int64_t count = end - begin;
+    version_.screen(begin, end, distances_, norms_);
+    if (s_.precision == Precision::fast) {
+      for (int64_t i = 0; i < count; ++i) take_screened(i);
+      return 0;
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      start(i);
+      const int64_t before = compared_ + waiting_;
+      doubted_[i] = false;
+      add_possible(i);
+      all_[i] = compared_ + waiting_ - before == margin_.K;
+    }
+    compare();
+    for (int64_t i = 0; i < count; ++i) {
+      if (!doubted_[i] || all_[i]) continue;
+      start(i);
+      for (int64_t k = 0; k < margin_.K; ++k) add(i, k);
+    }
+    compare();
+    for (int64_t i = 0; s_.distances && i < count; ++i) s_.distances[begin + i] = best_[i];
+    return compared_;
+  }
+
+ private:
+  void start(int64_t i) {
+    best_[i] = __builtin_inff();
+    s_.codes[begin_ + i] = 0;
+  }
+
+  // The lowest index of the least distance, NaN aside.
+  void take_screened(int64_t i) {
+    const float* const mine = distances_ + i * stride_;
+    start(i);
+    for (int64_t k = 0; k < margin_.K; ++k)
+      if (mine[k] < best_[i]) best_[i] = mine[k], s_.codes[begin_ + i] = static_cast<int32_t>(k);
+    if (s_.distances) s_.distances[begin_ + i] = best_[i];
+  }
+
+  // Has all candidates compared that the screen does not rule out; its best is among them.
+  void add_possible(int64_t i) {
+    const float* const mine = distances_ + i * stride_;
+    Vec upper(__builtin_inff());
+    for (int64_t k = 0; k < margin_.K; k += kLanes) {
+      const Vec root = sqrt(load(mine + k));
+      const Vec high = min(root + margin_.error(k, norms_[i], root), upper);  // NaN leaves the second
+      upper = select(first_lanes(smaller(margin_.K - k, kLanes)), high, upper);
+    }
+    const Vec ceiling(horizontal_min(upper));
+    for (int64_t k = 0; k < margin_.K; k += kLanes) {
+      const Vec root = sqrt(load(mine + k));
+      const Vec low = root - margin_.error(k, norms_[i], root);
+      const uint32_t there = bits_of(first_lanes(smaller(margin_.K - k, kLanes)));
+      uint32_t kept = there & ~bits_of(ceiling < low);  // NaN is kept
+      for (; kept; kept &= kept - 1) add(i, k + __builtin_ctz(kept));
+    }
+  }
+
+  void add(int64_t i, int64_t candidate) {
+    if (waiting_ == capacity_) compare();
+    pairs_[waiting_++] = {i, candidate};
+  }
+
+  // A vector's pairs come in ascending order: the lowest of equals stays.
+  void compare() {
+    if (waiting_ == 0) return;
+    version_.compare(begin_, pairs_, waiting_, decided_);
+    const float shown = margin::shown(margin_.d);
+    for (int64_t j = 0; j < waiting_; ++j) {
+      const auto [i, k] = pairs_[j];
+      const float distance = decided_[j], root = __builtin_sqrtf(distances_[i * stride_ + k]);
+      const float likely = shown * margin_.bound * (margin_.norms[k] + norms_[i]) + margin::kSumError * root;
+      if (!(__builtin_fabsf(root - __builtin_sqrtf(distance)) <= likely)) doubted_[i] = true;
+      if (distance < best_[i]) {
+        best_[i] = distance;
+        s_.codes[begin_ + i] = static_cast<int32_t>(k);
+      }
+    }
+    compared_ += waiting_;
+    waiting_ = 0;
+  }
+
+  Version& version_;
+  const Margin& margin_;
+  const CandidateSearch<float>& s_;
+  int64_t stride_;
+  float* distances_;
+  int64_t capacity_;
+  Pair* pairs_;
+  float* decided_;
+  int64_t begin_ = 0, waiting_ = 0, compared_ = 0;
+  float norms_[kMostVectors];
+  float best_[kMostVectors];                        // of those compared
+  bool doubted_[kMostVectors], all_[kMostVectors];  // all: every candidate has been compared
+};
+
+QINCO_CPU_NAMESPACE_END
