@@ -26,7 +26,7 @@ wanted() { [[ $1 =~ ^($names)$ && ! -e $work/$2 ]]; }
 baseline() {
   wanted "$1" "$1.eval.json" || return 0
   say "$1"
-  qinco baseline --training_data "$data/learn.bvecs" "${files[@]}" --json "$work/$1.eval.json" "${@:2}" >"$work/$1.log"
+  qinco baseline --training_data "$data/learn.bvecs" --nt 100000 "${files[@]}" --json "$work/$1.eval.json" "${@:2}" >"$work/$1.log"
 }
 
 # train NAME OPTION...
@@ -67,16 +67,16 @@ for M in 8 16; do
   for method in pq opq rq; do baseline "$method$M-classic" --method "$method" --M "$M"; done
 done
 train q8 --M 8 --L 2 --h 256 --max_epochs 12
-# Small networks, all of one size, trained for as long as each other: what the forms of QINCo differ in.
-small=(--L 1 --h 64 --max_epochs 3)
-train small8 --M 8 "${small[@]}"
-train lr8 --M 8 --lowrank "${small[@]}"
-train pq8 --M 4 --nsub 2 "${small[@]}"
-train opq8 --M 4 --nsub 2 --opq "${small[@]}"
-train small16 --M 16 "${small[@]}"
-train lr16 --M 16 --lowrank "${small[@]}"
-train pq16 --M 8 --nsub 2 "${small[@]}"
-train opq16 --M 8 --nsub 2 --opq "${small[@]}"
+# Small networks, all of one size, those of a rate trained for as long as each other: what the forms of QINCo differ in.
+small=(--L 1 --h 64)
+train small8 --M 8 "${small[@]}" --max_epochs 3
+train lr8 --M 8 --lowrank "${small[@]}" --max_epochs 3
+train pq8 --M 4 --nsub 2 "${small[@]}" --max_epochs 3
+train opq8 --M 4 --nsub 2 --opq "${small[@]}" --max_epochs 3
+train small16 --M 16 "${small[@]}" --max_epochs 1
+train lr16 --M 16 --lowrank "${small[@]}" --max_epochs 1
+train pq16 --M 8 --nsub 2 "${small[@]}" --max_epochs 1
+train opq16 --M 8 --nsub 2 --opq "${small[@]}" --max_epochs 1
 for model in q8 small8 lr8 pq8 opq8 small16 lr16 pq16 opq16; do evaluate "$model"; done
 for model in q8 small8 small16; do two_stage "$model"; done
 if [[ ! -e $work/c1024.fvecs ]]; then
@@ -84,6 +84,6 @@ if [[ ! -e $work/c1024.fvecs ]]; then
   qinco kmeans --training_data "$data/learn.bvecs" --k 1024 --o "$work/c1024.fvecs" >"$work/c1024.log"
 fi
 train ivf8 --ivf --IVF_centroids "$work/c1024.fvecs" --M 8 --L 1 --h 256 --max_epochs 8
-train ivf16 --ivf --IVF_centroids "$work/c1024.fvecs" --M 16 "${small[@]}"
+train ivf16 --ivf --IVF_centroids "$work/c1024.fvecs" --M 16 "${small[@]}" --max_epochs 1
 for model in ivf8 ivf16; do index "$model"; done
 say "done"

@@ -27,8 +27,8 @@ inline constexpr std::array<int64_t, 3> kRecallRanks = {1, 10, 100};
 /// {"1": .., "10": .., "100": ..} for ids i32 [nq,k] against the ground truth (recall_at).
 Json recalls(const Tensor& ids, const Tensor& truth);
 
-/// What the two searches with re-ranking tell of one setting: recall, recall_before (of the short-list), qps, seconds.
-Json search_results(const Tensor& before, const Tensor& after, const Tensor& truth, const SearchSeconds& seconds);
+/// What the two searches with re-ranking tell of the time that one setting took for nq queries: qps, seconds.
+Json search_times(int64_t nq, const SearchSeconds& seconds);
 
 struct EvaluationFiles {
   std::string base, queries, groundtruth;

@@ -1,4 +1,4 @@
-// qinco index search: recall against queries per second over nprobe and nshort.
+// qinco index search: neighbours from an index; recall against queries per second over nprobe and nshort.
 #include <algorithm>
 #include <limits>
 #include <memory>
@@ -69,21 +69,28 @@ void write_plot(const std::string& path, const Json& points) {
   write_file(path, report::svg_file(chart));
 }
 
+std::string recall_columns(const Json& recall) {
+  return fmt::format("{:.4f} {:.4f} {:.4f}", recall["1"].get<double>(), recall["10"].get<double>(),
+                     recall["100"].get<double>());
+}
+
 void print_points(const Common& common, const Json& points) {
-  common.print(
-      "nprobe efSearch nshort  short-list @1/10/100    re-ranked @1/10/100     queries/s  scan, decode, distances (s)");
+  const bool judged = points[0].contains("recall");
+  common.print("nprobe efSearch nshort  {}  queries/s  scan, decode, distances (s)",
+               judged ? "short-list @1/10/100    re-ranked @1/10/100   " : "");
   for (const Json& point : points) {
-    const Json &before = point["recall_before"], &after = point["recall"], &seconds = point["seconds"];
-    common.print("{:>6} {:>8} {:>6}  {:.4f} {:.4f} {:.4f}   {:.4f} {:.4f} {:.4f}   {:>8.0f}{}  {:.3f} {:.3f} {:.3f}",
-                 point["nprobe"].get<int64_t>(), point["efSearch"].is_null() ? "-" : point["efSearch"].dump(),
-                 point["nshort"].get<int64_t>(), before["1"].get<double>(), before["10"].get<double>(),
-                 before["100"].get<double>(), after["1"].get<double>(), after["10"].get<double>(),
-                 after["100"].get<double>(), point["qps"].get<double>(), point["pareto"].get<bool>() ? "*" : " ",
+    const Json& seconds = point["seconds"];
+    const std::string recall =
+        judged ? recall_columns(point["recall_before"]) + "   " + recall_columns(point["recall"]) : "";
+    common.print("{:>6} {:>8} {:>6}  {}   {:>8.0f}{}  {:.3f} {:.3f} {:.3f}", point["nprobe"].get<int64_t>(),
+                 point["efSearch"].is_null() ? "-" : point["efSearch"].dump(), point["nshort"].get<int64_t>(), recall,
+                 point["qps"].get<double>(), judged && point["pareto"].get<bool>() ? "*" : " ",
                  seconds["scan"].get<double>(), seconds["decode"].get<double>(), seconds["distances"].get<double>());
   }
 }
 
 void check_options(const SearchOptions& options) {
+  check(!options.groundtruth.empty() || options.plot.empty(), "--plot: expected --groundtruth, to draw recall");
   check(options.k >= 1, "--k {}: expected 1 or more", options.k);
   for (const int64_t ef : options.ef_search)
     check(ef >= 1 && ef <= (1 << 20), "--efSearch {}: expected 1 to {}", ef, 1 << 20);
@@ -102,10 +109,14 @@ void search(const SearchOptions& options, const Common& common) {
         index.d(), options.index);
   const int64_t M_used = checked_codes_after_list(options.M_used, index.file().parameters().M, options.index);
   const Tensor queries = read_all(options.queries);
-  const Tensor truth = read_ids(options.groundtruth, std::numeric_limits<int32_t>::max());
   const int64_t nq = queries.size(0);
-  check(truth.size(0) == nq, "{}: {} rows, expected {}, one for each vector of {}", options.groundtruth, truth.size(0),
-        nq, options.queries);
+  const bool judged = !options.groundtruth.empty();
+  Tensor truth;
+  if (judged) {
+    truth = read_ids(options.groundtruth, std::numeric_limits<int32_t>::max());
+    check(truth.size(0) == nq, "{}: {} rows, expected {}, one for each vector of {}", options.groundtruth,
+          truth.size(0), nq, options.queries);
+  }
   Json points = Json::array();
   std::vector<int64_t> efs = options.ef_search;
   if (!index.has_graph()) efs = {1};  // no matter
@@ -114,14 +125,17 @@ void search(const SearchOptions& options, const Common& common) {
       for (const int64_t nshort : options.nshort) {
         const IvfResult result = index.search({queries.data<float>(), static_cast<size_t>(queries.numel())},
                                               {std::min(options.k, nshort), nprobe, nshort, ef, M_used});
-        const Tensor found = as_tensor(result.ids, nq);
-        points.push_back(search_results(as_tensor(result.short_list, nq), found, truth, result.seconds));
+        points.push_back(search_times(nq, result.seconds));
+        if (judged) {
+          points.back()["recall_before"] = recalls(as_tensor(result.short_list, nq), truth);
+          points.back()["recall"] = recalls(as_tensor(result.ids, nq), truth);
+        }
         points.back()["nprobe"] = nprobe;
         points.back()["efSearch"] = index.has_graph() ? Json(ef) : Json(nullptr);
         points.back()["nshort"] = nshort;
         if (!options.output.empty()) write_ids(options.output, result.ids, nq);
       }
-  mark_pareto(points);
+  if (judged) mark_pareto(points);
   print_points(common, points);
   if (!options.plot.empty()) write_plot(options.plot, points);
   common.report({{"n", index.size()}, {"nq", nq}, {"k", options.k}, {"M_used", M_used + 1}, {"points", points}});
@@ -136,8 +150,9 @@ void add_index_search(Program& program) {
   command.add_option("--index", options->index, "the index")->required()->type_name("FILE");
   command.add_option("--model", options->model, "the model it was built for")->required()->type_name("FILE");
   command.add_option("--queries", options->queries, "vectors to search for")->required()->type_name("FILE");
-  command.add_option("--groundtruth", options->groundtruth, "ids of each query's nearest vectors (.ivecs, .npy)")
-      ->required()
+  command
+      .add_option("--groundtruth", options->groundtruth,
+                  "ids of each query's nearest vectors (.ivecs, .npy), to measure recall")
       ->type_name("FILE");
   command.add_option("--nprobe", options->nprobe, "lists visited, a list of settings")
       ->delimiter(',')

@@ -128,7 +128,9 @@ Json search_point(const Common& common, const AdditiveIndex& index, const Decode
   const TwoStageResult result =
       two_stage_search(common.context(), index, decode, queries, nshort, std::min(nshort, kRecallRanks.back()));
   Json point = {{"nshort", nshort}};
-  point.update(search_results(result.before, result.after, truth, result.seconds));
+  point["recall_before"] = recalls(result.before, truth);
+  point["recall"] = recalls(result.after, truth);
+  point.update(search_times(truth.size(0), result.seconds));
   const Json &before = point["recall_before"], &after = point["recall"];
   common.print("{:>6}  {:.4f} {:.4f} {:.4f}   {:.4f} {:.4f} {:.4f}   {:>8.0f}  {:.3f} {:.3f} {:.3f}", nshort,
                before["1"].get<double>(), before["10"].get<double>(), before["100"].get<double>(),

@@ -82,6 +82,13 @@ TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive searc
   CHECK(ids.shape() == Shape{20, 100});
   CHECK(std::all_of(ids.data<int64_t>(), ids.data<int64_t>() + ids.numel(),
                     [](int64_t id) { return id >= -1 && id < Workspace::kN; }));
+  const Arguments unjudged = {"index",     "search",        "--index",  space.index(), "--model",  space.ivf_model(),
+                              "--queries", space.queries(), "--nprobe", "24",          "--nshort", "600"};
+  const Json times = results_of(with(unjudged, "--o", space.file("same.npy"))).at("points")[0];
+  CHECK(!times.contains("recall"));
+  CHECK(times.at("qps") > 0.0);
+  CHECK(read_bytes(space.file("same.npy")) == read_bytes(space.file("ids.npy")));
+  expect_error(space.path(), with(unjudged, "--plot", plot), 1, {"--plot: expected --groundtruth"});
   const Json about = results_of({"index", "info", "--index", space.index()});
   CHECK(about.at("n") == Workspace::kN);
   CHECK(about.at("bytes_per_vector") == 4);  // 3 codes and a norm
