@@ -3,7 +3,6 @@
 #include "kernels/cuda/device.h"
 
 #include <cuda_runtime.h>
-#include <limits>
 #include <mutex>
 #include <vector>
 
@@ -37,7 +36,9 @@ State& state_of(int index) {
     state.pools = pools != 0;
     if (!state.pools) return;
     check_status(cudaDeviceGetDefaultMemPool(&state.pool, index), "memory pool");
-    uint64_t keep = std::numeric_limits<uint64_t>::max();
+    size_t free = 0, total = 0;
+    check_status(cudaMemGetInfo(&free, &total), "memory");
+    uint64_t keep = total / 4 * 3;  // cuBLAS and the loading of kernels take memory past the pool
     check_status(cudaMemPoolSetAttribute(state.pool, cudaMemPoolAttrReleaseThreshold, &keep), "memory pool");
   });
   return state;

@@ -1,6 +1,5 @@
 #include "tests/cuda_emulator/memory.h"
 
-#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -18,7 +17,12 @@ constexpr size_t kGuard = 256, kPage = 4096;
 constexpr size_t kDeviceBytes = size_t{4} << 30, kLeastBytes = size_t{64} << 20;
 constexpr unsigned char kGuardByte = 0xfb;  // no NaN of two guard bytes, and no small number
 constexpr int kPoison = 0xff;
-constexpr size_t kPoisoned = size_t{16} << 20;  // of a block, at most: tests may take all of the device
+
+// How much of a block is poisoned. Of the largest next to nothing: tests may take all of the device, and opening and
+// closing it takes time for every page that was written.
+size_t poisoned(size_t bytes) {
+  return bytes > (size_t{64} << 20) ? size_t{1} << 20 : bytes;
+}
 
 size_t round_up(size_t bytes, size_t step) {
   return (bytes + step - 1) / step * step;
@@ -70,7 +74,7 @@ void* Memory::allocate(size_t bytes) {
   blocks_[offset] = {bytes, span};
   used_ += span;
   std::memset(base_ + offset, kGuardByte, kGuard);
-  std::memset(base_ + offset + kGuard, kPoison, std::min(bytes, kPoisoned));
+  std::memset(base_ + offset + kGuard, kPoison, poisoned(bytes));
   std::memset(base_ + offset + kGuard + bytes, kGuardByte, span - kGuard - bytes);
   return base_ + offset + kGuard;
 }
@@ -81,7 +85,7 @@ std::string Memory::release(void* memory) {
   if (found == blocks_.end()) return "free of what was not allocated, or of what was freed before";
   const auto [offset, block] = *found;
   const std::string broken = check_guards(offset, block, kGuard);
-  std::memset(base_ + offset, kPoison, std::min(block.span, kPoisoned));
+  std::memset(base_ + offset, kPoison, poisoned(block.span));
   used_ -= block.span;
   blocks_.erase(found);
   give_back();

@@ -13,8 +13,8 @@ class Memory {
  public:
   static Memory& instance();
 
-  /// Null if the device has not that much left. The first 16 MiB of new memory are full of 0xff: NaN to whoever reads
-  /// it.
+  /// Null if the device has not that much left. New memory is full of 0xff, NaN to whoever reads it; of
+  /// more than 64 MiB the first one.
   void* allocate(size_t bytes);
   /// Says what is wrong, or nothing.
   std::string release(void* memory);
