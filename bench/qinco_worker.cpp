@@ -1,4 +1,4 @@
-// bin/bench_qinco_worker: our side of bench/peers/compare.py; answers the requests that peers/worker.py describes.
+// bin/bench_qinco_worker: our side of bench/peers/*.py; answers the requests that peers/worker.py describes.
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <exception>
@@ -13,7 +13,9 @@
 #include "qinco/io/model_file.h"
 #include "qinco/io/vectors.h"
 #include "qinco/training/trainer.h"
+#include "tensor/create.h"
 #include "tensor/file.h"
+#include "tensor/ops.h"
 
 namespace {
 
@@ -28,9 +30,17 @@ std::string seconds(Work&& work) {
 
 class Worker {
  public:
-  Worker(const std::string& model, const std::string& data, const std::string& codes, kernels::Precision precision)
-      : model_(load_model(model)), codec_(model_, precision), trainer_(model_, 1e-3), x_(read_all(data)) {
+  /// The data is repeated up to `rows` rows, if that is not 0.
+  Worker(const std::string& model, const std::string& data, const std::string& codes, int64_t rows,
+         kernels::Precision precision, Device device)
+      : model_(load_on(model, device)), codec_(model_, precision, device), trainer_(model_, 1e-3), x_(read_all(data)) {
     if (!codes.empty()) read_codes(codes);
+    training_x_ = x_.to(device);
+    if (rows == 0) return;
+    std::vector<Tensor> copies(static_cast<size_t>((rows + x_.size(0) - 1) / x_.size(0)), x_);
+    x_ = concat(copies, 0).slice(0, 0, rows);
+    const auto values = static_cast<size_t>(rows * model_.config().M);
+    for (size_t i = 0; !codes_.empty() && codes_.size() < values; ++i) codes_.push_back(codes_[i]);
   }
 
   /// The answer to one request line.
@@ -59,6 +69,12 @@ class Worker {
   }
 
  private:
+  static Qinco load_on(const std::string& path, Device device) {
+    Qinco model = load_model(path);
+    model.to(device);
+    return model;
+  }
+
   void read_codes(const std::string& path) {
     const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
     codes_.resize(static_cast<size_t>(file->size()) / sizeof(int32_t));
@@ -82,16 +98,18 @@ class Worker {
 
   void train(int64_t steps, int64_t batch) {
     for (int64_t i = 0; i < steps; ++i) {
-      if (position_ + batch > x_.size(0)) position_ = 0;
-      trainer_.step(x_.slice(0, position_, position_ + batch));
+      if (position_ + batch > training_x_.size(0)) position_ = 0;
+      trainer_.queue_step(training_x_.slice(0, position_, position_ + batch));
       position_ += batch;
     }
+    kernels::synchronize(model_.device());
   }
 
   Qinco model_;
   Codec codec_;
   BatchTrainer trainer_;
   Tensor x_;                    // [n,d], original space
+  Tensor training_x_;           // those of the file, on the device
   std::vector<int32_t> codes_;  // [n,M], to be decoded
   int64_t position_ = 0;        // the next training row
 };
@@ -100,19 +118,24 @@ class Worker {
 
 int main(int argc, char** argv) {
   CLI::App program("Encodes, decodes and trains on request, for bench/peers/compare.py.");
-  std::string model, data, codes;
+  std::string model, data, codes, device = "cpu";
+  int64_t rows = 0;
   int threads = 1;
   kernels::Precision precision = kernels::Precision::exact;
   program.add_option("--model", model)->required();
   program.add_option("--data", data)->required();
   program.add_option("--codes", codes);
+  program.add_option("--rows", rows);
+  program.add_option("--device", device);
   program.add_option("--threads", threads)->required();
   app::add_precision_option(program, precision);
   CLI11_PARSE(program, argc, argv);
   try {
     kernels::set_default_threads(threads);
-    Worker worker(model, data, codes, precision);
-    std::cout << "ready QINCo (" << kernels::isa_name(kernels::active_isa()) << ")" << std::endl;
+    const Device on = Device::parse(device);
+    kernels::check_device(on);
+    Worker worker(model, data, codes, rows, precision, on);
+    std::cout << "ready QINCo (" << kernels::device_description(on) << ")" << std::endl;
     for (std::string line; std::getline(std::cin, line);) std::cout << worker.answer(line) << std::endl;
   } catch (const std::exception& error) {
     std::cerr << "bench_qinco_worker: " << error.what() << "\n";

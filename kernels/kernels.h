@@ -94,6 +94,16 @@ struct AdamStep {
   int64_t step = 1;
 };
 
+/// One of the parameters of an Adam step, updated in place with its moments.
+template <class T>
+struct AdamParameter {
+  int64_t n = 0;
+  T* p = nullptr;        // [n]
+  const T* g = nullptr;  // [n] the gradient
+  T* m = nullptr;        // [n]
+  T* v = nullptr;        // [n]
+};
+
 /// SGD with momentum and L2 weight decay, PyTorch's formulation: g += wd*p; buf = mom*buf + g (buf = g when first);
 /// p -= lr * (nesterov ? g + mom*buf : buf).
 struct SgdStep {
@@ -264,9 +274,10 @@ struct Table {
   void (*layer_norm_backward)(const Context&, int64_t rows, int64_t cols, const T* x, const T* gamma, const T* mean,
                               const T* rstd, const T* dy, T* dx, T* dgamma, T* dbeta) = nullptr;
 
-  // --- optim: n parameters p with gradients g, updated in place with their moments
-  void (*adam)(const Context&, const AdamStep&, int64_t n, T* p, const T* g, T* m, T* v) = nullptr;
-  /// `buf` may be null when momentum is 0.
+  // --- optim
+  /// One step of `count` parameters (the host's array), together: on CUDA a launch costs more than most of them.
+  void (*adam)(const Context&, const AdamStep&, int64_t count, const AdamParameter<T>* parameters) = nullptr;
+  /// n values p with gradients g, updated in place with their moments; `buf` may be null when momentum is 0.
   void (*sgd)(const Context&, const SgdStep&, int64_t n, T* p, const T* g, T* buf) = nullptr;
 
   // --- nearest

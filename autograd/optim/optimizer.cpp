@@ -56,13 +56,15 @@ void Optimizer::reset_state() {
 
 void Optimizer::step() {
   const size_t moments = moment_names().size();
+  std::vector<Update> updates;
   for (Slot& slot : slots_) {
     const Tensor grad = slot.parameter.grad();
     if (!grad.defined()) continue;
     const Tensor& value = slot.parameter.value();
     while (slot.moments.size() < moments) slot.moments.push_back(zeros_like(value));
-    update(value, grad.contiguous(), slot.moments, ++slot.steps);
+    updates.push_back({value, grad.contiguous(), slot.moments, ++slot.steps});
   }
+  update(updates);
 }
 
 TensorMap Optimizer::state() const {
@@ -108,28 +110,41 @@ std::vector<const char*> SGD::moment_names() const {
   return {"momentum"};
 }
 
-void SGD::update(const Tensor& value, const Tensor& grad, const std::vector<Tensor>& moments, int64_t step) {
-  const kernels::SgdStep options{lr(), options_.momentum, options_.weight_decay, options_.nesterov, step == 1};
-  const Context& context = Context::of(value.device());
-  floating_dtype("sgd", value.dtype(), [&]<class T>() {
-    kernels::table<T>(context.device)
-        .sgd(context, options, value.numel(), value.data<T>(), grad.data<T>(),
-             moments.empty() ? nullptr : moments[0].data<T>());
-  });
+void SGD::update(const std::vector<Update>& updates) {
+  for (const Update& u : updates) {
+    const kernels::SgdStep options{lr(), options_.momentum, options_.weight_decay, options_.nesterov, u.step == 1};
+    const Context& context = Context::of(u.value.device());
+    floating_dtype("sgd", u.value.dtype(), [&]<class T>() {
+      kernels::table<T>(context.device)
+          .sgd(context, options, u.value.numel(), u.value.data<T>(), u.grad.data<T>(),
+               u.moments.empty() ? nullptr : u.moments[0].data<T>());
+    });
+  }
 }
 
 Adam::Adam(std::vector<Variable> parameters, const AdamOptions& options, bool decoupled)
     : Optimizer(std::move(parameters), options.lr), options_(options), decoupled_(decoupled) {}
 
-void Adam::update(const Tensor& value, const Tensor& grad, const std::vector<Tensor>& moments, int64_t step) {
-  const kernels::AdamStep options{lr(), options_.beta1, options_.beta2, options_.eps, options_.weight_decay, decoupled_,
-                                  step};
-  const Context& context = Context::of(value.device());
-  floating_dtype("adam", value.dtype(), [&]<class T>() {
-    kernels::table<T>(context.device)
-        .adam(context, options, value.numel(), value.data<T>(), grad.data<T>(), moments[0].data<T>(),
-              moments[1].data<T>());
-  });
+// Neighbours that are at the same step, of one dtype and on one device, go to the kernel together.
+void Adam::update(const std::vector<Update>& updates) {
+  for (size_t begin = 0; begin < updates.size();) {
+    const Update& first = updates[begin];
+    const Context& context = Context::of(first.value.device());
+    size_t end = begin;
+    floating_dtype("adam", first.value.dtype(), [&]<class T>() {
+      std::vector<kernels::AdamParameter<T>> together;
+      for (; end < updates.size(); ++end) {
+        const auto& [value, grad, moments, step] = updates[end];
+        if (step != first.step || value.dtype() != first.value.dtype() || value.device() != first.value.device()) break;
+        together.push_back(
+            {value.numel(), value.data<T>(), grad.data<T>(), moments[0].data<T>(), moments[1].data<T>()});
+      }
+      const kernels::AdamStep options{lr(),       options_.beta1, options_.beta2, options_.eps, options_.weight_decay,
+                                      decoupled_, first.step};
+      kernels::table<T>(context.device).adam(context, options, static_cast<int64_t>(together.size()), together.data());
+    });
+    begin = end;
+  }
 }
 
 double clip_grad_norm(const std::vector<Variable>& parameters, double max_norm) {

@@ -1,4 +1,4 @@
-// Optimisers: SGD, Adam, AdamW, each one fused kernel per parameter.
+// Optimisers: SGD, Adam, AdamW, each one fused kernel per parameter (on CUDA Adam: for all of them).
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,12 @@ class Optimizer {
 
  protected:
   /// One parameter's update number `step` >= 1.
-  virtual void update(const Tensor& value, const Tensor& grad, const std::vector<Tensor>& moments, int64_t step) = 0;
+  struct Update {
+    Tensor value, grad;
+    std::vector<Tensor> moments;
+    int64_t step;
+  };
+  virtual void update(const std::vector<Update>& updates) = 0;
   /// The names of the moments: "m", "v" for Adam.
   virtual std::vector<const char*> moment_names() const = 0;
 
@@ -59,7 +64,7 @@ class SGD : public Optimizer {
   SGD(std::vector<Variable> parameters, const SgdOptions& options);
 
  protected:
-  void update(const Tensor& value, const Tensor& grad, const std::vector<Tensor>& moments, int64_t step) override;
+  void update(const std::vector<Update>& updates) override;
   std::vector<const char*> moment_names() const override;
 
  private:
@@ -78,7 +83,7 @@ class Adam : public Optimizer {
 
  protected:
   Adam(std::vector<Variable> parameters, const AdamOptions& options, bool decoupled);
-  void update(const Tensor& value, const Tensor& grad, const std::vector<Tensor>& moments, int64_t step) override;
+  void update(const std::vector<Update>& updates) override;
   std::vector<const char*> moment_names() const override { return {"m", "v"}; }
 
  private:

@@ -122,7 +122,8 @@ void streams(Bench& b, int64_t scale) {
   });
   b.run("axpby", 3 * floats, 0, [&] { k.axpby(c, n, 0.5f, x, 0.5f, y); });
   b.run("fill", floats, 0, [&] { k.fill(c, n, 0.25f, z); });
-  b.run("adam", 7 * floats, 0, [&] { k.adam(c, {}, n, x, y, z, v); });
+  const AdamParameter<float> whole{n, x, y, z, v};
+  b.run("adam", 7 * floats, 0, [&] { k.adam(c, {}, 1, &whole); });
   b.run("sgd", 3 * floats, 0, [&] { k.sgd(c, {}, n, x, y, nullptr); });
   b.run("sum", floats, 0, [&] { k.sum(c, n, x); });
   b.run("row_sum", floats, 0, [&] { k.row_sum(c, n / 1024, 1024, x, y); });

@@ -57,14 +57,15 @@ class Peer:
         self.process.wait()
 
 
-def make_model(args, L=2):
+def make_model(args, L=2, device="cpu"):
     """A briefly trained model, and the codes of its data."""
     model, codes = os.path.join(args.work, f"model_L{L}.safetensors"), os.path.join(args.work, f"codes_L{L}.i32")
     if not os.path.exists(model):
         subprocess.run([os.path.join(args.bin, "qinco"), "train", "--quiet", "--training_data", DATA, "--model", model,
                         "--nt", "10000", "--nval", "1000", "--max_epochs", "1", "--M", "8", "--K", "256", "--L", str(L),
-                        "--h", "256"], check=True)
-    ours = Peer("QINCo", [os.path.join(args.bin, "bench_qinco_worker")], ["--model", model, "--data", DATA],
+                        "--h", "256", "--device", device], check=True)
+    ours = Peer("QINCo", [os.path.join(args.bin, "bench_qinco_worker")],
+                ["--model", model, "--data", DATA, "--device", device],
                 os.cpu_count(), {})
     ours.ask(f"codes 20000 {codes}")
     ours.close()

@@ -42,7 +42,7 @@ def start(args, L):
             name = f"QINCo {isa}" + (f" {precision}" if isa == "amx" else "")
             programs[name] = Peer(name, worker, arguments + ["--precision", precision], args.threads, {"QINCO_ISA": isa})
     if importlib.util.find_spec("torch"):
-        for name, options in (("PyTorch fp32", []), ("PyTorch bf16", ["--bf16"])):
+        for name, options in (("PyTorch fp32", []), ("PyTorch bf16", ["--mode", "bf16"])):
             command = [sys.executable, os.path.join(HERE, "torch_qinco.py"), *options]
             programs[name] = Peer(name, command, arguments[:4], args.threads, {})
     if importlib.util.find_spec("faiss"):

@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""QINCo in plain PyTorch on the CPU: what compare.py measures as "PyTorch". Answers requests as worker.py describes.
+"""QINCo in plain PyTorch: what the programs here measure as "PyTorch". Answers requests as worker.py describes.
 
 The formulation anyone would write down first: every candidate goes through the whole step network. Encoding runs
 without gradients at the batch size that is fastest here; a training step encodes at that size too, whatever its batch.
-`--bf16`: encoding under autocast to bfloat16.
+--mode: fp32; tf32, its products rounded to TF32 on a GPU; bf16, under autocast to bfloat16. --compile: the step is
+compiled by torch.compile, for one batch size. Vectors and codes begin and end in the host's memory, as ours do.
 """
-import sys
-
 import numpy as np
 import torch
 from torch import nn
@@ -31,6 +30,15 @@ class Step(nn.Module):
         return z
 
 
+def nearest(step, x, xhat):
+    """The nearest of all candidates of a step: codes [n] and the new reconstruction [n,d]."""
+    c = step.codebook.weight
+    shape = (len(x), *c.shape)
+    y = xhat[:, None] + step(c.expand(shape), xhat[:, None].expand(shape))
+    codes = (x[:, None] - y).square_().sum(dim=-1).argmin(dim=1)
+    return codes, y[torch.arange(len(x), device=x.device), codes]
+
+
 class Model(nn.Module):
     def __init__(self, d, M, K, L, h):
         super().__init__()
@@ -39,19 +47,14 @@ class Model(nn.Module):
             self.add_module(f"step{m}", Step(d, K, L, h))
         self.steps = [getattr(self, f"step{m}") for m in range(1, M)]
 
-    @torch.inference_mode()
-    def encode(self, x):
+    @torch.no_grad()
+    def encode(self, x, nearest):
         """x [n,d] -> int64 codes [n,M]"""
         codes = torch.cdist(x, self.codebook0.weight).argmin(dim=1)
         all_codes, xhat = [codes], self.codebook0(codes)
-        rows = torch.arange(len(x))
         for step in self.steps:
-            c = step.codebook.weight
-            shape = (len(x), *c.shape)
-            y = xhat[:, None] + step(c.expand(shape), xhat[:, None].expand(shape))
-            codes = (x[:, None] - y).square_().sum(dim=-1).argmin(dim=1)
+            codes, xhat = nearest(step, x, xhat)
             all_codes.append(codes)
-            xhat = y[rows, codes]
         return torch.stack(all_codes, dim=1)
 
     def partials(self, codes):
@@ -63,62 +66,89 @@ class Model(nn.Module):
 
 
 class Peer:
-    def __init__(self, inputs, bf16):
-        self.bf16 = bf16
+    def __init__(self, inputs):
+        self.device, self.mode, self.compiled = torch.device(inputs.device), inputs.mode, inputs.compile
+        on_gpu = self.device.type == "cuda"
+        torch.backends.cuda.matmul.allow_tf32 = self.mode == "tf32"
+        self.nearest = torch.compile(nearest, dynamic=False) if self.compiled else nearest
         self.x = torch.from_numpy(inputs.x)
+        self.training_x = self.x[:20000].to(self.device)
         self.codes = None if inputs.codes is None else torch.from_numpy(inputs.codes.astype(np.int64))
+        if on_gpu:
+            self.x = self.x.pin_memory()
+            self.codes = None if self.codes is None else self.codes.pin_memory()
         self.model = Model(inputs.d, inputs.M, inputs.K, inputs.L, inputs.h)
         self.model.load_state_dict({name: torch.from_numpy(t.copy()) for name, t in inputs.tensors.items()})
-        self.adam = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        self.model.to(self.device)
+        self.adam = torch.optim.Adam(self.model.parameters(), lr=1e-3, fused=on_gpu)
         self.position = 0
         self.decode_size = 1
-        self.encode_size = worker.fastest((1, 2, 4, 8, 16, 32, 64, 256, 1024), self.encode_rate)
+        sizes = (1024,) if self.compiled else (256, 1024, 2048, 4096) if on_gpu else (1, 2, 4, 8, 16, 32, 64, 256, 1024)
+        self.encode_size = worker.fastest(sizes, self.encode_rate)
         if self.codes is not None:
-            self.decode_size = worker.fastest((64, 256, 1024, 4096, 16384), self.decode_rate)
+            sizes = (4096, 16384, 65536) if on_gpu else (64, 256, 1024, 4096, 16384)
+            self.decode_size = worker.fastest(sizes, self.decode_rate)
 
     def encode_rate(self, size):
-        n = max(size, 32)
+        n = min(len(self.x), max(size, 32))
         self.encode_size = size
         return n / worker.seconds(lambda: self.encode(n))
 
     def decode_rate(self, size):
         self.decode_size = size
-        n = min(16384, len(self.codes))
+        n = min(max(16384, size), len(self.codes))
         return n / worker.seconds(lambda: self.decode(n))
 
+    def autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mode == "bf16")
+
+    def encode_batch(self, x):
+        x = x.to(self.device, non_blocking=True)
+        n = len(x)
+        if self.compiled and n < self.encode_size:  # one shape, compiled once
+            x = torch.cat([x, x[:1].expand(self.encode_size - n, -1)])
+        with self.autocast():
+            return self.model.encode(x, self.nearest)[:n]
+
     def encode_rows(self, x):
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            return torch.cat(worker.in_batches(self.encode_size, len(x), lambda b, e: self.model.encode(x[b:e])))
+        return torch.cat(worker.in_batches(self.encode_size, len(x), lambda b, e: self.encode_batch(x[b:e])))
 
     def encode(self, n):
-        return self.encode_rows(self.x[:n]).numpy()
+        return self.encode_rows(self.x[:n]).cpu().numpy()
 
     @torch.inference_mode()
     def decode(self, n):
-        return torch.cat(worker.in_batches(self.decode_size, n,
-                                           lambda b, e: self.model.partials(self.codes[b:e])[-1])).numpy()
+        return torch.cat(worker.in_batches(
+            self.decode_size, n,
+            lambda b, e: self.model.partials(self.codes[b:e].to(self.device, non_blocking=True))[-1])).cpu().numpy()
 
     def train(self, steps, batch):
         for _ in range(steps):
-            if self.position + batch > len(self.x):
+            if self.position + batch > len(self.training_x):
                 self.position = 0
-            x = self.x[self.position:self.position + batch]
+            x = self.training_x[self.position:self.position + batch]
             self.position += batch
-            codes = self.encode_rows(x).clone()  # an ordinary tensor, out of inference mode
+            codes = self.encode_rows(x)
             loss = sum((xhat - x).square().sum() for xhat in self.model.partials(codes)) / x.numel()
             self.adam.zero_grad()
             loss.backward()
             self.adam.step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
 
 def main():
-    bf16 = "--bf16" in sys.argv
-    if bf16:
-        sys.argv.remove("--bf16")
-    inputs = worker.Inputs()
+    def options(parser):
+        parser.add_argument("--device", default="cpu")
+        parser.add_argument("--mode", choices=["fp32", "tf32", "bf16"], default="fp32")
+        parser.add_argument("--compile", action="store_true")
+
+    inputs = worker.Inputs(options)
     torch.set_num_threads(inputs.threads)
-    peer = Peer(inputs, bf16)
-    worker.serve(f"PyTorch {torch.__version__}{' bf16' if bf16 else ''} (batches: encode {peer.encode_size}, decode {peer.decode_size})", peer)
+    peer = Peer(inputs)
+    where = torch.cuda.get_device_name() + " " if inputs.device != "cpu" else ""
+    worker.serve(f"PyTorch {torch.__version__} {where}{inputs.mode}{' compiled' if inputs.compile else ''} "
+                 f"(batches: encode {peer.encode_size}, decode {peer.decode_size})", peer)
 
 
 if __name__ == "__main__":

@@ -34,20 +34,24 @@ def read_bvecs(path):
 
 
 class Inputs:
-    """The files named on the command line."""
+    """The files named on the command line, and what else `more_options` adds to its parser."""
 
-    def __init__(self):
+    def __init__(self, more_options=lambda parser: None):
         parser = argparse.ArgumentParser()
+        more_options(parser)
         parser.add_argument("--model", required=True)
         parser.add_argument("--data", required=True)
         parser.add_argument("--codes", help="raw int32 [n,M]; needed for decoding")
         parser.add_argument("--threads", type=int, required=True)
-        args = parser.parse_args()
-        self.threads = args.threads
+        parser.add_argument("--rows", type=int, default=0, help="repeat the data up to so many rows")
+        args = parser.parse_args(namespace=self)
         self.metadata, self.tensors = read_model(args.model)
         self.d, self.M, self.K, self.L, self.h = (int(self.metadata[key]) for key in ("d", "M", "K", "L", "h"))
         self.x = read_bvecs(args.data) / np.float32(self.metadata["db_scale"])
         self.codes = np.fromfile(args.codes, np.int32).reshape(-1, self.M) if args.codes else None
+        if args.rows:
+            self.x = np.resize(self.x, (args.rows, self.d))
+            self.codes = None if self.codes is None else np.resize(self.codes, (args.rows, self.M))
 
 
 def seconds(work):

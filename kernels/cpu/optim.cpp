@@ -36,17 +36,20 @@ struct AdamVec {
   }
 };
 
-void adam(const Context& context, const AdamStep& s, int64_t n, float* p, const float* g, float* m, float* v) {
+void adam(const Context& context, const AdamStep& s, int64_t count, const AdamParameter<float>* parameters) {
   const AdamVec step(s);
-  parallel_for(context, n, kElementGrain, [&](int64_t begin, int64_t end, int) {
-    for_lanes(begin, end, [&](int64_t i, auto lanes) {
-      Vec pi = lanes.get(p + i), mi = lanes.get(m + i), vi = lanes.get(v + i);
-      step.apply(pi, lanes.get(g + i), mi, vi);
-      lanes.put(p + i, pi);
-      lanes.put(m + i, mi);
-      lanes.put(v + i, vi);
+  for (int64_t j = 0; j < count; ++j) {
+    const AdamParameter<float>& of = parameters[j];
+    parallel_for(context, of.n, kElementGrain, [&](int64_t begin, int64_t end, int) {
+      for_lanes(begin, end, [&](int64_t i, auto lanes) {
+        Vec pi = lanes.get(of.p + i), mi = lanes.get(of.m + i), vi = lanes.get(of.v + i);
+        step.apply(pi, lanes.get(of.g + i), mi, vi);
+        lanes.put(of.p + i, pi);
+        lanes.put(of.m + i, mi);
+        lanes.put(of.v + i, vi);
+      });
     });
-  });
+  }
 }
 
 enum class Momentum { none, first, running };

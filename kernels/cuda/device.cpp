@@ -3,23 +3,25 @@
 #include "kernels/cuda/device.h"
 
 #include <cuda_runtime.h>
-#include <limits>
 #include <mutex>
 #include <vector>
 
 #include "kernels/check.h"
 #include "kernels/cuda/runtime.h"
+#include "kernels/cuda/upload.h"
 
 namespace qinco::kernels::cuda {
 
 namespace {
 
-// One device, made ready on first use: its one stream, and whether the driver has pools (some virtual GPUs have none).
+// One device, made ready on first use: its one stream, what feeds it, and whether the driver has pools (some virtual
+// GPUs have none).
 struct State {
   std::once_flag ready;
   cudaStream_t stream = nullptr;
   bool pools = false;
   cudaMemPool_t pool = nullptr;
+  UploadRing uploads;
 };
 
 // Never destroyed: static objects may release device memory after it would be.
@@ -34,16 +36,16 @@ State& state_of(int index) {
     state.pools = pools != 0;
     if (!state.pools) return;
     check_status(cudaDeviceGetDefaultMemPool(&state.pool, index), "memory pool");
-    uint64_t keep = std::numeric_limits<uint64_t>::max();
+    size_t free = 0, total = 0;
+    check_status(cudaMemGetInfo(&free, &total), "memory");
+    uint64_t keep = total / 4 * 3;  // cuBLAS and the loading of kernels take memory past the pool
     check_status(cudaMemPoolSetAttribute(state.pool, cudaMemPoolAttrReleaseThreshold, &keep), "memory pool");
   });
   return state;
 }
 
-void copy(int index, void* destination, const void* source, size_t bytes, cudaMemcpyKind kind) {
-  const State& state = state_of(index);
-  check_status(cudaMemcpyAsync(destination, source, bytes, kind, state.stream), "copy");
-  if (kind != cudaMemcpyDeviceToDevice) check_status(cudaStreamSynchronize(state.stream), "copy");
+cudaError_t try_allocate(const State& state, size_t bytes, void** memory) {
+  return state.pools ? cudaMallocAsync(memory, bytes, state.stream) : cudaMalloc(memory, bytes);
 }
 
 }  // namespace
@@ -96,7 +98,14 @@ void* allocate(int index, size_t bytes) {
   const State& state = state_of(index);
   void* memory = nullptr;
   const size_t wanted = bytes > 0 ? bytes : 1;
-  const cudaError_t status = state.pools ? cudaMallocAsync(&memory, wanted, state.stream) : cudaMalloc(&memory, wanted);
+  cudaError_t status = try_allocate(state, wanted, &memory);
+  if (status == cudaErrorMemoryAllocation && state.pools) {
+    // What the pool keeps may be in pieces that are too small: given back to the driver, they are one again.
+    cudaGetLastError();
+    check_status(cudaStreamSynchronize(state.stream), "device");
+    check_status(cudaMemPoolTrimTo(state.pool, 0), "memory pool");
+    status = try_allocate(state, wanted, &memory);
+  }
   if (status == cudaSuccess) return memory;
   cudaGetLastError();
   if (status != cudaErrorMemoryAllocation) check_status(status, "allocation");
@@ -115,17 +124,21 @@ void release(int index, void* memory) noexcept {
 }
 
 void copy_to(int index, void* destination, const void* host, size_t bytes) {
-  copy(index, destination, host, bytes, cudaMemcpyHostToDevice);
+  State& state = state_of(index);
+  state.uploads.copy(state.stream, destination, host, bytes);
 }
 
 void copy_from(int index, void* host, const void* source, size_t bytes) {
-  copy(index, host, source, bytes, cudaMemcpyDeviceToHost);
+  const State& state = state_of(index);
+  check_status(cudaMemcpyAsync(host, source, bytes, cudaMemcpyDeviceToHost, state.stream), "copy");
+  check_status(cudaStreamSynchronize(state.stream), "copy");
 }
 
 void copy_between(int to, void* destination, int from, const void* source, size_t bytes) {
-  if (to == from) return copy(to, destination, source, bytes, cudaMemcpyDeviceToDevice);
-  synchronize(to);
+  if (to != from) synchronize(to);
   const State& state = state_of(from);
+  if (to == from)
+    return check_status(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToDevice, state.stream), "copy");
   check_status(cudaMemcpyPeerAsync(destination, to, source, from, bytes, state.stream), "copy");
   synchronize(from);
 }

@@ -141,10 +141,7 @@ struct Batch {
 template <class T>
 T* to_device(const Context& context, ScratchFrame& frame, const std::vector<T>& host) {
   T* const device = frame.get<T>(static_cast<int64_t>(host.size()));
-  if (host.empty()) return device;
-  check_status(
-      cudaMemcpyAsync(device, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice, stream_of(context)),
-      "copy of a scan's lists");
+  copy_bytes(context.device, device, {}, host.data(), host.size() * sizeof(T));
   return device;
 }
 

@@ -9,10 +9,12 @@ namespace qinco::kernels::reference {
 namespace {
 
 template <class T>
-void adam(const Context& context, const AdamStep& s, int64_t n, T* p, const T* g, T* m, T* v) {
+void adam_one(const Context& context, const AdamStep& s, const AdamParameter<T>& of) {
+  T *const p = of.p, *const m = of.m, *const v = of.v;
+  const T* const g = of.g;
   const double correction1 = 1 - std::pow(s.beta1, static_cast<double>(s.step));
   const double correction2 = 1 - std::pow(s.beta2, static_cast<double>(s.step));
-  parallel_for(context, n, kElementGrain, [&](int64_t begin, int64_t end, int) {
+  parallel_for(context, of.n, kElementGrain, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
       double parameter = p[i], gradient = g[i];
       if (s.decoupled) parameter -= s.lr * s.weight_decay * parameter;
@@ -25,6 +27,11 @@ void adam(const Context& context, const AdamStep& s, int64_t n, T* p, const T* g
       v[i] = static_cast<T>(second);
     }
   });
+}
+
+template <class T>
+void adam(const Context& context, const AdamStep& s, int64_t count, const AdamParameter<T>* parameters) {
+  for (int64_t i = 0; i < count; ++i) adam_one(context, s, parameters[i]);
 }
 
 template <class T>

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "cuda_runtime.h"
+#include "tests/cuda_emulator/pinned.h"
 
 namespace cuda_emulator {
 
@@ -16,6 +17,12 @@ constexpr size_t kGuard = 256, kPage = 4096;
 constexpr size_t kDeviceBytes = size_t{4} << 30, kLeastBytes = size_t{64} << 20;
 constexpr unsigned char kGuardByte = 0xfb;  // no NaN of two guard bytes, and no small number
 constexpr int kPoison = 0xff;
+
+// How much of a block is poisoned. Of the largest next to nothing: tests may take all of the device, and opening and
+// closing it takes time for every page that was written.
+size_t poisoned(size_t bytes) {
+  return bytes > (size_t{64} << 20) ? size_t{1} << 20 : bytes;
+}
 
 size_t round_up(size_t bytes, size_t step) {
   return (bytes + step - 1) / step * step;
@@ -66,8 +73,9 @@ void* Memory::allocate(size_t bytes) {
   }
   blocks_[offset] = {bytes, span};
   used_ += span;
-  std::memset(base_ + offset, kGuardByte, span);
-  std::memset(base_ + offset + kGuard, kPoison, bytes);
+  std::memset(base_ + offset, kGuardByte, kGuard);
+  std::memset(base_ + offset + kGuard, kPoison, poisoned(bytes));
+  std::memset(base_ + offset + kGuard + bytes, kGuardByte, span - kGuard - bytes);
   return base_ + offset + kGuard;
 }
 
@@ -77,10 +85,22 @@ std::string Memory::release(void* memory) {
   if (found == blocks_.end()) return "free of what was not allocated, or of what was freed before";
   const auto [offset, block] = *found;
   const std::string broken = check_guards(offset, block, kGuard);
-  std::memset(base_ + offset, kPoison, block.span);
+  std::memset(base_ + offset, kPoison, poisoned(block.span));
   used_ -= block.span;
   blocks_.erase(found);
+  give_back();
   return broken;
+}
+
+// What lies beyond the last block goes back to the system: opening and closing the memory takes time for every page.
+void Memory::give_back() {
+  constexpr size_t kKept = size_t{4} << 20;
+  const size_t end = blocks_.empty() ? 0 : std::prev(blocks_.end())->first + std::prev(blocks_.end())->second.span;
+  const size_t kept = round_up(end, kPage) + kKept;
+  if (kept >= touched_) return;
+  madvise(base_ + kept, touched_ - kept, MADV_DONTNEED);
+  mprotect(base_ + kept, touched_ - kept, PROT_NONE);
+  touched_ = kept;
 }
 
 bool Memory::owns(const void* memory) const {
@@ -119,6 +139,7 @@ std::string Memory::broken_guard() const {
 
 DeviceWork::DeviceWork() {
   Memory::instance().open();
+  arrive();
 }
 DeviceWork::~DeviceWork() {
   Memory::instance().close();

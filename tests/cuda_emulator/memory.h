@@ -13,7 +13,8 @@ class Memory {
  public:
   static Memory& instance();
 
-  /// Null if the device has not that much left. New memory is full of 0xff: NaN to whoever reads it.
+  /// Null if the device has not that much left. New memory is full of 0xff, NaN to whoever reads it; of
+  /// more than 64 MiB the first one.
   void* allocate(size_t bytes);
   /// Says what is wrong, or nothing.
   std::string release(void* memory);
@@ -36,6 +37,7 @@ class Memory {
     size_t bytes;  // asked for
     size_t span;   // with the guards
   };
+  void give_back();
   std::string check_guards(size_t offset, const Block& block, size_t width) const;
 
   std::recursive_mutex mutex_;

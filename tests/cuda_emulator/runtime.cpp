@@ -1,11 +1,12 @@
 // The runtime's functions on one emulated device (CUDA_EMULATOR_DEVICES=n for several that share its memory).
-// Everything is done when the function that asks for it returns.
+// Everything is done when the function that asks for it returns, but copies from page-locked memory (pinned.cpp).
 #include <cstdio>
 #include <cstdlib>
 #include <fmt/format.h>
 
 #include "cuda_runtime.h"
 #include "tests/cuda_emulator/memory.h"
+#include "tests/cuda_emulator/pinned.h"
 #include "tests/cuda_emulator/status.h"
 
 namespace cuda_emulator {
@@ -35,11 +36,17 @@ std::string end_error(const void* memory, size_t bytes, bool on_device) {
 }
 
 cudaError_t copy(void* to, bool to_device, const void* from, bool from_device, size_t bytes) {
-  const DeviceWork work;
+  Memory::instance().open();
   std::string error = end_error(to, bytes, to_device);
   if (error.empty()) error = end_error(from, bytes, from_device);
+  if (error.empty() && to_device && is_pinned(from)) {
+    copy_later(to, from, bytes);
+  } else if (error.empty()) {
+    arrive();
+    std::memcpy(to, from, bytes);
+  }
+  Memory::instance().close();
   if (!error.empty()) return set_error(cudaErrorInvalidValue, fmt::format("copy of {} bytes: {}", bytes, error));
-  std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
 
@@ -108,6 +115,9 @@ cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr, void* value)
   *static_cast<uint64_t*>(value) = 0;
   return cudaSuccess;
 }
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) {
+  return cudaSuccess;
+}
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
   *memory = Memory::instance().allocate(bytes);
   return *memory ? cudaSuccess : set_error(cudaErrorMemoryAllocation, "out of memory");
@@ -146,8 +156,10 @@ cudaError_t cudaStreamCreate(cudaStream_t* stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  const DeviceWork work;
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() {
+  const DeviceWork work;
   return cudaSuccess;
 }

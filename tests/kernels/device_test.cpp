@@ -1,6 +1,7 @@
 // Devices: what they say of themselves, and their memory.
 #include "kernels/device.h"
 
+#include <algorithm>
 #include <cstring>
 #include <doctest/doctest.h>
 #include <numeric>
@@ -68,6 +69,28 @@ TEST_CASE("Device: every one describes itself, and copies what it is given there
     release(device, first, bytes);
     release(device, second, bytes);
     synchronize(device);
+  }
+}
+
+TEST_CASE("Device: a copy takes what is there when it is asked for, however far the device is behind") {
+  // Far more than any buffer between the two, in pieces of all sizes.
+  std::vector<unsigned char> source(3'000'001), expected, back;
+  for (const Device device : all_devices()) {
+    constexpr size_t kAll = 60'000'000;
+    expected.assign(kAll, 0);
+    auto* const there = static_cast<unsigned char*>(allocate(device, kAll));
+    size_t end = 0;
+    for (size_t i = 0; end < kAll; ++i) {
+      const size_t count = std::min(i % 7 == 6 ? source.size() : i * 7919 % 1'200'000 + 1, kAll - end);
+      std::fill_n(source.begin(), count, static_cast<unsigned char>(i * 31 + 1));
+      copy_bytes(device, there + end, {}, source.data(), count);
+      std::fill_n(expected.begin() + static_cast<ptrdiff_t>(end), count, source[0]);
+      end += count;
+    }
+    back.assign(kAll, 0);
+    copy_bytes({}, back.data(), device, there, kAll);
+    CHECK((back == expected));
+    release(device, there, kAll);
   }
 }
 

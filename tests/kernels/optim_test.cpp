@@ -1,4 +1,5 @@
 // adam and sgd: against numbers from PyTorch, then every ISA against the reference.
+#include <deque>
 #include <doctest/doctest.h>
 
 #include "tests/kernels/harness.h"
@@ -38,7 +39,8 @@ SgdStep sgd_step(double lr, double momentum, double weight_decay, bool nesterov)
 State run(const Table<float>& t, const Context& context, const AdamStep& s, const State& before,
           const std::vector<float>& g) {
   Buffer<float> p(before.p), gradient(g, 2), m(before.m, 3), v(before.v, 4);
-  t.adam(context, s, p.size(), p.data(), gradient.data(), m.data(), v.data());
+  const AdamParameter<float> all{p.size(), p.data(), gradient.data(), m.data(), v.data()};
+  t.adam(context, s, 1, &all);
   CHECK((p.guards_hold() && m.guards_hold() && v.guards_hold()));
   return {p.values(), m.values(), v.values()};
 }
@@ -125,6 +127,31 @@ TEST_CASE("adam: within rounding on tail sizes, at early and late steps") {
           check_states(run(t, TestContext(), s, before, g), expected, scale,
                        fmt::format("{} step={} n={}", version.name, step, n));
         }
+  });
+}
+
+TEST_CASE("adam: many parameters together as one by one") {
+  for_each_version_and_reference([](const Table<float>& t, const Version& version) {
+    std::deque<Buffer<float>> p, g, m, v;
+    std::vector<AdamParameter<float>> all;
+    std::vector<State> expected;
+    // More than go into a launch on CUDA, among them empty ones and one of several blocks.
+    for (int64_t i = 0; i < 150; ++i) {
+      const int64_t n = i == 70 ? 10'007 : i % 11 == 0 ? 0 : i * 37 % 300;
+      const State before = make_state(n);
+      const std::vector<float> gradient = Data(static_cast<uint64_t>(i)).normal(n);
+      expected.push_back(run(t, TestContext(), kAdamSteps[0], before, gradient));
+      p.emplace_back(before.p), g.emplace_back(gradient, 2), m.emplace_back(before.m, 3), v.emplace_back(before.v, 4);
+      all.push_back({n, p.back().data(), g.back().data(), m.back().data(), v.back().data()});
+    }
+    t.adam(TestContext(), kAdamSteps[0], static_cast<int64_t>(all.size()), all.data());
+    t.adam(TestContext(), kAdamSteps[0], 0, nullptr);
+    for (size_t i = 0; i < all.size(); ++i) {
+      const State& state = expected[i];
+      CHECK_MESSAGE((p[i].values() == state.p && m[i].values() == state.m && v[i].values() == state.v),
+                    version.name << ": parameter " << i);
+      CHECK((p[i].guards_hold() && m[i].guards_hold() && v[i].guards_hold()));
+    }
   });
 }
 

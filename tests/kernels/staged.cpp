@@ -262,11 +262,14 @@ void layer_norm_backward(const Context&, int64_t rows, int64_t cols, const float
   kernels_of_device().layer_norm_backward(s.context(), rows, cols, xs, g, means, scales, gradient, out, dg, db);
 }
 
-void adam(const Context&, const AdamStep& step, int64_t n, float* p, const float* g, float* m, float* v) {
+void adam(const Context&, const AdamStep& step, int64_t count, const AdamParameter<float>* parameters) {
   Stage s;
-  const float* const gradient = s.in(g, n);
-  float *const ps = s.both(p, n), *const ms = s.both(m, n), *const vs = s.both(v, n);
-  kernels_of_device().adam(s.context(), step, n, ps, gradient, ms, vs);
+  std::vector<AdamParameter<float>> all(parameters, parameters + count);
+  for (AdamParameter<float>& of : all) {
+    of.g = s.in(of.g, of.n);
+    of.p = s.both(of.p, of.n), of.m = s.both(of.m, of.n), of.v = s.both(of.v, of.n);
+  }
+  kernels_of_device().adam(s.context(), step, count, all.data());
 }
 
 void sgd(const Context&, const SgdStep& step, int64_t n, float* p, const float* g, float* buf) {

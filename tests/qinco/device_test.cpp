@@ -45,6 +45,33 @@ void check_same_codes(const Coded& found, const Coded& expected, const Tensor& x
         doctest::Approx(sum_squared_difference(x, expected.xhat)).epsilon(kRounding));
 }
 
+/// Holds all of a device's memory, in pieces.
+class FullDevice {
+ public:
+  explicit FullDevice(Device device) : device_(device) {
+    for (size_t bytes = kernels::memory_info(device).free; bytes >= kLeast;) try {
+        pieces_.emplace_back(kernels::allocate(device, bytes), bytes);
+      } catch (const Error&) {
+        bytes /= 2;
+      }
+  }
+  ~FullDevice() {
+    while (!pieces_.empty()) leave_one_piece();
+  }
+  FullDevice(const FullDevice&) = delete;
+  FullDevice& operator=(const FullDevice&) = delete;
+
+  void leave_one_piece() {
+    kernels::release(device_, pieces_.back().first, pieces_.back().second);
+    pieces_.pop_back();
+  }
+
+ private:
+  static constexpr size_t kLeast = size_t{256} << 10;
+  Device device_;
+  std::vector<std::pair<void*, size_t>> pieces_;
+};
+
 Tensor sift_rows(int64_t begin, int64_t end, int64_t d) {
   return read_rows(std::string(QINCO_SOURCE_DIR) + "/data/sift-sample/learn.bvecs", begin, end)
       .slice(1, 0, d)
@@ -231,5 +258,58 @@ TEST_CASE("device: batches of a resident training set are the host's rows") {
     const Tensor batch = there.read(4, ids.data());
     CHECK(batch.device() == device);
     CHECK(same_bits(batch, expected));
+  }
+}
+
+TEST_CASE("device: batches of a training set that does not fit are the host's rows too") {
+  const int64_t n = 200'000, d = 12;
+  const VectorSet vectors(tests::normal_vectors(n, d, 1));
+  for (const Device device : test_devices()) {
+    FullDevice full(device);
+    full.leave_one_piece();
+    REQUIRE(kernels::memory_info(device).free / 2 < static_cast<size_t>(n * d) * sizeof(float));
+    const int64_t live = memory_stats(device).live;
+    BatchReader reader(vectors, 8, device);
+    CHECK(memory_stats(device).live == live);
+    // Many are asked for before the first is looked at: the device may be that far behind.
+    std::vector<Tensor> batches;
+    const auto ids_of = [](int32_t i) { return std::vector<int32_t>{i, 199'999 - i, 7 * i + 1}; };
+    for (int32_t i = 0; i < 10; ++i) batches.push_back(reader.read(3, ids_of(i).data()));
+    const Tensor expected = Tensor::empty({3, d});
+    for (int32_t i = 0; i < 10; ++i) {
+      vectors.gather(3, ids_of(i).data(), expected.data<float>());
+      CHECK(same_bits(batches[static_cast<size_t>(i)], expected));
+    }
+  }
+}
+
+TEST_CASE("device: out of memory is an error that says how much, and everything works again afterwards") {
+  const Tensor x = sift_rows(0, 20'000, kTrained.d), few = x.slice(0, 0, kBatch).contiguous(),
+               more = x.slice(0, 0, 1000).contiguous();
+  Random random(5);
+  const Qinco start(kTrained, random);
+  for (const Device device : test_devices()) {
+    Qinco model(kTrained, random);
+    model.load(start.state());
+    model.to(device);
+    const Codec codec(model, kernels::Precision::exact, device);
+    BatchTrainer trainer(model, 1e-3);
+    const Coded before = encode(codec, kTrained.M, few);
+    {
+      const FullDevice full(device);
+      for (const std::string& error :
+           {tests::error_of([&] { Tensor::empty({64 << 20}, DType::f32, device); }),
+            tests::error_of([&] { encode(codec, kTrained.M, x); }), tests::error_of([&] { trainer.step(x); })}) {
+        CAPTURE(error);
+        CHECK(tests::contains(error, "device " + device.name() + ": out of memory: "));
+        CHECK(tests::contains(error, " bytes wanted, "));
+        CHECK(tests::contains(error, " free"));
+      }
+    }
+    check_same_codes(encode(codec, kTrained.M, more), encode(Codec(start), kTrained.M, more), more);
+    CHECK(encode(codec, kTrained.M, few).codes == before.codes);
+    const double loss = trainer.step(few.to(device));
+    CHECK(std::isfinite(loss));
+    CHECK(trainer.step(few.to(device)) < loss);
   }
 }

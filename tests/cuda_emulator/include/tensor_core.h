@@ -68,7 +68,9 @@ class Copies {
   std::deque<std::vector<Copy>> groups_;
 };
 
-inline void copy_async(void* to, const void* from) {
+inline void copy_async(void* to, const void* from, const Where& where = Where::current()) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0)
+    fail("asynchronous copy from or to an address that is no multiple of 16", where);
   Copies::of_this_thread().add(to, from);
 }
 inline void commit_copies() {

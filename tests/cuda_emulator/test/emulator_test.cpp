@@ -254,6 +254,25 @@ TEST_CASE("emulator: a host that touches device memory dies at once") {
         }) == SIGABRT);
 }
 
+TEST_CASE("emulator: copies from page-locked memory arrive when something has to wait for them") {
+  void* pinned = nullptr;
+  REQUIRE(cudaMallocHost(&pinned, 8) == cudaSuccess);
+  cudaEvent_t event = nullptr;
+  REQUIRE(cudaEventCreateWithFlags(&event, cudaEventDisableTiming) == cudaSuccess);
+  auto* const values = static_cast<int*>(pinned);
+  Array<int> array(3);
+  const auto upload = [&](int value, int to) {
+    values[0] = value;
+    REQUIRE(cudaMemcpyAsync(array.get() + to, values, sizeof(int), cudaMemcpyHostToDevice, nullptr) == cudaSuccess);
+  };
+  upload(1, 0);
+  REQUIRE(cudaEventRecord(event, nullptr) == cudaSuccess);
+  upload(2, 1);  // too early: 1 is still on its way
+  REQUIRE(cudaEventSynchronize(event) == cudaSuccess);
+  upload(3, 2);  // and again
+  CHECK(array.values() == std::vector<int>{2, 3, 3});
+}
+
 TEST_CASE("emulator: what no device would launch is refused") {
   CHECK(contains(error_of(nothing_kernel, 1, 1025, 0), "block of (1025,1,1)"));
   CHECK(contains(error_of(nothing_kernel, 1, dim3(1, 1, 65), 0), "block of (1,1,65)"));

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 #include <vector>
 
+#include "kernels/check.h"
 #include "kernels/context.h"
 #include "kernels/cuda/mma.cuh"
 
@@ -102,4 +103,14 @@ TEST_CASE("asynchronous copies arrive when they are waited for, and not before")
     CHECK(found[i] == static_cast<float>(i));
     CHECK(found[32 + i] != found[32 + i]);
   }
+}
+
+TEST_CASE("asynchronous copies off 16 bytes are refused") {
+  const Array<float> from(std::vector<float>(4 * 33)), out(std::vector<float>(64));
+  const auto run = [&](const float* at) {
+    launch(Context::of(kDevice), copy_kernel, 1, 32, 2 * 32 * sizeof(uint4), reinterpret_cast<const uint4*>(at),
+           out.data);
+  };
+  CHECK_NOTHROW(run(from.data + 4));
+  CHECK_THROWS_WITH_AS(run(from.data + 1), doctest::Contains("no multiple of 16"), Error);
 }
