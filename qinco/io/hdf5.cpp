@@ -5,7 +5,15 @@
 #ifdef QINCO_HDF5
 
 #include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <fcntl.h>
+#include <functional>
 #include <hdf5.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 namespace qinco {
 namespace {
@@ -79,15 +87,15 @@ DType element_type(const std::string& path, hid_t dataset) {
   fail("{}: values of another type than f32, f64, u8, i32 and i64, little-endian", path);
 }
 
-}  // namespace
+/// Where a dataset lies in its file.
+struct Place {
+  DType dtype = DType::f32;
+  int64_t n = 0, d = 0, offset = 0;
+};
 
-RowLayout open_hdf5(const std::string& path) {
+/// `path`: both names, as the user gave them; `bytes`: of the file.
+Place find_dataset(const std::string& path, const std::string& file_path, const std::string& name, int64_t bytes) {
   constexpr int64_t kMaxDim = 1 << 20;
-  const size_t colon = path.rfind(".hdf5:");
-  const std::string file_path = path.substr(0, colon == std::string::npos ? colon : colon + 5);
-  const std::string name = path.substr(std::min(file_path.size() + 1, path.size()));
-  RowLayout rows;
-  rows.file = MappedFile::open(file_path);
   const QuietErrors quiet;
   const Handle file(H5Fopen(file_path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose);
   check(file.valid(), "{}: not an HDF5 file", file_path);
@@ -106,14 +114,74 @@ RowLayout open_hdf5(const std::string& path) {
   const bool matrix = H5Sget_simple_extent_ndims(space) == 2 && H5Sget_simple_extent_dims(space, sizes, nullptr) == 2;
   check(matrix && sizes[0] >= 1 && sizes[1] >= 1 && sizes[1] <= kMaxDim && sizes[0] <= INT64_MAX / (8 * kMaxDim),
         "{}: expected a matrix of at least one row and 1 to {} columns", path, kMaxDim);
-  rows.dtype = element_type(path, dataset);
-  rows.n = static_cast<int64_t>(sizes[0]);
-  rows.d = static_cast<int64_t>(sizes[1]);
+  Place place{element_type(path, dataset), static_cast<int64_t>(sizes[0]), static_cast<int64_t>(sizes[1])};
   const haddr_t offset = H5Dget_offset(dataset);
-  const auto size = static_cast<uint64_t>(rows.file->size()), bytes = static_cast<uint64_t>(rows.n * rows.row_bytes());
-  check(offset != HADDR_UNDEF && offset <= size && bytes <= size - offset, "{}: its {} bytes are not in the file", path,
-        bytes);
-  rows.offset = static_cast<int64_t>(offset);
+  const auto size = static_cast<uint64_t>(bytes),
+             wanted = static_cast<uint64_t>(place.n * place.d) * size_of(place.dtype);
+  check(offset != HADDR_UNDEF && offset <= size && wanted <= size - offset, "{}: its {} bytes are not in the file",
+        path, wanted);
+  place.offset = static_cast<int64_t>(offset);
+  return place;
+}
+
+struct Answer {
+  bool found = false;
+  Place place;
+  char why[1000] = "";
+};
+
+/// The child's part: libhdf5 prints what it finds when it is about to crash, and may loop.
+[[noreturn]] void answer_and_exit(int to, const std::function<Place()>& find) {
+  const rlimit no_core{0, 0}, seconds{60, 60};
+  ::setrlimit(RLIMIT_CORE, &no_core);
+  ::setrlimit(RLIMIT_CPU, &seconds);
+  for (const int signal : {SIGSEGV, SIGABRT, SIGBUS, SIGFPE, SIGILL}) ::signal(signal, SIG_DFL);
+  const int nowhere = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
+  if (nowhere >= 0) ::dup2(nowhere, STDERR_FILENO);
+  Answer answer;
+  try {
+    answer.place = find();
+    answer.found = true;
+  } catch (const std::exception& error) {
+    std::snprintf(answer.why, sizeof answer.why, "%s", error.what());
+  }
+  const bool written = ::write(to, &answer, sizeof answer) == sizeof answer;  // less than a pipe takes at once
+  ::_exit(written ? 0 : 1);
+}
+
+/// Calls find() in a process of its own: libhdf5 crashes on some damaged files.
+Place find_in_child(const std::string& file_path, const std::function<Place()>& find) {
+  int ends[2];
+  check(::pipe2(ends, O_CLOEXEC) == 0, "{}: cannot open: no pipe", file_path);
+  const pid_t child = ::fork();
+  if (child == 0) answer_and_exit(ends[1], find);
+  ::close(ends[1]);
+  Answer answer;
+  ssize_t got = 0;
+  while (child > 0 && (got = ::read(ends[0], &answer, sizeof answer)) < 0 && errno == EINTR) {
+  }
+  ::close(ends[0]);
+  while (child > 0 && ::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  check(child > 0, "{}: cannot open: no process", file_path);
+  check(got == sizeof answer, "{}: damaged: libhdf5 crashes on it", file_path);
+  if (!answer.found) fail("{}", answer.why);
+  return answer.place;
+}
+
+}  // namespace
+
+RowLayout open_hdf5(const std::string& path) {
+  const size_t colon = path.rfind(".hdf5:");
+  const std::string file_path = path.substr(0, colon == std::string::npos ? colon : colon + 5);
+  const std::string name = path.substr(std::min(file_path.size() + 1, path.size()));
+  RowLayout rows;
+  rows.file = MappedFile::open(file_path);
+  const Place place = find_in_child(file_path, [&] { return find_dataset(path, file_path, name, rows.file->size()); });
+  rows.dtype = place.dtype;
+  rows.n = place.n;
+  rows.d = place.d;
+  rows.offset = place.offset;
   return rows;
 }
 

@@ -1,5 +1,6 @@
 #include "qinco/io/torch_file.h"
 
+#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <optional>
@@ -96,6 +97,13 @@ class TorchFile {
     const Tensor tensor = tensors_.read(value, "a number");
     return tensor.numel() == 1 ? std::optional(tensor.item<double>()) : std::nullopt;
   }
+  /// The float32 of a decimal text.
+  static std::optional<double> in_text(std::string_view text) {
+    float value = 0;
+    const char* const end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data(), end, value);
+    return error == std::errc() && stop == end ? std::optional<double>(value) : std::nullopt;
+  }
   /// What the dict itself says, and what write_torch_file leaves in the attribute _metadata of a state dict.
   void add_db_scale(const Value& dict, Metadata& metadata) {
     if (const Value* const value = dicts_.lookup(dict, "db_scale")) set_db_scale(*value, metadata, "db_scale");
@@ -107,7 +115,7 @@ class TorchFile {
       if (module.size() > 80 || !is_printable(module)) continue;
       const std::string prefix = std::string(module) + (module.empty() ? "" : ".");
       if (const Value* const value = dicts_.lookup(items[i + 1], "db_scale"))
-        set_db_scale(*value, metadata, prefix + "db_scale");
+        set_db_scale(value->is(Kind::text) ? in_text(value->text()) : number(*value), metadata, prefix + "db_scale");
       set_unseen(items[i + 1], metadata, prefix);
     }
   }

@@ -17,9 +17,9 @@ bool is_torch_file(const MappedFile& file);
 /// memory more than what is read from the file.
 ModelContents read_torch_file(const std::shared_ptr<const MappedFile>& file);
 
-/// Writes the tensors as a state dict that torch.load opens with weights_only=True, atomically; db_scale goes along as
-/// state_dict._metadata[MODULE]["db_scale"], MODULE "" or a part's name, which PyTorch carries and read_torch_file
-/// finds.
+/// Writes the tensors as a state dict that torch.load opens with weights_only=True, which PyTorch has since 1.13,
+/// atomically; db_scale goes along as decimal text, state_dict._metadata[MODULE]["db_scale"], MODULE "" or a part's
+/// name, which PyTorch carries and read_torch_file finds.
 void write_torch_file(const std::string& path, const ModelContents& contents);
 
 }  // namespace qinco

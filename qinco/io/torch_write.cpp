@@ -1,5 +1,4 @@
 // write_torch_file: a ZIP archive of stored entries, as torch.save lays it out.
-#include <cstring>
 #include <functional>
 #include <vector>
 #include <zlib.h>
@@ -133,12 +132,6 @@ class PickleWriter {
     bytes_ += value;
   }
   void integer(int64_t value) { op(torch::kLong1), append(bytes_, uint8_t{8}), append(bytes_, value); }
-  void real(double value) {
-    uint64_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    op(torch::kBinFloat);
-    for (int shift = 56; shift >= 0; shift -= 8) bytes_ += static_cast<char>(bits >> shift);
-  }
   void global(std::string_view module, std::string_view name) {
     op(torch::kGlobal);
     bytes_.append(module).append("\n").append(name).append("\n");
@@ -185,10 +178,10 @@ void write_torch_file(const std::string& path, const ModelContents& contents) {
     if (!whole && !name.ends_with(kScale)) continue;
     pickle.text(whole ? std::string() : name.substr(0, name.size() - kScale.size()));  // the module
     pickle.op(torch::kEmptyDict), pickle.text("version"), pickle.integer(1), pickle.op(torch::kSetItem);
-    pickle.text(kScale.substr(1)), pickle.real(metadata_double(path, contents.metadata, name));
-    pickle.op(torch::kSetItem);
-    const std::string prefix = name.substr(0, name.size() - kScale.size() + 1);  // "" or "MODULE."
-    for (const char* size : {"L", "h"}) {                                        // with M = 1 no tensor shows them
+    metadata_double(path, contents.metadata, name);                                 // throws unless it is a number
+    pickle.text(kScale.substr(1)), pickle.text(value), pickle.op(torch::kSetItem);  // 1.13 opens no reals
+    const std::string prefix = name.substr(0, name.size() - kScale.size() + 1);     // "" or "MODULE."
+    for (const char* size : {"L", "h"}) {                                           // with M = 1 no tensor shows them
       if (contents.metadata.count(prefix + size) == 0) continue;
       pickle.text(size), pickle.integer(metadata_int(path, contents.metadata, prefix + size));
       pickle.op(torch::kSetItem);

@@ -61,6 +61,20 @@ TEST_CASE("hdf5: datasets that lie in other files are refused, even where those 
   for (const char* dataset : {":own", ":alias"}) CHECK(read_all(file + dataset).data<float>()[3] == 3);
 }
 
+TEST_CASE("hdf5: files that libhdf5 itself crashes on are errors") {
+  std::ifstream file(std::string(QINCO_SOURCE_DIR) + "/tests/golden/elsewhere.hdf5", std::ios::binary);
+  const std::string good{std::istreambuf_iterator<char>(file), {}};
+  const tests::TemporaryDirectory directory;
+  const std::string path = directory.file("bad.hdf5");
+  for (const auto& [at, byte] : {std::pair(1296, 110), std::pair(1293, 41)}) {  // libhdf5 1.10.8 does
+    std::string bytes = good;
+    bytes[static_cast<size_t>(at)] = static_cast<char>(byte);
+    std::ofstream(path, std::ios::binary) << bytes;
+    const std::string message = error_of([&] { read_all(path + ":train"); });
+    CHECK(message.rfind(path + ": ", 0) == 0);
+  }
+}
+
 #else
 
 TEST_CASE("hdf5: a build without HDF5 says so") {

@@ -255,6 +255,17 @@ TEST_CASE("hostile torch files: a db_scale that no float32 holds") {
         array(tuple(integer(2)), encoded("abcd", "latin1")), array("N", encoded("abcd", "latin1")), array(one, "N"),
         global("numpy.core.multiarray", "_reconstruct") + ")R", global("numpy._core.numeric", "_frombuffer") + ")R"})
     hostile.pickle_refused(dict(codebook + text("db_scale") + scale), "db_scale: expected a number");
+  const auto carried = [&](const std::string& scale) {  // as a state dict's _metadata
+    return dict(codebook) + dict(text("_metadata") + dict(text("") + dict(text("db_scale") + scale))) + "b";
+  };
+  for (const char* scale : {"", "2.5x", " 2.5", "1e99", "0x2"})
+    hostile.pickle_refused(carried(text(scale)), "db_scale: expected a number");
+  for (const char* scale : {"0", "-2.5", "nan", "inf"})
+    hostile.pickle_refused(carried(text(scale)), "db_scale: expected a finite float32 above 0");
+  for (const std::string& scale : {text("2.5"), real(std::bit_cast<uint64_t>(2.5))}) {
+    hostile.write(torch_file(pickle(carried(scale))));
+    CHECK(read_model_file(hostile.path()).metadata.at("db_scale") == "2.5");
+  }
 }
 
 TEST_CASE("hostile torch files: archives that lie") {
@@ -283,6 +294,25 @@ TEST_CASE("hostile torch files: archives that lie") {
                   "overlap");
   hostile.refused(archive({{"m/data.pkl", good}}) + "x", "no end record");
   hostile.refused("PK\x03\x04", "too few");
+}
+
+TEST_CASE("hostile torch files: a directory that does not lie right before the record of its end") {
+  const Hostile hostile;
+  const std::string one = archive({{"m/data.pkl", pickle("}")}});
+  hostile.refused(one + one, "the directory ends at");
+  write_torch_file(hostile.path(), {"", {}, {}});  // with zip64: ends with records of 56, 20 and 22 bytes
+  std::ifstream file(hostile.path(), std::ios::binary);
+  const std::string good{std::istreambuf_iterator<char>(file), {}};
+  const size_t record = good.size() - 98;
+  hostile.refused(good, "no tensor 'codebook0.weight'");
+  std::string bytes = good;
+  bytes[record + 4] = 45;  // the record's size
+  hostile.refused(bytes, "does not end at its locator");
+  bytes = good;
+  bytes.insert(record, "x");
+  hostile.refused(bytes, "no zip64 end record");
+  ++bytes[record + 1 + 56 + 8];  // where the locator says that the record is
+  hostile.refused(bytes, "the directory ends at");
 }
 
 TEST_CASE("hostile torch files: truncated anywhere, or with any byte changed") {

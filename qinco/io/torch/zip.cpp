@@ -11,7 +11,8 @@ namespace {
 
 constexpr uint32_t kLocalSignature = 0x04034b50, kCentralSignature = 0x02014b50, kEndSignature = 0x06054b50,
                    kEnd64Signature = 0x06064b50, kLocator64Signature = 0x07064b50;
-constexpr uint64_t kLocalSize = 30, kCentralSize = 46, kEndSize = 22, kEnd64Size = 56, kLocator64Size = 20;
+constexpr uint64_t kLocalSize = 30, kCentralSize = 46, kEndSize = 22, kEnd64Size = 56, kLocator64Size = 20,
+                   kEnd64Tail = 12;  // bytes of the zip64 end record that its own size leaves out
 constexpr uint64_t kMaxComment = 65535;
 constexpr uint64_t kMaxEntries = 1 << 18;  // far above any model's tensors: bounds the memory of a hostile archive
 constexpr uint16_t kEncrypted = 1 << 0, kSizesFollow = 1 << 3, kZip64Extra = 1;
@@ -27,6 +28,7 @@ struct Listed {
 
 struct Directory {
   uint64_t offset = 0, size = 0, entries = 0;
+  uint64_t end = 0;  // where the record that says so begins
 };
 
 /// Bounds-checked access to the archive's bytes.
@@ -61,10 +63,13 @@ Directory find_directory64(const Reader& in, uint64_t end) {
   const auto offset = load_as<uint64_t>(locator + 8);
   const std::byte* const record = in.at(offset, kEnd64Size, "zip64 end record");
   in.check(load_as<uint32_t>(record) == kEnd64Signature, "no zip64 end record at byte {}", offset);
+  in.check(load_as<uint64_t>(record + 4) + kEnd64Tail == end - kLocator64Size - offset,
+           "the zip64 end record at byte {} does not end at its locator", offset);
   in.check(load_as<uint32_t>(record + 16) == 0 && load_as<uint32_t>(record + 20) == 0, "spread over several disks");
   return {.offset = load_as<uint64_t>(record + 48),
           .size = load_as<uint64_t>(record + 40),
-          .entries = load_as<uint64_t>(record + 32)};
+          .entries = load_as<uint64_t>(record + 32),
+          .end = offset};
 }
 
 /// Reads the end record, the last one whose comment reaches exactly the end of the file.
@@ -81,7 +86,7 @@ Directory find_directory(const Reader& in) {
     const auto size = load_as<uint32_t>(record + 12), offset = load_as<uint32_t>(record + 16);
     if (has64 || entries == 0xffff || size == kIn64 || offset == kIn64) return find_directory64(in, end);
     in.check(load_as<uint16_t>(record + 4) == 0, "spread over several disks");
-    return {.offset = offset, .size = size, .entries = entries};
+    return {.offset = offset, .size = size, .entries = entries, .end = end};
   }
   in.check(false, "no end record: truncated, or not a ZIP archive");
   return {};
@@ -163,6 +168,9 @@ ZipArchive::ZipArchive(std::shared_ptr<const MappedFile> file) : file_(std::move
   const Reader in(*file_);
   const Directory directory = find_directory(in);
   in.at(directory.offset, directory.size, "directory");
+  in.check(directory.offset + directory.size == directory.end,
+           "the directory ends at byte {}, the record of its end begins at byte {}", directory.offset + directory.size,
+           directory.end);
   in.check(directory.entries <= kMaxEntries, "{} entries, expected at most {}", directory.entries, kMaxEntries);
   in.check(directory.entries <= directory.size / kCentralSize, "{} entries in a directory of {} bytes",
            directory.entries, directory.size);
