@@ -116,7 +116,7 @@ class Search {
     });
   }
 
-  // In slices of so few candidates that they are not screened.
+  // In slices of so few candidates that the CPU without a matrix unit does not screen them.
   void fused(std::vector<int32_t>& codes) {
     make_rows();
     std::vector<int32_t> ids(o_.n);

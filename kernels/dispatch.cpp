@@ -19,6 +19,7 @@ namespace {
 
 constexpr int kUnset = -1;
 std::atomic<int> scoped_isa{kUnset};
+std::atomic<bool> hidden[2];  // by feature
 
 #if defined(__x86_64__)
 // The register states that the operating system saves (XCR0), or 0 where XGETBV is not enabled.
@@ -66,10 +67,12 @@ bool detect(Feature feature) {
     return best_isa() >= Isa::avx512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & kAvx512Vnni);
   return best_isa() >= Isa::avx2 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kAvxVnni);
 }
+
 #else
 Isa detect() {
   return Isa::reference;
 }
+
 bool detect(Feature) {
   return false;
 }
@@ -130,7 +133,14 @@ Isa best_isa() {
 
 bool cpu_has(Feature feature) {
   static const bool avx_vnni = detect(Feature::avx_vnni), avx512_vnni = detect(Feature::avx512_vnni);
-  return feature == Feature::avx_vnni ? avx_vnni : avx512_vnni;
+  const bool there = feature == Feature::avx_vnni ? avx_vnni : avx512_vnni;
+  return there && !hidden[static_cast<int>(feature)].load(std::memory_order_relaxed);
+}
+
+ScopedWithout::ScopedWithout(Feature feature)
+    : feature_(feature), outer_(hidden[static_cast<int>(feature)].exchange(true)) {}
+ScopedWithout::~ScopedWithout() {
+  hidden[static_cast<int>(feature_)].store(outer_);
 }
 
 std::vector<Isa> available_isas() {

@@ -22,6 +22,19 @@ std::vector<Isa> available_isas();
 enum class Feature : uint8_t { avx_vnni, avx512_vnni };
 bool cpu_has(Feature feature);
 
+/// Hides a feature for this scope, in the whole process; for tests.
+class ScopedWithout {
+ public:
+  explicit ScopedWithout(Feature feature);
+  ~ScopedWithout();
+  ScopedWithout(const ScopedWithout&) = delete;
+  ScopedWithout& operator=(const ScopedWithout&) = delete;
+
+ private:
+  Feature feature_;
+  bool outer_;
+};
+
 /// The ISA in use: a ScopedIsa's if there is one, else QINCO_ISA's if set, else the best; clamped to the best.
 /// Throws Error when QINCO_ISA holds no ISA's name.
 Isa active_isa();

@@ -10,9 +10,9 @@
 QINCO_CPU_NAMESPACE_BEGIN
 
 constexpr int64_t kChunkWork = int64_t{1} << 27;  // multiply-adds per chunk, about a millisecond
-constexpr int64_t kDistances = int64_t{1} << 16;  // screened distances kept per chunk, at most
-constexpr int64_t kLeastGrain = 16;               // vectors per chunk that is screened, if there are enough
-constexpr int64_t kProbesTogether = 16;
+constexpr int64_t kDistances = int64_t{1} << 16;  // screened distances kept per chunk, unless four vectors have more
+constexpr int64_t kLeastGrain = 16;               // vectors per chunk, if there are enough and their distances fit
+constexpr int64_t kProbesTogether = 16;           // a multiple of kUnits, and of the floats in a cache line
 
 // A whole pack: the step in float, then its screen.
 struct Layout {
@@ -21,8 +21,12 @@ struct Layout {
 
   Layout(int64_t K, int64_t d, int64_t h, int64_t L) : step{K, d, h, L}, screen{K, d, h, L} {}
 
-  // Whether there is a screen: few candidates, or short products, are compared faster at once.
-  bool screened() const { return step.K >= 64 && step.d >= 16 && step.h >= 32; }
+  // Whether there is a screen: few candidates, or short products, are compared faster at once. Sums of longer ones
+  // might not fit 32 bits.
+  bool screened() const {
+    constexpr int64_t kLongest = int64_t{1} << 17;
+    return step.K >= 64 && step.d >= 16 && step.h >= 32 && step.d <= kLongest && step.h <= kLongest;
+  }
   int64_t screen_begin() const { return blocks_of(step.size(), 16) * 16; }
   int64_t size() const { return screened() ? screen_begin() + screen.size() : step.size(); }
   int64_t stride() const { return step.blocks() * kLanes; }
@@ -87,61 +91,65 @@ class Chunk {
   }
 
   Chunk(const Layout& layout, const float* pack, const CandidateSearch<float>& search, int64_t most, float* memory)
-      : p(layout),
-        packed(pack),
-        s(search),
-        margin{p.step.K, p.step.d, pack[p.screen_begin()], pack + p.screen_begin() + p.screen.norms()},
-        screener(p.screen, pack + p.screen_begin(), memory),
-        tiles(p.step, pack, memory + Screen::floats(p.screen)),
-        distances(memory + Screen::floats(p.screen) + PairTiles::floats(p.step)),
-        decided(distances + most * p.stride()),
-        pairs(reinterpret_cast<Pair*>(decided + PairTiles::capacity(p.step))) {}
+      : p_(layout),
+        packed_(pack),
+        s_(search),
+        margin_{p_.step.K, p_.step.d, pack[p_.screen_begin()], pack + p_.screen_begin() + p_.screen.norms()},
+        screen_(p_.screen, pack + p_.screen_begin(), memory),
+        tiles_(p_.step, pack, memory + Screen::floats(p_.screen)),
+        distances_(memory + Screen::floats(p_.screen) + PairTiles::floats(p_.step)),
+        decided_(distances_ + most * p_.stride()),
+        pairs_(reinterpret_cast<Pair*>(decided_ + PairTiles::capacity(p_.step))) {}
 
   void search(int64_t begin, int64_t end, float* float_scratch) {
-    ScreenedSearch<Chunk> screened(*this, margin, s, p.stride(), distances, PairTiles::capacity(p.step), pairs,
-                                   decided);
+    ScreenedSearch<Chunk> screened(*this, margin_, s_, p_.stride(), distances_, PairTiles::capacity(p_.step), pairs_,
+                                   decided_);
     // The first few show whether the screen is worth its time.
     const int64_t middle = begin + larger(1, (end - begin) / 4);
     const int64_t compared = screened.search(begin, middle);
-    if (2 * compared <= (middle - begin) * p.step.K)
+    if (2 * compared <= (middle - begin) * p_.step.K)
       screened.search(middle, end);
     else
-      search_chunk(p.step, packed, s, middle, end, float_scratch);
+      search_chunk(p_.step, packed_, s_, middle, end, float_scratch);
   }
 
   // --- what ScreenedSearch asks for
   void screen(int64_t begin, int64_t end, float* out, float* norms) {
-    const int64_t vectors = end - begin, units = vectors * p.step.blocks();
-    for (int64_t i = 0; i < vectors; ++i) norms[i] = vector_norm(p.step, s, begin + i);
+    const int64_t vectors = end - begin, units = vectors * p_.step.blocks();
+    for (int64_t i = 0; i < vectors; ++i) norms[i] = vector_norm(p_.step, s_, begin + i);
     // Vectors inside, blocks of candidates outside: a block of the tables is read once for all vectors.
     for (int64_t u = 0; u < units; u += kUnits) {
       Unit unit[kUnits];
       float* place[kUnits];
       for (int v = 0; v < kUnits; ++v) {
         const int64_t at = smaller(u + v, units - 1), block = at / vectors, i = at % vectors;
-        unit[v] = make_unit(p.step, packed, s, block, begin + i);
-        place[v] = out + i * p.stride() + block * kLanes;
+        unit[v] = make_unit(p_.step, packed_, s_, block, begin + i);
+        place[v] = out + i * p_.stride() + block * kLanes;
       }
-      const float* const found = screener.measure(unit);
+      const float* const found = screen_.measure(unit);
       for (int v = 0; v < kUnits; ++v) store(place[v], load(found + v * kLanes));
     }
   }
 
   void compare(int64_t begin, const Pair* chosen, int64_t count, float* out) {
-    tiles.forward(s, begin, chosen, count);
-    tiles.distances(count, out);
+    tiles_.forward(s_, begin, chosen, count);
+    tiles_.distances(count, out);
   }
 
  private:
-  const Layout& p;
-  const float* packed;
-  const CandidateSearch<float>& s;
-  Margin margin;
-  Screen screener;
-  PairTiles tiles;
-  float *distances, *decided;
-  Pair* pairs;
+  const Layout& p_;
+  const float* packed_;
+  const CandidateSearch<float>& s_;
+  Margin margin_;
+  Screen screen_;
+  PairTiles tiles_;
+  float *distances_, *decided_;
+  Pair* pairs_;
 };
+
+int64_t probe_floats(const Layout& p) {
+  return kProbesTogether * (2 * p.step.d + p.step.h) + larger(PairTiles::floats(p.step), Screen::floats(p.screen));
+}
 
 // The largest ||z' - z|| / (||(a_k, z_k)|| + ||(u, r)||) of the probes [first, first + kProbesTogether): with its own z
 // as target, a candidate's screened distance is its squared error.
@@ -151,20 +159,18 @@ float measure_probes(const Layout& p, const CandidateStep<float>& step, const fl
   float* const target = memory;
   float* const row = target + kProbesTogether * d;
   float* const up_row = row + kProbesTogether * d;
-  float* const rest = memory + blocks_of(kProbesTogether * (2 * d + h), 16) * 16;
+  float* const rest = up_row + kProbesTogether * h;
   CandidateSearch<float> s{kProbesTogether, target, row, up_row, nullptr, nullptr, Precision::exact};
   Pair pairs[kProbesTogether];
   for (int64_t i = 0; i < kProbesTogether; ++i) {
     make_probe(step, first + i, row + i * d, up_row + i * h);
     pairs[i] = {i, margin::probe(first + i, p.step.K).candidate};
   }
+  static_assert(kProbesTogether <= kTileWidth);
   PairTiles tiles(p.step, packed, rest);
-  const int64_t together = smaller(kProbesTogether, PairTiles::capacity(p.step));
-  for (int64_t i = 0; i < kProbesTogether; i += together) {
-    tiles.forward(s, 0, pairs + i, together);
-    for (int64_t t = 0; t < together; ++t)
-      for (int64_t j = 0; j < d; ++j) target[(i + t) * d + j] = tiles.z(t, j);
-  }
+  tiles.forward(s, 0, pairs, kProbesTogether);
+  for (int64_t i = 0; i < kProbesTogether; ++i)
+    for (int64_t j = 0; j < d; ++j) target[i * d + j] = tiles.z(i, j);
   const float* const part = packed + p.screen_begin();
   Screen screen(p.screen, part, rest);
   float largest = 0;
@@ -174,27 +180,11 @@ float measure_probes(const Layout& p, const CandidateStep<float>& step, const fl
     const float* const found = screen.measure(units);
     for (int v = 0; v < kUnits; ++v) {
       const int64_t k = pairs[i + v].candidate;
-      const float size = part[p.screen.norms() + k] + vector_norm(p.step, s, i + v);
-      const float error = __builtin_sqrtf(found[v * kLanes + k % kLanes]);
-      if (size > 0 && !(error / size <= largest)) largest = error / size < kInfinity ? error / size : kInfinity;
+      largest = larger_error(largest, __builtin_sqrtf(found[v * kLanes + k % kLanes]),
+                             part[p.screen.norms() + k] + vector_norm(p.step, s, i + v));
     }
   }
   return largest;
-}
-
-float measure_bound(const Context& context, const Layout& p, const CandidateStep<float>& s, const float* packed) {
-  float largest[margin::kProbes / kProbesTogether];
-  ScratchFrame frame(context);
-  const int64_t inputs = blocks_of(kProbesTogether * (2 * p.step.d + p.step.h), 16) * 16;
-  const int64_t size = inputs + larger(PairTiles::floats(p.step), Screen::floats(p.screen));
-  float* const memory = frame.get<float>(context.threads * size);
-  parallel_for(context, margin::kProbes, kProbesTogether, [&](int64_t begin, int64_t, int worker) {
-    const FlushDenormals flush;
-    largest[begin / kProbesTogether] = measure_probes(p, s, packed, begin, memory + worker * size);
-  });
-  float bound = 0;
-  for (const float x : largest) bound = x > bound ? x : bound;
-  return margin::kSafety * bound;
 }
 
 void pack_screen(const Context& context, const Layout& p, const CandidateStep<float>& s, float* packed) {
@@ -203,12 +193,17 @@ void pack_screen(const Context& context, const Layout& p, const CandidateStep<fl
     return __builtin_sqrtf(squared_norm(s.d, s.z_table + k * s.d) + squared_norm(s.h, s.a_table + k * s.h));
   };
   for (int64_t i = 0; i < p.screen.norms(); ++i) part[i] = 0;
-  for (int64_t k = 0; k < blocks_of(s.K, 16) * 16; ++k) part[p.screen.norms() + k] = k < s.K ? norm(k) : 0;
+  parallel_for(context, blocks_of(s.K, 16) * 16, 64, [&](int64_t begin, int64_t end, int) {
+    for (int64_t k = begin; k < end; ++k) part[p.screen.norms() + k] = k < s.K ? norm(k) : 0;
+  });
   for (int64_t l = 0; l < s.L; ++l) {
     if (l > 0) pack_screen_matrix(context, p.screen.up(), s.w_up[l], part + p.screen.w_up(l));
     pack_screen_matrix(context, p.screen.down(), s.w_down[l], part + p.screen.w_down(l));
   }
-  part[0] = measure_bound(context, p, s, packed);
+  part[0] = measure_bound<kProbesTogether>(context, probe_floats(p), [&](int64_t first, float* memory) {
+    const FlushDenormals flush;
+    return measure_probes(p, s, packed, first, memory);
+  });
 }
 
 void candidate_pack(const Context& context, const CandidateStep<float>& s, float* packed) {
@@ -222,7 +217,7 @@ void candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, i
   const Layout p(K, d, h, L);
   // Several vectors a chunk, so that they share the tables; at least 32 chunks, so that threads end together.
   const int64_t work = p.stride() * d * h * (2 * L - 1);
-  const int64_t most = larger(1, p.screened() ? smaller(kMostVectors, kDistances / p.stride()) : kMostVectors);
+  const int64_t most = p.screened() ? larger(4, smaller(kMostVectors, kDistances / p.stride())) : kMostVectors;
   const int64_t grain = larger(1, smaller(s.n / 32, smaller(most, larger(kLeastGrain, kChunkWork / work))));
   const int64_t float_size = group_size(p.step) * (d + h) * kTileWidth;
   const int64_t size = float_size + (p.screened() ? Chunk::floats(p, grain) : 0);

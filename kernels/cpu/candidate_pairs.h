@@ -13,12 +13,12 @@ class PairTiles {
   static int64_t capacity(const StepLayout& p) { return group_size(p) * kTileWidth; }
   static int64_t floats(const StepLayout& p) { return group_size(p) * tile_floats(p); }
 
-  PairTiles(const StepLayout& layout, const float* pack, float* memory) : p(layout), packed(pack) {
-    for (int64_t t = 0; t < group_size(p); ++t) {
-      tiles_[t].hidden = memory + t * tile_floats(p);
-      tiles_[t].z = tiles_[t].hidden + p.h * kTileWidth;
-      targets_[t] = tiles_[t].z + p.d * kTileWidth;
-      tiles_[t].distances = targets_[t] + p.d * kTileWidth;
+  PairTiles(const StepLayout& layout, const float* pack, float* memory) : p_(layout), packed_(pack) {
+    for (int64_t t = 0; t < group_size(p_); ++t) {
+      tiles_[t].hidden = memory + t * tile_floats(p_);
+      tiles_[t].z = tiles_[t].hidden + p_.h * kTileWidth;
+      targets_[t] = tiles_[t].z + p_.d * kTileWidth;
+      tiles_[t].distances = targets_[t] + p_.d * kTileWidth;
     }
   }
 
@@ -27,11 +27,11 @@ class PairTiles {
     const int64_t tiles = blocks_of(count, kTileWidth);
     for (int64_t j = 0; j < tiles * kTileWidth; ++j) {
       const Pair& pair = pairs[smaller(j, count - 1)];
-      begin(make_unit(p, packed, s, pair.candidate / kLanes, first + pair.vector), pair.candidate % kLanes, j);
+      begin(make_unit(p_, packed_, s, pair.candidate / kLanes, first + pair.vector), pair.candidate % kLanes, j);
     }
-    for (int64_t l = 0; l < p.L; ++l) {
-      if (l > 0) multiply({packed + p.w_up(l), p.h, p.d, true, Start::zero, Finish::relu}, tiles_, tiles);
-      multiply({packed + p.w_down(l), p.d, p.h, false, Start::stored, Finish::store}, tiles_, tiles);
+    for (int64_t l = 0; l < p_.L; ++l) {
+      if (l > 0) multiply({packed_ + p_.w_up(l), p_.h, p_.d, true, Start::zero, Finish::relu}, tiles_, tiles);
+      multiply({packed_ + p_.w_down(l), p_.d, p_.h, false, Start::stored, Finish::store}, tiles_, tiles);
     }
   }
 
@@ -44,7 +44,7 @@ class PairTiles {
       alignas(64) float totals[kTileWidth];
       for (int64_t v = 0; v < kTileWidth; v += kLanes) {
         Vec total(0.0f);
-        for (int64_t j = 0; j < p.d; ++j) {
+        for (int64_t j = 0; j < p_.d; ++j) {
           const Vec error = load(targets_[t] + j * kTileWidth + v) - load(tiles_[t].z + j * kTileWidth + v);
           total = fma(error, error, total);
         }
@@ -61,19 +61,19 @@ class PairTiles {
   void begin(const Unit& unit, int64_t k, int64_t i) {
     const int64_t lane = i % kTileWidth;
     const Tile& tile = tiles_[i / kTileWidth];
-    for (int64_t j = 0; j < p.h; ++j) {
+    for (int64_t j = 0; j < p_.h; ++j) {
       const float sum = unit.a_block[j * kLanes + k] + unit.up_row[j];
       tile.hidden[j * kTileWidth + lane] = 0.0f > sum ? 0.0f : sum;  // NaN stays NaN
     }
     float* const target = targets_[i / kTileWidth];
-    for (int64_t j = 0; j < p.d; ++j) {
+    for (int64_t j = 0; j < p_.d; ++j) {
       tile.z[j * kTileWidth + lane] = unit.z_block[j * kLanes + k] + unit.row[j];
       target[j * kTileWidth + lane] = unit.target[j];
     }
   }
 
-  const StepLayout& p;
-  const float* packed;
+  const StepLayout& p_;
+  const float* packed_;
   Tile tiles_[kMaxGroup];
   float* targets_[kMaxGroup];  // [d][kTileWidth]
 };

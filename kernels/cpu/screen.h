@@ -1,10 +1,10 @@
-// The screen of the candidate search: distances of all candidates with products in integers of 7 bits, which cost a
-// third of float's.
+// The screen of the candidate search: distances of all candidates with products in integers of 7 bits, which cost
+// three eighths of float's, with VNNI a quarter.
 //
 // Only the operands of the products are rounded: tables, the residual stream z and all scales stay in float. A weight's
 // scale is its row's (an output feature's), an activation's its candidate's: the largest value of the layer is 127, or
-// 63 where it has a sign. So the screen, as the step, is positively homogeneous, which the margin needs. A value that
-// is not finite makes its candidate's distance NaN, which leaves it to the float search.
+// 63 where it has a sign. So the screen, as the step, is positively homogeneous, which the margin needs. A hidden value
+// or a weight that is not finite makes its candidates' distances NaN, which leaves them to the float search.
 #pragma once
 
 #include "kernels/cpu/candidate_step.h"
@@ -42,22 +42,26 @@ struct ScreenLayout {
   int64_t size() const { return w_down(L - 1) + down().size(); }
 };
 
+QINCO_INLINE IntVec magnitude_bits(Vec x) {
+  return bit_cast_int(abs(x));
+}
+
 void pack_screen_row(const ScreenMatrix& m, const float* x, int64_t row, float* packed) {
-  Vec most(0.0f);
-  for_lanes(0, m.inner, [&](int64_t j, auto lanes) { most = max(abs(lanes.get(x + j)), most); });
-  const float largest = horizontal_max(most);
-  // A row of numbers that cannot be scaled makes NaN of what it is multiplied with.
-  const float scale = largest == 0                             ? 0
-                      : largest > kTiny && largest < kInfinity ? largest / kMostWeight
-                                                               : __builtin_nanf("");
+  IntVec bits(0);  // NaN is the largest
+  for_lanes(0, m.inner, [&](int64_t j, auto lanes) { bits = max(bits, magnitude_bits(lanes.get(x + j))); });
+  int32_t lanes[kLanes], most = 0;
+  store(lanes, bits);
+  for (const int32_t lane : lanes) most = lane > most ? lane : most;
+  float largest;
+  __builtin_memcpy(&largest, &most, sizeof largest);
+  // A row of tiny numbers may as well be zero: what that does is inside the measured error.
+  const float scale = !(largest < kInfinity) ? __builtin_nanf("") : largest > kTiny ? largest / kMostWeight : 0;
   const float inverse = scale > 0 ? 1 / scale : 0;
   int8_t* const panel =
       reinterpret_cast<int8_t*>(packed + m.weights()) + row / kScreenRows * kScreenRows * m.padded_inner();
   int32_t sum = 0;
   for (int64_t j = 0; j < m.padded_inner(); ++j) {
-    const float value = j < m.inner ? __builtin_rintf(x[j] * inverse) : 0;
-    const int weight =
-        __builtin_fabsf(value) <= kMostWeight ? static_cast<int>(value) : 0;  // NaN is left to the float search
+    const int weight = scale > 0 && j < m.inner ? static_cast<int>(__builtin_rintf(x[j] * inverse)) : 0;
     panel[(j / kFour * kScreenRows + row % kScreenRows) * kFour + j % kFour] = static_cast<int8_t>(weight);
     sum += weight;
   }
@@ -82,10 +86,6 @@ struct ScreenTile {
   float* distances;  // [kTileWidth]
 };
 
-QINCO_INLINE IntVec magnitude_bits(Vec x) {
-  return bit_cast_int(abs(x));
-}
-
 class Screen {
  public:
   static int64_t floats(const ScreenLayout& p) {
@@ -93,59 +93,59 @@ class Screen {
   }
 
   // `packed` is the screen's part.
-  Screen(const ScreenLayout& layout, const float* pack, float* memory) : p(layout), packed(pack) {
-    tile.hidden = memory;
-    tile.z = tile.hidden + p.h * kTileWidth;
-    tile.scales = tile.z + p.d * kTileWidth;
-    tile.distances = tile.scales + kTileWidth;
-    tile.largest = reinterpret_cast<int32_t*>(tile.distances + kTileWidth);
-    tile.bytes = reinterpret_cast<uint8_t*>(tile.largest + kTileWidth);
-    multiply = has_vnni() ? multiply_bytes_vnni : multiply_bytes;
+  Screen(const ScreenLayout& layout, const float* pack, float* memory) : p_(layout), packed_(pack) {
+    tile_.hidden = memory;
+    tile_.z = tile_.hidden + p_.h * kTileWidth;
+    tile_.scales = tile_.z + p_.d * kTileWidth;
+    tile_.distances = tile_.scales + kTileWidth;
+    tile_.largest = reinterpret_cast<int32_t*>(tile_.distances + kTileWidth);
+    tile_.bytes = reinterpret_cast<uint8_t*>(tile_.largest + kTileWidth);
+    multiply_ = has_vnni() ? multiply_bytes_vnni : multiply_bytes;
   }
 
   // The distances [kTileWidth] of a tile's candidates, until the next call.
   const float* measure(const Unit (&units)[kUnits]) {
-    for (int v = 0; v < kUnits; ++v) tile.unit[v] = units[v];
+    for (int v = 0; v < kUnits; ++v) tile_.unit[v] = units[v];
     begin();
-    for (int64_t l = 0; l < p.L; ++l) {
+    for (int64_t l = 0; l < p_.L; ++l) {
       if (l > 0) {
-        to_bytes(tile.z, p.d, kMostSigned, kZero);
-        up(packed + p.w_up(l));
+        to_bytes(tile_.z, p_.d, kMostSigned, kZero);
+        up(packed_ + p_.w_up(l));
       }
-      to_bytes(tile.hidden, p.h, kMostActivation, 0);
-      down(packed + p.w_down(l), l == 0, l == p.L - 1);
+      to_bytes(tile_.hidden, p_.h, kMostActivation, 0);
+      down(packed_ + p_.w_down(l), l == 0, l == p_.L - 1);
     }
-    return tile.distances;
+    return tile_.distances;
   }
 
  private:
   // hidden = relu(a_table + up_row).
   void begin() {
     for (int v = 0; v < kUnits; ++v) {
-      const Unit& unit = tile.unit[v];
-      float* const out = tile.hidden + v * kLanes;
+      const Unit& unit = tile_.unit[v];
+      float* const out = tile_.hidden + v * kLanes;
       IntVec largest(0);
-      for (int64_t j = 0; j < p.h; ++j) {
+      for (int64_t j = 0; j < p_.h; ++j) {
         const Vec value = relu(load(unit.a_block + j * kLanes) + Vec(unit.up_row[j]));
         store(out + j * kTileWidth, value);
         largest = max(largest, magnitude_bits(value));
       }
-      store(tile.largest + v * kLanes, largest);
+      store(tile_.largest + v * kLanes, largest);
     }
   }
 
   // bytes = zero + x [n][kTileWidth], scaled so that the largest is `most`.
   void to_bytes(const float* x, int64_t n, int most, int zero) {
     for (int v = 0; v < kUnits; ++v) {
-      const Vec largest = bit_cast_float(load(tile.largest + v * kLanes));
+      const Vec largest = bit_cast_float(load(tile_.largest + v * kLanes));
       const Vec nan(__builtin_nanf("")), none(0.0f), top(static_cast<float>(most));
       const Mask finite = largest < Vec(kInfinity), usable = Vec(kTiny) < largest;
       const Vec inverse = select(finite, select(usable, top / largest, none), none);
       const Vec scale = select(usable, largest / top, select(largest == none, none, nan));
-      store(tile.scales + v * kLanes, select(finite, scale, nan));
+      store(tile_.scales + v * kLanes, select(finite, scale, nan));
       const Vec offset(static_cast<float>(zero));
       const float* from = x + v * kLanes;
-      uint8_t* to = tile.bytes + v * kLanes * kFour;
+      uint8_t* to = tile_.bytes + v * kLanes * kFour;
       int64_t j = 0;
       for (; j + kFour <= n; j += kFour, from += kFour * kTileWidth, to += kFour * kTileWidth)
         store_aligned(to,
@@ -161,26 +161,26 @@ class Screen {
 
   // hidden = relu(W_up z).
   void up(const float* w) {
-    const ScreenMatrix m = p.up();
+    const ScreenMatrix m = p_.up();
     IntVec largest[kUnits] = {IntVec(0), IntVec(0)};
     for_rows(m, w, [&](int64_t i, int v, Vec sum) {
-      const Vec value = relu((sum - Vec(w[m.shifts() + i])) * Vec(w[i]) * load(tile.scales + v * kLanes));
-      store(tile.hidden + i * kTileWidth + v * kLanes, value);
+      const Vec value = relu((sum - Vec(w[m.shifts() + i])) * Vec(w[i]) * load(tile_.scales + v * kLanes));
+      store(tile_.hidden + i * kTileWidth + v * kLanes, value);
       largest[v] = max(largest[v], magnitude_bits(value));
     });
-    for (int v = 0; v < kUnits; ++v) store(tile.largest + v * kLanes, largest[v]);
+    for (int v = 0; v < kUnits; ++v) store(tile_.largest + v * kLanes, largest[v]);
   }
 
   // z = (z_table + row, or z) + W_down hidden; or only its distance to the target.
   void down(const float* w, bool first, bool last) {
-    const ScreenMatrix m = p.down();
+    const ScreenMatrix m = p_.down();
     IntVec largest[kUnits] = {IntVec(0), IntVec(0)};
     Vec total[kUnits] = {Vec(0.0f), Vec(0.0f)};
     for_rows(m, w, [&](int64_t i, int v, Vec sum) {
-      const Unit& unit = tile.unit[v];
-      float* const place = tile.z + i * kTileWidth + v * kLanes;
+      const Unit& unit = tile_.unit[v];
+      float* const place = tile_.z + i * kTileWidth + v * kLanes;
       const Vec start = first ? load(unit.z_block + i * kLanes) + Vec(unit.row[i]) : load(place);
-      const Vec value = fma(sum * load(tile.scales + v * kLanes), Vec(w[i]), start);
+      const Vec value = fma(sum * load(tile_.scales + v * kLanes), Vec(w[i]), start);
       if (last) {
         const Vec error = Vec(unit.target[i]) - value;
         total[v] = fma(error, error, total[v]);
@@ -190,8 +190,8 @@ class Screen {
       }
     });
     for (int v = 0; v < kUnits; ++v) {
-      store(tile.largest + v * kLanes, largest[v]);
-      store(tile.distances + v * kLanes, total[v]);
+      store(tile_.largest + v * kLanes, largest[v]);
+      store(tile_.distances + v * kLanes, total[v]);
     }
   }
 
@@ -201,16 +201,16 @@ class Screen {
     const int8_t* const weights = reinterpret_cast<const int8_t*>(w + m.weights());
     alignas(64) int32_t sums[kScreenRows * kTileWidth];
     for (int64_t i = 0; i < m.rows; i += kScreenRows) {
-      multiply(m.padded_inner(), weights + i * m.padded_inner(), tile.bytes, sums);
+      multiply_(m.padded_inner(), weights + i * m.padded_inner(), tile_.bytes, sums);
       for (int64_t r = 0; r < smaller(kScreenRows, m.rows - i); ++r)
         for (int v = 0; v < kUnits; ++v) body(i + r, v, to_float(load(sums + r * kTileWidth + v * kLanes)));
     }
   }
 
-  const ScreenLayout& p;
-  const float* packed;
-  ScreenTile tile;
-  MultiplyBytes multiply;
+  const ScreenLayout& p_;
+  const float* packed_;
+  ScreenTile tile_;
+  MultiplyBytes multiply_;
 };
 
 QINCO_CPU_NAMESPACE_END

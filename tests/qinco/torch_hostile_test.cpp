@@ -309,7 +309,7 @@ TEST_CASE("hostile torch files: a directory that does not lie right before the r
   bytes[record + 4] = 45;  // the record's size
   hostile.refused(bytes, "does not end at its locator");
   bytes = good;
-  bytes.insert(record, "x");
+  bytes.insert(record, 1, 'x');
   hostile.refused(bytes, "no zip64 end record");
   ++bytes[record + 1 + 56 + 8];  // where the locator says that the record is
   hostile.refused(bytes, "the directory ends at");

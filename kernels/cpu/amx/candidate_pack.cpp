@@ -8,7 +8,6 @@ QINCO_CPU_NAMESPACE_BEGIN
 
 constexpr int64_t kTogether = 32;
 static_assert(kTogether <= kPairs);
-constexpr float kInfinity = __builtin_inff();
 
 void pack_tables(const Context& context, const Layout& p, const CandidateStep<float>& s, float* packed) {
   parallel_for(context, p.groups(), 1, [&](int64_t begin, int64_t end, int) {
@@ -77,28 +76,10 @@ float measure_probes(const Layout& p, const CandidateStep<float>& s, const float
   float largest = 0;
   for (int64_t i = 0; i < kTogether; ++i) {
     const int64_t k = scratch.pairs[i].candidate;
-    const float size = packed[p.norms() + k] + scratch.vectors[i].norm;
-    if (size == 0) continue;
-    const float ratio = __builtin_sqrtf(scratch.distances[i * kBlock + k % kBlock]) / size;
-    if (!(ratio <= largest)) largest = ratio < kInfinity ? ratio : kInfinity;
+    largest = larger_error(largest, __builtin_sqrtf(scratch.distances[i * kBlock + k % kBlock]),
+                           packed[p.norms() + k] + scratch.vectors[i].norm);
   }
   return largest;
-}
-
-float measure_bound(const Context& context, const Layout& p, const CandidateStep<float>& s, const float* packed) {
-  float largest[margin::kProbes / kTogether];
-  ScratchFrame frame(context);
-  const int64_t size = ProbeScratch::floats(p);
-  float* const memory = frame.get<float>(context.threads * size);
-  parallel_for(context, margin::kProbes, kTogether, [&](int64_t begin, int64_t, int worker) {
-    const FlushDenormals flush;
-    const TileScope tiles;
-    ProbeScratch scratch(p, memory + worker * size);
-    largest[begin / kTogether] = measure_probes(p, s, packed, begin, scratch);
-  });
-  float bound = 0;
-  for (const float x : largest) bound = x > bound ? x : bound;
-  return margin::kSafety * bound;
 }
 
 QINCO_CPU_NAMESPACE_END
@@ -117,7 +98,12 @@ void candidate_pack(const Context& context, const CandidateStep<float>& s, float
     if (l > 0) pack(s.w_up[l], p.h, p.d, p.w_up(l));
     pack(s.w_down[l], p.d, p.h, p.w_down(l));
   }
-  packed[0] = measure_bound(context, p, s, packed);
+  packed[0] = measure_bound<kTogether>(context, ProbeScratch::floats(p), [&](int64_t first, float* memory) {
+    const FlushDenormals flush;
+    const TileScope tiles;
+    ProbeScratch scratch(p, memory);
+    return measure_probes(p, s, packed, first, scratch);
+  });
 }
 
 }  // namespace qinco::kernels::QINCO_CPU_ISA
