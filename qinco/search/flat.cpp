@@ -13,7 +13,7 @@ namespace qinco {
 namespace {
 
 constexpr int64_t kQueryBlock = 256, kDeviceQueryBlock = 2048;
-// Distances per tile: 16 MB, or 256 MB on a GPU. The k best of each tile are found apart, which costs less for fewer tiles.
+// Distances per tile: 16 MB, or 256 MB on a GPU. The k best of each tile are found apart: fewer tiles, less work.
 constexpr int64_t kBaseBlock = 16384, kDeviceBaseBlock = 32768;
 
 /// Distances as they order: NaN last, as in topk.
