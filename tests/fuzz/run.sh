@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs every fuzz target for $1 seconds (default 60) on what the tests ship as first inputs; stops at the first finding.
-# New inputs gather in build/fuzz/corpus/. After: cmake --preset fuzz && cmake --build --preset fuzz
+# Runs the fuzz targets side by side for $1 seconds (default 60) on what the tests ship as first inputs; a target stops
+# at its first finding. New inputs gather in build/fuzz/corpus/.
+# After: cmake --preset checked && cmake --build --preset checked --target fuzzers
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
 export OMP_NUM_THREADS=1 # small inputs: threads would only wait for each other
@@ -27,13 +28,20 @@ printf '%b' '\x02'"$row"'\x01\x00\x00\x00\x02\x00\x00\x00' >"$corpus/vectors/ive
 printf '%b' '\x04'"$row$row"'\x00\x00\x80?\x00\x00\x00@\x00\x00\x80?\x00\x00\x00@' >"$corpus/vectors/fbin"
 printf '%b' '\x05'"$row$row"'abcd' >"$corpus/vectors/u8bin"
 
+declare -A running
 for target in torch_file safetensors vectors; do
-  log=build/fuzz/$target.log
-  if ! "build/fuzz/bin/fuzz_$target" "$corpus/$target" -max_total_time="$seconds" -max_len=65536 -timeout=10 \
-    -malloc_limit_mb=256 -rss_limit_mb=1024 -artifact_prefix="build/fuzz/$target-" >"$log" 2>&1; then
-    tail -n 60 "$log"
-    exit 1
-  fi
-  printf '%-12s %s\n' "$target" "$(grep '^Done ' "$log")"
+  "build/checked/bin/fuzz_$target" "$corpus/$target" -max_total_time="$seconds" -max_len=65536 -timeout=10 \
+    -malloc_limit_mb=256 -rss_limit_mb=1024 -artifact_prefix="build/fuzz/$target-" >"build/fuzz/$target.log" 2>&1 &
+  running[$target]=$!
 done
+findings=0
+for target in "${!running[@]}"; do
+  if wait "${running[$target]}"; then
+    printf '%-12s %s\n' "$target" "$(grep '^Done ' "build/fuzz/$target.log")"
+  else
+    tail -n 60 "build/fuzz/$target.log"
+    findings=1
+  fi
+done
+((findings == 0))
 echo "$seconds s each, no finding"
