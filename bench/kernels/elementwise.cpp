@@ -90,7 +90,7 @@ void add_optimisers() {
           const kernels::AdamStep step{.weight_decay = 0.01, .decoupled = decoupled, .step = 3};
           return [=, &context, &table, p = normal(kN), g = normal(kN), m = std::vector<float>(kN),
                   v = std::vector<float>(kN)]() mutable {
-            const AdamParameter<float> all{kN, p.data(), g.data(), m.data(), v.data()};
+            const qinco::kernels::AdamParameter<float> all{kN, p.data(), g.data(), m.data(), v.data()};
             table.adam(context, step, 1, &all);
           };
         });
