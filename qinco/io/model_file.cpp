@@ -119,12 +119,14 @@ void check_values(const std::string& path, const std::string& name, const Tensor
         "{}: tensor '{}': expected a floating dtype, found {}", path, name, qinco::name(dtype));
   for_blocks(tensor, file, [&](const Tensor& block) {
     const Tensor values = block.to(DType::f32).reshape({-1});
+    const float* const value = values.data<float>();
+    const int64_t count = values.numel();
     bool finite = true;
-    for (int64_t i = 0; i < values.numel(); ++i) finite &= std::isfinite(values.data<float>()[i]);
-    for (int64_t i = 0; !finite && i < values.numel(); ++i) {
+    for (int64_t i = 0; i < count; ++i) finite &= std::isfinite(value[i]);
+    for (int64_t i = 0; !finite && i < count; ++i) {
       const auto stored = block.reshape({-1}).row(i).item<double>();
       check(std::isfinite(stored), "{}: tensor '{}' holds NaN or infinity", path, name);
-      check(std::isfinite(values.data<float>()[i]), "{}: tensor '{}' holds {}, beyond float32", path, name, stored);
+      check(std::isfinite(value[i]), "{}: tensor '{}' holds {}, beyond float32", path, name, stored);
     }
   });
 }
