@@ -21,12 +21,6 @@ namespace {
 
 constexpr size_t kBufferSize = size_t{1} << 16;
 
-/// Why a system call failed: to be asked after it, not among the arguments of the check() that makes it, whose order is
-/// the compiler's.
-std::string reason() {
-  return std::strerror(errno);
-}
-
 std::string directory_of(const std::string& path) {
   const std::string directory = std::filesystem::path(path).parent_path().string();
   return directory.empty() ? "." : directory;
@@ -44,7 +38,7 @@ void sync_directory(const std::string& directory) {
   const Descriptor handle{::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
   // Some file systems cannot sync a directory (EINVAL); the rename itself has happened.
   const bool done = handle.fd >= 0 && (::fsync(handle.fd) == 0 || errno == EINVAL);
-  check(done, "{}: cannot sync: {}", directory, reason());
+  check_call(done, directory, "sync");
 }
 
 // The temporary files that exist now, for a signal handler to remove. Who holds the lock takes no signals meanwhile, so
@@ -104,6 +98,10 @@ TemporaryFiles& temporary_files = *new TemporaryFiles;
 
 }  // namespace
 
+void check_call(bool done, const std::string& path, const char* what) {
+  check(done, "{}: cannot {}: {}", path, what, std::strerror(errno));
+}
+
 void remove_temporary_files() noexcept {
   temporary_files.remove_all();
 }
@@ -111,17 +109,16 @@ void remove_temporary_files() noexcept {
 std::shared_ptr<const MappedFile> MappedFile::open(const std::string& path) {
   // O_NONBLOCK: opening a pipe must not wait for a writer; it is refused below.
   const Descriptor handle{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-  check(handle.fd >= 0, "{}: cannot open: {}", path, reason());
+  check_call(handle.fd >= 0, path, "open");
   struct stat info {};
-  const bool described = ::fstat(handle.fd, &info) == 0;
-  check(described, "{}: cannot stat: {}", path, reason());
+  check_call(::fstat(handle.fd, &info) == 0, path, "stat");
   check(!S_ISDIR(info.st_mode), "{}: expected a file, found a directory", path);
   check(S_ISREG(info.st_mode), "{}: expected a regular file, found a pipe or device", path);
   const int64_t size = info.st_size;
   const std::byte* data = nullptr;
   if (size > 0) {
     void* const mapped = ::mmap(nullptr, static_cast<size_t>(size), PROT_READ, MAP_PRIVATE, handle.fd, 0);
-    check(mapped != MAP_FAILED, "{}: cannot map: {}", path, reason());
+    check_call(mapped != MAP_FAILED, path, "map");
     data = static_cast<const std::byte*>(mapped);
   }
   return std::shared_ptr<const MappedFile>(new MappedFile(path, data, size));
@@ -146,7 +143,7 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), buffer_(new s
   check(!exists || !S_ISDIR(info.st_mode), "{}: cannot write: is a directory", path_);
   if (exists && !S_ISREG(info.st_mode)) {
     fd_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
-    check(fd_ >= 0, "{}: cannot write: {}", path_, reason());
+    check_call(fd_ >= 0, path_, "write");
     return;
   }
   // Through a symbolic link, the file it points to is replaced, not the link.
@@ -156,8 +153,7 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), buffer_(new s
     check(!error && !std::filesystem::is_symlink(target), "{}: cannot write: a link to nowhere", path_);
     path_ = target.string();
   }
-  const bool writable = !exists || ::access(path_.c_str(), W_OK) == 0;
-  check(writable, "{}: cannot write: {}", path_, reason());
+  check_call(!exists || ::access(path_.c_str(), W_OK) == 0, path_, "write");
   const std::filesystem::path name(path_);
   check(name.has_filename(), "{}: cannot write: no file name", path_);
   const auto mode = exists ? info.st_mode & 0777 : 0666;
@@ -167,7 +163,7 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), buffer_(new s
     fd_ = temporary_files.create(temporary_, mode);
     if (fd_ < 0 && errno != EEXIST) break;
   }
-  check(fd_ >= 0, "{}: cannot write: {}", path_, reason());
+  check_call(fd_ >= 0, path_, "write");
 }
 
 AtomicFile::~AtomicFile() {
@@ -200,7 +196,7 @@ void AtomicFile::flush() {
   for (size_t done = 0; done < used_;) {
     const ssize_t n = ::write(fd_, buffer_.get() + done, used_ - done);
     if (n < 0 && errno == EINTR) continue;
-    check(n >= 0, "{}: cannot write: {}", path_, reason());
+    check_call(n >= 0, path_, "write");
     check(n > 0, "{}: cannot write: nothing was accepted", path_);
     done += static_cast<size_t>(n);
   }
@@ -210,19 +206,18 @@ void AtomicFile::flush() {
 void AtomicFile::commit() {
   check(fd_ >= 0, "{}: cannot write: already closed", path_);
   flush();
-  const bool synced = temporary_.empty() || ::fsync(fd_) == 0;
-  check(synced, "{}: cannot write: {}", path_, reason());
+  check_call(temporary_.empty() || ::fsync(fd_) == 0, path_, "write");
   const int fd = std::exchange(fd_, -1);
   if (temporary_.empty()) {
-    const bool closed = ::close(fd) == 0;
-    check(closed, "{}: cannot write: {}", path_, reason());
+    check_call(::close(fd) == 0, path_, "write");
     return;
   }
   const bool renamed = ::close(fd) == 0 && ::rename(temporary_.c_str(), path_.c_str()) == 0;
-  const std::string why = renamed ? "" : reason();
+  const int why = errno;
   if (!renamed) ::unlink(temporary_.c_str());
   temporary_files.forget(temporary_);
-  check(renamed, "{}: cannot write: {}", path_, why);
+  errno = why;
+  check_call(renamed, path_, "write");
   sync_directory(directory_of(path_));
 }
 

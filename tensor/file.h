@@ -10,6 +10,10 @@
 
 namespace qinco {
 
+/// Throws Error "PATH: cannot WHAT: REASON", with errno's reason, unless the system call just made is `done`. A
+/// function of its own because errno must be read after the call: check()'s arguments are evaluated in any order.
+void check_call(bool done, const std::string& path, const char* what);
+
 /// A regular file mapped read-only.
 class MappedFile {
  public:

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "kernels/check.h"
+#include "tensor/file.h"
 
 namespace qinco {
 namespace {
@@ -31,7 +32,7 @@ std::string why_not(int fd, const std::string& path, bool exclusive) {
 
 IvfLock::IvfLock(const std::string& path, bool exclusive, const std::string& intent)
     : fd_(::open(path.c_str(), (exclusive ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK)) {
-  check(fd_ >= 0, "{}: cannot open: {}", path, reason());
+  check_call(fd_ >= 0, path, "open");
   const std::string why = why_not(fd_, path, exclusive);
   if (why.empty()) return;
   ::close(fd_);

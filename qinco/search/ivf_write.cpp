@@ -116,7 +116,7 @@ class Appender {
  public:
   explicit Appender(const std::string& path) : path_(path), lock_(path, true, "add"), fd_(lock_.descriptor()) {}
 
-  void truncate(int64_t end) { expect(::ftruncate(fd_, end) == 0); }
+  void truncate(int64_t end) { check_call(::ftruncate(fd_, end) == 0, path_, "write"); }
 
   void write(const void* data, int64_t bytes, int64_t at) {
     const auto* from = static_cast<const char*>(data);
@@ -124,16 +124,14 @@ class Appender {
       const ssize_t n = ::pwrite(fd_, from, static_cast<size_t>(bytes), at);
       if (n < 0 && errno == EINTR) continue;
       check(n != 0, "{}: cannot write: nothing was accepted", path_);
-      expect(n > 0);
+      check_call(n > 0, path_, "write");
       from += n, at += n, bytes -= n;
     }
   }
 
-  void sync() { expect(::fdatasync(fd_) == 0); }
+  void sync() { check_call(::fdatasync(fd_) == 0, path_, "write"); }
 
  private:
-  void expect(bool done) const { check(done, "{}: cannot write: {}", path_, std::generic_category().message(errno)); }
-
   const std::string& path_;
   IvfLock lock_;
   int fd_;
