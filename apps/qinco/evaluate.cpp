@@ -100,6 +100,11 @@ Json recalls(const Tensor& ids, const Tensor& truth) {
   return recall;
 }
 
+std::string recall_columns(const Json& recall) {
+  return fmt::format("{:.4f} {:.4f} {:.4f}", recall["1"].get<double>(), recall["10"].get<double>(),
+                     recall["100"].get<double>());
+}
+
 Json search_times(int64_t nq, const SearchSeconds& seconds) {
   return {{"qps", per_second(nq, seconds.total())},
           {"seconds",

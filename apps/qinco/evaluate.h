@@ -27,6 +27,9 @@ inline constexpr std::array<int64_t, 3> kRecallRanks = {1, 10, 100};
 /// {"1": .., "10": .., "100": ..} for ids i32 [nq,k] against the ground truth (recall_at).
 Json recalls(const Tensor& ids, const Tensor& truth);
 
+/// Such an object as text: three columns.
+std::string recall_columns(const Json& recall);
+
 /// What the two searches with re-ranking tell of the time that one setting took for nq queries: qps, seconds.
 Json search_times(int64_t nq, const SearchSeconds& seconds);
 

@@ -69,11 +69,6 @@ void write_plot(const std::string& path, const Json& points) {
   write_file(path, report::svg_file(chart));
 }
 
-std::string recall_columns(const Json& recall) {
-  return fmt::format("{:.4f} {:.4f} {:.4f}", recall["1"].get<double>(), recall["10"].get<double>(),
-                     recall["100"].get<double>());
-}
-
 void print_points(const Common& common, const Json& points) {
   const bool judged = points[0].contains("recall");
   common.print("nprobe efSearch nshort  {}  queries/s  scan, decode, distances (s)",

@@ -131,11 +131,9 @@ Json search_point(const Common& common, const AdditiveIndex& index, const Decode
   point["recall_before"] = recalls(result.before, truth);
   point["recall"] = recalls(result.after, truth);
   point.update(search_times(truth.size(0), result.seconds));
-  const Json &before = point["recall_before"], &after = point["recall"];
-  common.print("{:>6}  {:.4f} {:.4f} {:.4f}   {:.4f} {:.4f} {:.4f}   {:>8.0f}  {:.3f} {:.3f} {:.3f}", nshort,
-               before["1"].get<double>(), before["10"].get<double>(), before["100"].get<double>(),
-               after["1"].get<double>(), after["10"].get<double>(), after["100"].get<double>(),
-               point["qps"].get<double>(), result.seconds.scan, result.seconds.decode, result.seconds.distances);
+  common.print("{:>6}  {}   {}   {:>8.0f}  {:.3f} {:.3f} {:.3f}", nshort, recall_columns(point["recall_before"]),
+               recall_columns(point["recall"]), point["qps"].get<double>(), result.seconds.scan, result.seconds.decode,
+               result.seconds.distances);
   return point;
 }
 
