@@ -75,17 +75,7 @@ void pack_screen_matrix(const Context& context, const ScreenMatrix& m, const flo
   });
 }
 
-// A tile of the float search whose activations become bytes before they are multiplied.
-struct ScreenTile {
-  Unit unit[kUnits];
-  float* hidden;     // [h][kTileWidth]
-  float* z;          // [d][kTileWidth]
-  uint8_t* bytes;    // [inner/kFour][kTileWidth][kFour]
-  int32_t* largest;  // [kTileWidth] the bits of the largest |value| stored, NaN being the largest
-  float* scales;     // [kTileWidth] what a byte of 1 stands for
-  float* distances;  // [kTileWidth]
-};
-
+// One tile of the float search at a time, whose activations become bytes before they are multiplied.
 class Screen {
  public:
   static int64_t floats(const ScreenLayout& p) {
@@ -94,58 +84,58 @@ class Screen {
 
   // `packed` is the screen's part.
   Screen(const ScreenLayout& layout, const float* pack, float* memory) : p_(layout), packed_(pack) {
-    tile_.hidden = memory;
-    tile_.z = tile_.hidden + p_.h * kTileWidth;
-    tile_.scales = tile_.z + p_.d * kTileWidth;
-    tile_.distances = tile_.scales + kTileWidth;
-    tile_.largest = reinterpret_cast<int32_t*>(tile_.distances + kTileWidth);
-    tile_.bytes = reinterpret_cast<uint8_t*>(tile_.largest + kTileWidth);
+    hidden_ = memory;
+    z_ = hidden_ + p_.h * kTileWidth;
+    scales_ = z_ + p_.d * kTileWidth;
+    distances_ = scales_ + kTileWidth;
+    largest_ = reinterpret_cast<int32_t*>(distances_ + kTileWidth);
+    bytes_ = reinterpret_cast<uint8_t*>(largest_ + kTileWidth);
     multiply_ = has_vnni() ? multiply_bytes_vnni : multiply_bytes;
   }
 
   // The distances [kTileWidth] of a tile's candidates, until the next call.
   const float* measure(const Unit (&units)[kUnits]) {
-    for (int v = 0; v < kUnits; ++v) tile_.unit[v] = units[v];
+    for (int v = 0; v < kUnits; ++v) unit_[v] = units[v];
     begin();
     for (int64_t l = 0; l < p_.L; ++l) {
       if (l > 0) {
-        to_bytes(tile_.z, p_.d, kMostSigned, kZero);
+        to_bytes(z_, p_.d, kMostSigned, kZero);
         up(packed_ + p_.w_up(l));
       }
-      to_bytes(tile_.hidden, p_.h, kMostActivation, 0);
+      to_bytes(hidden_, p_.h, kMostActivation, 0);
       down(packed_ + p_.w_down(l), l == 0, l == p_.L - 1);
     }
-    return tile_.distances;
+    return distances_;
   }
 
  private:
   // hidden = relu(a_table + up_row).
   void begin() {
     for (int v = 0; v < kUnits; ++v) {
-      const Unit& unit = tile_.unit[v];
-      float* const out = tile_.hidden + v * kLanes;
+      const Unit& unit = unit_[v];
+      float* const out = hidden_ + v * kLanes;
       IntVec largest(0);
       for (int64_t j = 0; j < p_.h; ++j) {
         const Vec value = relu(load(unit.a_block + j * kLanes) + Vec(unit.up_row[j]));
         store(out + j * kTileWidth, value);
         largest = max(largest, magnitude_bits(value));
       }
-      store(tile_.largest + v * kLanes, largest);
+      store(largest_ + v * kLanes, largest);
     }
   }
 
   // bytes = zero + x [n][kTileWidth], scaled so that the largest is `most`.
   void to_bytes(const float* x, int64_t n, int most, int zero) {
     for (int v = 0; v < kUnits; ++v) {
-      const Vec largest = bit_cast_float(load(tile_.largest + v * kLanes));
+      const Vec largest = bit_cast_float(load(largest_ + v * kLanes));
       const Vec nan(__builtin_nanf("")), none(0.0f), top(static_cast<float>(most));
       const Mask finite = largest < Vec(kInfinity), usable = Vec(kTiny) < largest;
       const Vec inverse = select(finite, select(usable, top / largest, none), none);
       const Vec scale = select(usable, largest / top, select(largest == none, none, nan));
-      store(tile_.scales + v * kLanes, select(finite, scale, nan));
+      store(scales_ + v * kLanes, select(finite, scale, nan));
       const Vec offset(static_cast<float>(zero));
       const float* from = x + v * kLanes;
-      uint8_t* to = tile_.bytes + v * kLanes * kFour;
+      uint8_t* to = bytes_ + v * kLanes * kFour;
       int64_t j = 0;
       for (; j + kFour <= n; j += kFour, from += kFour * kTileWidth, to += kFour * kTileWidth)
         store_aligned(to,
@@ -164,11 +154,11 @@ class Screen {
     const ScreenMatrix m = p_.up();
     IntVec largest[kUnits] = {IntVec(0), IntVec(0)};
     for_rows(m, w, [&](int64_t i, int v, Vec sum) {
-      const Vec value = relu((sum - Vec(w[m.shifts() + i])) * Vec(w[i]) * load(tile_.scales + v * kLanes));
-      store(tile_.hidden + i * kTileWidth + v * kLanes, value);
+      const Vec value = relu((sum - Vec(w[m.shifts() + i])) * Vec(w[i]) * load(scales_ + v * kLanes));
+      store(hidden_ + i * kTileWidth + v * kLanes, value);
       largest[v] = max(largest[v], magnitude_bits(value));
     });
-    for (int v = 0; v < kUnits; ++v) store(tile_.largest + v * kLanes, largest[v]);
+    for (int v = 0; v < kUnits; ++v) store(largest_ + v * kLanes, largest[v]);
   }
 
   // z = (z_table + row, or z) + W_down hidden; or only its distance to the target.
@@ -177,10 +167,10 @@ class Screen {
     IntVec largest[kUnits] = {IntVec(0), IntVec(0)};
     Vec total[kUnits] = {Vec(0.0f), Vec(0.0f)};
     for_rows(m, w, [&](int64_t i, int v, Vec sum) {
-      const Unit& unit = tile_.unit[v];
-      float* const place = tile_.z + i * kTileWidth + v * kLanes;
+      const Unit& unit = unit_[v];
+      float* const place = z_ + i * kTileWidth + v * kLanes;
       const Vec start = first ? load(unit.z_block + i * kLanes) + Vec(unit.row[i]) : load(place);
-      const Vec value = fma(sum * load(tile_.scales + v * kLanes), Vec(w[i]), start);
+      const Vec value = fma(sum * load(scales_ + v * kLanes), Vec(w[i]), start);
       if (last) {
         const Vec error = Vec(unit.target[i]) - value;
         total[v] = fma(error, error, total[v]);
@@ -190,8 +180,8 @@ class Screen {
       }
     });
     for (int v = 0; v < kUnits; ++v) {
-      store(tile_.largest + v * kLanes, largest[v]);
-      store(tile_.distances + v * kLanes, total[v]);
+      store(largest_ + v * kLanes, largest[v]);
+      store(distances_ + v * kLanes, total[v]);
     }
   }
 
@@ -201,7 +191,7 @@ class Screen {
     const int8_t* const weights = reinterpret_cast<const int8_t*>(w + m.weights());
     alignas(64) int32_t sums[kScreenRows * kTileWidth];
     for (int64_t i = 0; i < m.rows; i += kScreenRows) {
-      multiply_(m.padded_inner(), weights + i * m.padded_inner(), tile_.bytes, sums);
+      multiply_(m.padded_inner(), weights + i * m.padded_inner(), bytes_, sums);
       for (int64_t r = 0; r < smaller(kScreenRows, m.rows - i); ++r)
         for (int v = 0; v < kUnits; ++v) body(i + r, v, to_float(load(sums + r * kTileWidth + v * kLanes)));
     }
@@ -209,8 +199,14 @@ class Screen {
 
   const ScreenLayout& p_;
   const float* packed_;
-  ScreenTile tile_;
   MultiplyBytes multiply_;
+  Unit unit_[kUnits];
+  float* hidden_;     // [h][kTileWidth]
+  float* z_;          // [d][kTileWidth]
+  uint8_t* bytes_;    // [inner/kFour][kTileWidth][kFour]
+  int32_t* largest_;  // [kTileWidth] the bits of the largest |value| stored, NaN being the largest
+  float* scales_;     // [kTileWidth] what a byte of 1 stands for
+  float* distances_;  // [kTileWidth]
 };
 
 QINCO_CPU_NAMESPACE_END

@@ -35,16 +35,30 @@ bool has_vnni() {
 #endif
 }
 
+// A panel's sums, in registers.
+struct PanelSums {
+  IntVec of[kScreenRows][kUnits];
+
+  QINCO_INLINE PanelSums() {
+#pragma GCC unroll 8
+    for (int i = 0; i < kScreenRows; ++i)
+#pragma GCC unroll 2
+      for (int v = 0; v < kUnits; ++v) of[i][v] = IntVec(0);
+  }
+  QINCO_INLINE void store_to(int32_t* sums) const {
+#pragma GCC unroll 8
+    for (int i = 0; i < kScreenRows; ++i)
+#pragma GCC unroll 2
+      for (int v = 0; v < kUnits; ++v) store(sums + i * kTileWidth + v * kLanes, of[i][v]);
+  }
+};
+
 // sums [kScreenRows][kTileWidth] = weights [inner/kFour][kScreenRows][kFour] times bytes [inner/kFour][kTileWidth]
 // [kFour], inner being a multiple of kScreenInner.
 using MultiplyBytes = void (*)(int64_t inner, const int8_t* weights, const uint8_t* bytes, int32_t* sums);
 
 [[gnu::noinline]] void multiply_bytes(int64_t inner, const int8_t* weights, const uint8_t* bytes, int32_t* sums) {
-  IntVec sum[kScreenRows][kUnits];
-#pragma GCC unroll 8
-  for (int i = 0; i < kScreenRows; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < kUnits; ++v) sum[i][v] = IntVec(0);
+  PanelSums sum;
   for (int64_t k = 0; k < inner; k += kScreenInner) {
     ByteVec first[kUnits], second[kUnits];
 #pragma GCC unroll 2
@@ -56,25 +70,18 @@ using MultiplyBytes = void (*)(int64_t inner, const int8_t* weights, const uint8
     for (int i = 0; i < kScreenRows; ++i) {
       const ByteVec a = repeat_four(weights + i * kFour), b = repeat_four(weights + (kScreenRows + i) * kFour);
 #pragma GCC unroll 2
-      for (int v = 0; v < kUnits; ++v) sum[i][v] = sum[i][v] + dot_eight(first[v], a, second[v], b);
+      for (int v = 0; v < kUnits; ++v) sum.of[i][v] = sum.of[i][v] + dot_eight(first[v], a, second[v], b);
     }
     bytes += 2 * kTileWidth * kFour;
     weights += 2 * kScreenRows * kFour;
   }
-#pragma GCC unroll 8
-  for (int i = 0; i < kScreenRows; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < kUnits; ++v) store(sums + i * kTileWidth + v * kLanes, sum[i][v]);
+  sum.store_to(sums);
 }
 
 // The same on machines that have VNNI.
 [[gnu::noinline]] QINCO_VNNI_TARGET void multiply_bytes_vnni(int64_t inner, const int8_t* weights, const uint8_t* bytes,
                                                              int32_t* sums) {
-  IntVec sum[kScreenRows][kUnits];
-#pragma GCC unroll 8
-  for (int i = 0; i < kScreenRows; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < kUnits; ++v) sum[i][v] = IntVec(0);
+  PanelSums sum;
   for (int64_t k = 0; k < inner; k += kFour) {
     ByteVec column[kUnits];
 #pragma GCC unroll 2
@@ -83,15 +90,12 @@ using MultiplyBytes = void (*)(int64_t inner, const int8_t* weights, const uint8
     for (int i = 0; i < kScreenRows; ++i) {
       const ByteVec weight = repeat_four(weights + i * kFour);
 #pragma GCC unroll 2
-      for (int v = 0; v < kUnits; ++v) sum[i][v] = IntVec(QINCO_VNNI_DOT(sum[i][v].v, column[v].v, weight.v));
+      for (int v = 0; v < kUnits; ++v) sum.of[i][v] = IntVec(QINCO_VNNI_DOT(sum.of[i][v].v, column[v].v, weight.v));
     }
     bytes += kTileWidth * kFour;
     weights += kScreenRows * kFour;
   }
-#pragma GCC unroll 8
-  for (int i = 0; i < kScreenRows; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < kUnits; ++v) store(sums + i * kTileWidth + v * kLanes, sum[i][v]);
+  sum.store_to(sums);
 }
 
 QINCO_CPU_NAMESPACE_END
