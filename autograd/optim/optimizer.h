@@ -36,7 +36,7 @@ class Optimizer {
   /// One parameter's update number `step` >= 1.
   struct Update {
     Tensor value, grad;
-    std::vector<Tensor> moments;
+    const std::vector<Tensor>& moments;
     int64_t step;
   };
   virtual void update(const std::vector<Update>& updates) = 0;
