@@ -135,10 +135,13 @@ void copy_from(int index, void* host, const void* source, size_t bytes) {
 }
 
 void copy_between(int to, void* destination, int from, const void* source, size_t bytes) {
-  if (to != from) synchronize(to);
+  if (to == from) {
+    const State& state = state_of(to);
+    check_status(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToDevice, state.stream), "copy");
+    return;
+  }
+  synchronize(to);
   const State& state = state_of(from);
-  if (to == from)
-    return check_status(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToDevice, state.stream), "copy");
   check_status(cudaMemcpyPeerAsync(destination, to, source, from, bytes, state.stream), "copy");
   synchronize(from);
 }
