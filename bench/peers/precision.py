@@ -38,8 +38,9 @@ def start(args, L):
     worker = [os.path.join(args.bin, "bench_qinco_worker")]
     programs = {}
     for isa in machine_isas():
-        for precision in ("exact", "fast") if isa == "amx" else ("exact",):
-            name = f"QINCo {isa}" + (f" {precision}" if isa == "amx" else "")
+        screens = isa != "reference"
+        for precision in ("exact", "fast") if screens else ("exact",):
+            name = f"QINCo {isa}" + (f" {precision}" if screens else "")
             programs[name] = Peer(name, worker, arguments + ["--precision", precision], args.threads, {"QINCO_ISA": isa})
     if importlib.util.find_spec("torch"):
         for name, options in (("PyTorch fp32", []), ("PyTorch bf16", ["--mode", "bf16"])):
