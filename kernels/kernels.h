@@ -192,7 +192,7 @@ struct Scan {
   X(adam) X(sgd) \
   X(nearest) \
   X(candidate_packed_size) X(candidate_pack) X(candidate_search) \
-  X(topk) \
+  X(topk) X(topk_merge) \
   X(scan)
 // clang-format on
 
@@ -299,6 +299,11 @@ struct Table {
   /// The k smallest of each row, ascending, lowest index first among equals; NaN counts as +infinity. k <= cols.
   /// ids [rows,k]; values [rows,k] (or null) are the elements themselves.
   void (*topk)(const Context&, int64_t rows, int64_t cols, int64_t k, const T* x, int32_t* ids, T* values) = nullptr;
+  /// The same of rows that come in pieces of columns. Of each row of ids and values [rows,k] the first `held` <= k are
+  /// the best of the pieces before, and the first min(k, held + cols) become the best of those and x [rows,cols], whose
+  /// ids are first_id + column, above those held. NaN is kept as +infinity, -0 as 0.
+  void (*topk_merge)(const Context&, int64_t rows, int64_t cols, int64_t k, int64_t held, const T* x, int32_t first_id,
+                     int32_t* ids, T* values) = nullptr;
 
   // --- scan. Scores are sums in a fixed order of T; a vector's does not depend on its place.
   void (*scan)(const Context&, const Scan<T>&) = nullptr;

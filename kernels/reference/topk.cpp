@@ -2,6 +2,9 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "kernels/families.h"
 #include "kernels/parallel.h"
@@ -9,6 +12,12 @@
 namespace qinco::kernels::reference {
 
 namespace {
+
+/// What orders the values.
+template <class T>
+T rank(T value) {
+  return value == value ? value : std::numeric_limits<T>::infinity();
+}
 
 template <class T>
 void topk(const Context& context, int64_t rows, int64_t cols, int64_t k, const T* x, int32_t* ids, T* values) {
@@ -18,11 +27,9 @@ void topk(const Context& context, int64_t rows, int64_t cols, int64_t k, const T
     int32_t* const order = scratch + worker * cols;
     for (int64_t i = begin; i < end; ++i) {
       const T* const row = x + i * cols;
-      const auto key = [row](int32_t j) { return row[j] == row[j] ? row[j] : std::numeric_limits<T>::infinity(); };
       std::iota(order, order + cols, 0);
       std::partial_sort(order, order + k, order + cols, [&](int32_t a, int32_t b) {
-        const T key_a = key(a), key_b = key(b);
-        return key_a < key_b || (key_a == key_b && a < b);
+        return rank(row[a]) < rank(row[b]) || (rank(row[a]) == rank(row[b]) && a < b);
       });
       for (int64_t j = 0; j < k; ++j) {
         ids[i * k + j] = order[j];
@@ -32,11 +39,29 @@ void topk(const Context& context, int64_t rows, int64_t cols, int64_t k, const T
   });
 }
 
+template <class T>
+void topk_merge(const Context& context, int64_t rows, int64_t cols, int64_t k, int64_t held, const T* x,
+                int32_t first_id, int32_t* ids, T* values) {
+  const int64_t kept = std::min(k, held + cols);
+  parallel_for(context, rows, row_grain(cols), [&](int64_t begin, int64_t end, int) {
+    std::vector<std::pair<T, int32_t>> all;
+    for (int64_t i = begin; i < end; ++i) {
+      all.clear();
+      for (int64_t j = 0; j < held; ++j) all.emplace_back(values[i * k + j], ids[i * k + j]);
+      for (int64_t j = 0; j < cols; ++j)
+        all.emplace_back(rank(x[i * cols + j]) + T(0), first_id + static_cast<int32_t>(j));  // -0 + 0 is 0
+      std::partial_sort(all.begin(), all.begin() + kept, all.end());
+      for (int64_t j = 0; j < kept; ++j) std::tie(values[i * k + j], ids[i * k + j]) = all[static_cast<size_t>(j)];
+    }
+  });
+}
+
 }  // namespace
 
 template <class T>
 void fill_topk(Table<T>& t) {
   t.topk = topk<T>;
+  t.topk_merge = topk_merge<T>;
 }
 template void fill_topk(Table<float>&);
 template void fill_topk(Table<double>&);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "kernels/context.h"
 #include "tensor/tensor.h"
@@ -10,7 +9,7 @@
 namespace qinco {
 
 /// The k nearest base vectors of each query, found while the base passes by block after block: memory does not grow
-/// with the base. The context's device computes distances and the best of a block; the host merges these.
+/// with the base.
 class FlatSearch {
  public:
   /// queries f32 [nq,d], on any device; k >= 1.
@@ -29,12 +28,11 @@ class FlatSearch {
   int64_t nq_, d_, k_;
   int64_t query_block_, base_block_;  // sizes of a tile of distances
   int64_t held_ = 0;                  // vectors added
-  Tensor queries_;                    // on the device: [nq,d]  -2 q
-  std::vector<float> values_;         // [nq,k]  ||y||^2 - 2 q.y of the best, ascending
-  std::vector<int32_t> ids_;          // [nq,k]
-  Tensor tile_;                       // on the device: distances of one tile; below, the host's: the best of its rows
-  std::vector<float> tile_values_;
-  std::vector<int32_t> tile_ids_;
+  // On the context's device:
+  Tensor queries_;  // [nq,d]  -2 q
+  Tensor tile_;     // distances
+  Tensor values_;   // [nq,k]  ||y||^2 - 2 q.y of the best so far, ascending
+  Tensor ids_;      // i32 [nq,k]
 };
 
 /// The k nearest of base f32 [n,d] for each of queries f32 [nq,d]: ids i32 [nq,k] as FlatSearch gives them. Throws

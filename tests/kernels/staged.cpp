@@ -327,6 +327,14 @@ void topk(const Context&, int64_t rows, int64_t cols, int64_t k, const float* x,
   kernels_of_device().topk(s.context(), rows, cols, k, from, found, s.both(values, rows * k));
 }
 
+void topk_merge(const Context&, int64_t rows, int64_t cols, int64_t k, int64_t held, const float* x, int32_t first_id,
+                int32_t* ids, float* values) {
+  Stage s;
+  const float* const from = s.in(x, rows * cols);
+  int32_t* const found = s.both(ids, rows * k);
+  kernels_of_device().topk_merge(s.context(), rows, cols, k, held, from, first_id, found, s.both(values, rows * k));
+}
+
 void scan(const Context&, const Scan<float>& host) {
   Stage s;
   Scan<float> all = host;
@@ -385,6 +393,7 @@ Table<float> make_table() {
   QINCO_STAGED(candidate_pack)
   QINCO_STAGED(candidate_search)
   QINCO_STAGED(topk)
+  QINCO_STAGED(topk_merge)
   QINCO_STAGED(scan)
 #undef QINCO_STAGED
 #undef QINCO_STAGED_ROWS

@@ -1,4 +1,4 @@
-// topk: exact, ties by the lowest index, NaN last.
+// topk and topk_merge: exact, ties by the lowest index, NaN last.
 #include <doctest/doctest.h>
 #include <numeric>
 
@@ -9,6 +9,7 @@ namespace qinco::kernels::tests {
 namespace {
 
 QINCO_COVERS(topk);
+QINCO_COVERS(topk_merge);
 
 std::vector<int32_t> run(const Table<float>& t, const Context& context, int64_t rows, int64_t cols, int64_t k,
                          const std::vector<float>& x) {
@@ -54,6 +55,49 @@ void check_rows(int64_t rows, int64_t cols, const std::vector<float>& x, const s
   });
 }
 
+struct Best {
+  std::vector<int32_t> ids;
+  std::vector<float> values;
+};
+
+// The k best of rows that come in pieces, the ends of which `ends` are; rows of k, of which what is not there is 0.
+Best merged(const Table<float>& t, const Context& context, int64_t rows, int64_t k, const std::vector<int64_t>& ends,
+            const std::vector<float>& x) {
+  Buffer<float> values(rows * k, 3);
+  Buffer<int32_t> ids(rows * k, 2);
+  int64_t begin = 0;
+  for (const int64_t end : ends) {
+    std::vector<float> piece;
+    for (int64_t i = 0; i < rows; ++i)
+      piece.insert(piece.end(), &x[i * ends.back()] + begin, &x[i * ends.back()] + end);
+    Buffer<float> in(piece);
+    t.topk_merge(context, rows, end - begin, k, std::min(k, begin), in.data(), static_cast<int32_t>(begin), ids.data(),
+                 values.data());
+    begin = end;
+  }
+  CHECK((ids.guards_hold() && values.guards_hold()));
+  return {ids.values(), values.values()};
+}
+
+void check_pieces(int64_t rows, const std::vector<int64_t>& ends, const std::vector<float>& x,
+                  const std::string& kind) {
+  const int64_t cols = ends.back();
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+    for (const int64_t k : {int64_t{1}, int64_t{2}, int64_t{7}, int64_t{100}, cols}) {
+      if (k > cols) continue;
+      const Best found = merged(t, TestContext(), rows, k, ends, x);
+      const std::vector<int32_t> expected = sorted(rows, cols, k, x);
+      CHECK_MESSAGE(found.ids == expected, fmt::format("{} {} cols={} k={}", version.name, kind, cols, k));
+      std::vector<float> values;
+      for (int64_t e = 0; e < rows * k; ++e) {
+        const float value = x[e / k * cols + expected[e]];
+        values.push_back(std::isnan(value) ? kInf : value + 0.0f);
+      }
+      CHECK(same_bits(found.values, values));
+    }
+  });
+}
+
 }  // namespace
 
 TEST_CASE("topk: random, tied, ordered and special rows of tail sizes") {
@@ -81,6 +125,40 @@ TEST_CASE("topk: long rows, k = 0, and the same ids at any thread count") {
   for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
     check_any_thread_count([&](const Context& c) { return run(t, c, 307, 1001, 20, x); }, version.name);
     CHECK(run(t, TestContext(), 307, 1001, 0, x).empty());
+  });
+}
+
+TEST_CASE("topk_merge: rows in pieces have the best of the whole") {
+  for (const std::vector<int64_t>& ends : {std::vector<int64_t>{1}, {3, 3, 4}, {100, 117, 118, 400}, {0, 5, 500}}) {
+    const int64_t rows = 5, cols = ends.back();
+    check_pieces(rows, ends, Data(5).normal(rows * cols), "random");
+    std::vector<float> x = Data(6).integers(rows * cols, 2);
+    check_pieces(rows, ends, x, "tied");
+    for (size_t i = 0; i < x.size(); i += 3) x[i] = kNan;
+    for (size_t i = 1; i < x.size(); i += 5) x[i] = kInf;
+    for (size_t i = 2; i < x.size(); i += 7) x[i] = -0.0f;
+    check_pieces(rows, ends, x, "special");
+    std::iota(x.begin(), x.end(), -5.0f);
+    check_pieces(rows, ends, x, "ascending");
+    std::reverse(x.begin(), x.end());
+    check_pieces(rows, ends, x, "descending");
+  }
+}
+
+TEST_CASE("topk_merge: more asked for than there are, k = 0, and the same at any thread count") {
+  const std::vector<float> few = {3, 1, 2, 6, 5, 4};  // 2 rows
+  const std::vector<float> x = Data(7).normal(211 * 900);
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+    const Best found = merged(t, TestContext(), 2, 4, {1, 3}, few);
+    const auto first_three = [](const auto& of_four, int row) {
+      return std::vector(of_four.begin() + row * 4, of_four.begin() + row * 4 + 3);
+    };
+    CHECK(first_three(found.ids, 0) == std::vector<int32_t>{1, 2, 0});
+    CHECK(first_three(found.ids, 1) == std::vector<int32_t>{2, 1, 0});
+    CHECK(first_three(found.values, 0) == std::vector<float>{1, 2, 3});
+    CHECK(first_three(found.values, 1) == std::vector<float>{4, 5, 6});
+    CHECK(merged(t, TestContext(), 2, 0, {1, 3}, few).ids.empty());
+    check_any_thread_count([&](const Context& c) { return merged(t, c, 211, 20, {400, 900}, x).ids; }, version.name);
   });
 }
 
