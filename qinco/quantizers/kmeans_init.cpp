@@ -11,7 +11,9 @@ namespace qinco {
 namespace {
 
 constexpr float kShrink = 0.25f;
-constexpr int64_t kChunk = 4096;  // rows whose masses are summed together
+constexpr int64_t kChunk = 4096;           // rows whose masses are summed together
+constexpr int64_t kDifferences = 1 << 18;  // elements of the rows whose distances are computed together
+constexpr int64_t kDeviceDifferences = 1 << 24;
 
 /// The masses (weight times squared distance to the nearest row drawn) of all rows, and their sums by chunk.
 class Masses {
@@ -21,7 +23,6 @@ class Masses {
         weights_(weights),
         distances_(static_cast<size_t>(n), std::numeric_limits<float>::max()),
         fresh_(static_cast<size_t>(n)),
-        ids_(static_cast<size_t>(n)),
         sums_(static_cast<size_t>((n + kChunk - 1) / kChunk)) {
     for (int64_t i = 0; i < n; ++i) sums_[i / kChunk] += mass(i);
   }
@@ -29,9 +30,16 @@ class Masses {
   /// Takes in the row that was drawn last.
   void add(const kernels::Context& context, int64_t d, const float* x, const float* row) {
     kernels::ScratchFrame frame(context);
+    const kernels::Table<float>& kernel = kernels::table<float>(context.device);
+    const bool cpu = context.device.type == DeviceType::cpu;
+    const int64_t block = std::clamp((cpu ? kDifferences : kDeviceDifferences) / d, int64_t{1}, n_);
     float* const fresh = result_of(context, frame, fresh_.data(), n_);
-    kernels::table<float>(context.device)
-        .nearest(context, n_, d, 1, x, row, result_of(context, frame, ids_.data(), n_), fresh);
+    float* const differences = frame.get<float>(block * d);
+    for (int64_t begin = 0; begin < n_; begin += block) {
+      const int64_t count = std::min(block, n_ - begin);
+      kernel.binary(context, kernels::BinaryOp::sub, count, d, {x + begin * d, d, 1}, {row, 0, 1}, differences);
+      kernel.row_squared_norm(context, count, d, differences, fresh + begin);
+    }
     to_host(context, fresh, fresh_.data(), n_);
     kernels::parallel_for(host_context(context), n_, kChunk, [&](int64_t begin, int64_t end, int) {
       double sum = 0;
@@ -70,7 +78,6 @@ class Masses {
   int64_t n_;
   const float* weights_;
   std::vector<float> distances_, fresh_;  // to the nearest row drawn, and to the last one
-  std::vector<int32_t> ids_;              // what nearest() writes beside distances: 0
   std::vector<double> sums_;
 };
 

@@ -85,7 +85,7 @@ Sample draw_sample(const kernels::Context& context, int64_t n, int64_t d, const 
   return sample;
 }
 
-/// One k-means a block of the rows x [n,d], from the codebooks given or, if undefined, from random rows.
+/// One k-means a block of the rows x [n,d], from the codebooks given or, if undefined, from k-means++.
 Tensor cluster_blocks(const kernels::Context& context, int64_t n, int64_t d, const float* x, int64_t M, int64_t K,
                       int iterations, const Tensor& initial, const PqOptions& options) {
   const int64_t width = d / M;
@@ -94,6 +94,7 @@ Tensor cluster_blocks(const kernels::Context& context, int64_t n, int64_t d, con
   KmeansOptions clustering;
   clustering.iterations = iterations;
   clustering.max_points_per_centroid = 0;
+  clustering.init = KmeansInit::plus_plus;
   for (int64_t m = 0; m < M; ++m) {
     copy_block(context, n, d, x, m, width, block.data<float>());
     clustering.seed = options.seed + kSampleStream + static_cast<uint64_t>(m);
