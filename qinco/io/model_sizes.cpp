@@ -1,5 +1,7 @@
 #include "qinco/io/model_sizes.h"
 
+#include <fmt/format.h>
+
 #include "kernels/check.h"
 
 namespace qinco {

@@ -1,5 +1,6 @@
 #include "qinco/io/product_file.h"
 
+#include <fmt/format.h>
 #include <functional>
 #include <map>
 #include <utility>

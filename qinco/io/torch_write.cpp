@@ -1,4 +1,5 @@
 // write_torch_file: a ZIP archive of stored entries, as torch.save lays it out.
+#include <fmt/format.h>
 #include <functional>
 #include <vector>
 #include <zlib.h>

@@ -1,6 +1,7 @@
 #include "qinco/training/checkpoint.h"
 
 #include <cmath>
+#include <fmt/format.h>
 #include <map>
 
 #include "kernels/check.h"
