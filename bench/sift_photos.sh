@@ -4,8 +4,9 @@
 #
 #   bench/sift_photos.sh BIN DATA WORK [THREADS [NAMES]]
 #
-# NAMES: the experiments to make, as an extended regular expression of whole names; default all. Hours on two cores. Whatever WORK holds already is not made again, so a stopped run goes on. The tables are printed
-# by bench/tables.py WORK, those beside Faiss by bench/peers/search.py and tests/golden/quantizers_faiss.py --full.
+# NAMES: the experiments to make, as an extended regular expression of whole names; default all. Hours on two cores.
+# Whatever WORK holds already is not made again, so a stopped run goes on. The tables are printed by bench/tables.py
+# WORK, those beside Faiss by bench/peers/search.py and tests/golden/quantizers_faiss.py --full.
 set -euo pipefail
 bin=$1
 data=$2
@@ -26,7 +27,8 @@ wanted() { [[ $1 =~ ^($names)$ && ! -e $work/$2 ]]; }
 baseline() {
   wanted "$1" "$1.eval.json" || return 0
   say "$1"
-  qinco baseline --training_data "$data/learn.bvecs" --nt 100000 "${files[@]}" --json "$work/$1.eval.json" "${@:2}" >"$work/$1.log"
+  qinco baseline --training_data "$data/learn.bvecs" --nt 100000 "${files[@]}" --json "$work/$1.eval.json" "${@:2}" \
+    >"$work/$1.log"
 }
 
 # train NAME OPTION...

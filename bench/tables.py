@@ -5,8 +5,8 @@ import pathlib
 import sys
 
 NAMES = {"pq": "PQ", "opq": "OPQ", "rq": "RQ, beam 5"}
-MODELS = {"q": "QINCo, L=2 h=256", "small": "QINCo, L=1 h=64", "lr": "QINCo-LR, L=1 h=64", "pq": "PQ-QINCo, 2 parts, L=1 h=64",
-          "opq": "the same after OPQ"}
+MODELS = {"q": "QINCo, L=2 h=256", "small": "QINCo, L=1 h=64", "lr": "QINCo-LR, L=1 h=64",
+          "pq": "PQ-QINCo, 2 parts, L=1 h=64", "opq": "the same after OPQ"}
 work = pathlib.Path(sys.argv[1])
 
 
@@ -20,14 +20,15 @@ def row(label, evaluation, train):
     if train is None:
         training = "-"
     else:
-        epochs = train["epochs"] if "epochs" in train else [e for part in train["parts"] for e in part["epochs"]]
-        training = f"{train['nt'] * len(epochs) / 1e6:.1f} M vectors, {sum(e['seconds'] for e in epochs) / 60:.0f} min"
+        passes = sum(epoch.get("sub_quantizer", 0) == 0 for epoch in train["epochs"])
+        minutes = sum(epoch["seconds"] for epoch in train["epochs"]) / 60
+        training = f"{train['nt'] * passes / 1e6:.1f} M vectors, {minutes:.0f} min"
     return (f"| {label} | {evaluation['mse']:,.0f} | {recall['1']:.3f} | {recall['10']:.3f} | {recall['100']:.3f} | "
             f"{evaluation['n'] / seconds['encode']:,.0f} | {evaluation['n'] / seconds['decode']:,.0f} | {training} |")
 
 
 def quality(M):
-    print(f"\n{M} bytes\n\n| | MSE | R@1 | R@10 | R@100 | encode/s | decode/s | training |\n|---|---|---|---|---|---|---|---|")
+    print(f"\n{M} bytes\n\n| | MSE | R@1 | R@10 | R@100 | encode/s | decode/s | training |\n|{'---|' * 8}")
     for names, suffix in ((NAMES, f"{M}-classic"), (MODELS, f"{M}")):
         for name, label in names.items():
             evaluation = load(f"{name}{suffix}.eval.json")
@@ -40,7 +41,7 @@ def two_stage(name):
     if search is None:
         return
     print(f"\n{name}: MSE {search['mse']:,.0f} decoded, {search['mse_fixed']:,.0f} by fixed codebooks\n")
-    print("| nshort | short-list @1 | @10 | @100 | re-ranked @1 | @10 | @100 | queries/s |\n|---|---|---|---|---|---|---|---|")
+    print(f"| nshort | short-list @1 | @10 | @100 | re-ranked @1 | @10 | @100 | queries/s |\n|{'---|' * 8}")
     for point in search["points"]:
         recalls = [f"{point[when][rank]:.3f}" for when in ("recall_before", "recall") for rank in ("1", "10", "100")]
         print(f"| {point['nshort']} | {' | '.join(recalls)} | {point['qps']:,.0f} |")
@@ -50,7 +51,8 @@ def curve(name):
     train = load(f"{name}.train.json")
     if train is None:
         return
-    print(f"\n{name}: validation MSE, RQ {train['rq_val_mse']:,.0f}\n\n| epoch | minutes | MSE | to RQ |\n|---|---|---|---|")
+    rq = f"{train['rq_val_mse']:,.0f}"
+    print(f"\n{name}: validation MSE, RQ {rq}\n\n| epoch | minutes | MSE | to RQ |\n|{'---|' * 4}")
     seconds = 0
     for epoch in train["epochs"]:
         seconds += epoch["seconds"]
