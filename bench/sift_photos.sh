@@ -31,11 +31,11 @@ baseline() {
     >"$work/$1.log"
 }
 
-# train NAME OPTION...
+# [batch=N] train NAME OPTION...
 train() {
   wanted "$1" "$1.train.json" || return 0
   say "training $1"
-  qinco train --training_data "$data/learn.bvecs" --nt 490000 --nval 10000 --batch_size 256 --lr_schedule cosine \
+  qinco train --training_data "$data/learn.bvecs" --nt 490000 --nval 10000 --batch_size "${batch:-256}" --lr_schedule cosine \
     --model "$work/$1.safetensors" --json "$work/$1.train.json" "${@:2}" >"$work/$1.log"
 }
 
@@ -86,6 +86,6 @@ if [[ ! -e $work/c1024.fvecs ]]; then
   qinco kmeans --training_data "$data/learn.bvecs" --k 1024 --o "$work/c1024.fvecs" >"$work/c1024.log"
 fi
 train ivf8 --ivf --IVF_centroids "$work/c1024.fvecs" --M 8 --L 1 --h 256 --max_epochs 8
-train ivf16 --ivf --IVF_centroids "$work/c1024.fvecs" --M 16 "${small[@]}" --max_epochs 1
+batch=128 train ivf16 --ivf --IVF_centroids "$work/c1024.fvecs" --M 16 --L 1 --h 128 --max_epochs 2
 for model in ivf8 ivf16; do index "$model"; done
 say "done"

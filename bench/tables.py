@@ -20,9 +20,10 @@ def row(label, evaluation, train):
     if train is None:
         training = "-"
     else:
+        vectors = train["sub_quantizers"][0]["nt"] if "sub_quantizers" in train else train["nt"]
         passes = sum(epoch.get("sub_quantizer", 0) == 0 for epoch in train["epochs"])
         minutes = sum(epoch["seconds"] for epoch in train["epochs"]) / 60
-        training = f"{train['nt'] * passes / 1e6:.1f} M vectors, {minutes:.0f} min"
+        training = f"{vectors * passes / 1e6:.1f} M vectors, {minutes:.0f} min"
     return (f"| {label} | {evaluation['mse']:,.0f} | {recall['1']:.3f} | {recall['10']:.3f} | {recall['100']:.3f} | "
             f"{evaluation['n'] / seconds['encode']:,.0f} | {evaluation['n'] / seconds['decode']:,.0f} | {training} |")
 
