@@ -35,8 +35,8 @@ baseline() {
 train() {
   wanted "$1" "$1.train.json" || return 0
   say "training $1"
-  qinco train --training_data "$data/learn.bvecs" --nt 490000 --nval 10000 --batch_size "${batch:-256}" --lr_schedule cosine \
-    --model "$work/$1.safetensors" --json "$work/$1.train.json" "${@:2}" >"$work/$1.log"
+  qinco train --training_data "$data/learn.bvecs" --nt 490000 --nval 10000 --batch_size "${batch:-256}" \
+    --lr_schedule cosine --model "$work/$1.safetensors" --json "$work/$1.train.json" "${@:2}" >"$work/$1.log"
 }
 
 # evaluate NAME

@@ -52,7 +52,7 @@ void add_picks() {
   add("topk_merge", fmt::format("{}_k100", kShape), moving(1), [=](const Context& context, const auto& table) {
     const auto size = static_cast<size_t>(kRows * 100);
     return [=, &context, &table, x = normal(kN), ids = std::vector<int32_t>(size, 0),
-            values = std::vector<float>(size, -2.0f)]() mutable {  // as far on in a search: few still enter
+            values = std::vector<float>(size, -2.0f)]() mutable {  // as far on in a search: hardly one enters
       table.topk_merge(context, kRows, kCols, 100, 100, x.data(), 100, ids.data(), values.data());
     };
   });

@@ -38,10 +38,10 @@ def start(args, L):
     worker = [os.path.join(args.bin, "bench_qinco_worker")]
     programs = {}
     for isa in machine_isas():
-        screens = isa != "reference"
-        for precision in ("exact", "fast") if screens else ("exact",):
-            name = f"QINCo {isa}" + (f" {precision}" if screens else "")
-            programs[name] = Peer(name, worker, arguments + ["--precision", precision], args.threads, {"QINCO_ISA": isa})
+        for precision in ("exact", "fast") if isa != "reference" else ("exact",):  # which has no screen
+            name = f"QINCo {isa} {precision}"
+            programs[name] = Peer(name, worker, arguments + ["--precision", precision], args.threads,
+                                  {"QINCO_ISA": isa})
     if importlib.util.find_spec("torch"):
         for name, options in (("PyTorch fp32", []), ("PyTorch bf16", ["--mode", "bf16"])):
             command = [sys.executable, os.path.join(HERE, "torch_qinco.py"), *options]
@@ -81,7 +81,7 @@ def judge(args, programs, rates, L):
         n = int(min(JUDGED, max(64, rates[name] * ENOUGH)))
         peer.ask(f"codes {n} {answer}")
         codes[name] = np.fromfile(answer, np.int32).reshape(n, M)
-    truth = codes["QINCo " + [isa for isa in machine_isas() if isa != "amx"][-1]]
+    truth = codes[f"QINCo {[isa for isa in machine_isas() if isa != 'amx'][-1]} exact"]
     results = {}
     for name, mine in codes.items():
         both = min(len(truth), len(mine))
@@ -117,8 +117,8 @@ def main():
         rates, shares = measure(args, programs, L)
         judged = judge(args, programs, rates, L)
         fp32 = max((rates[name] for name in ("PyTorch fp32", "Faiss") if name in rates), default=None)
-        print(f"\nL = {L}, {args.threads} thread(s), {cpu_model()}\n\n| | vectors/s | to fp32 peer | of peak | MSE | codes "
-              "unlike fp32's |\n|---|---|---|---|---|---|")
+        print(f"\nL = {L}, {args.threads} thread(s), {cpu_model()}\n\n"
+              f"| | vectors/s | to fp32 peer | of peak | MSE | codes unlike fp32's |\n|{'---|' * 6}")
         for name, peer in programs.items():
             n, error, differ = judged[name]
             row = {"L": L, "program": name, "vectors_per_second": rates[name], "judged": n, "mse": error,

@@ -2,9 +2,6 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
-#include <tuple>
-#include <utility>
-#include <vector>
 
 #include "kernels/families.h"
 #include "kernels/parallel.h"
@@ -42,16 +39,23 @@ void topk(const Context& context, int64_t rows, int64_t cols, int64_t k, const T
 template <class T>
 void topk_merge(const Context& context, int64_t rows, int64_t cols, int64_t k, int64_t held, const T* x,
                 int32_t first_id, int32_t* ids, T* values) {
+  struct Entry {
+    T value;
+    int32_t id;
+  };
   const int64_t kept = std::min(k, held + cols);
-  parallel_for(context, rows, row_grain(cols), [&](int64_t begin, int64_t end, int) {
-    std::vector<std::pair<T, int32_t>> all;
+  ScratchFrame frame(context);
+  Entry* const scratch = frame.get<Entry>(context.threads * (held + cols));
+  parallel_for(context, rows, row_grain(cols), [&](int64_t begin, int64_t end, int worker) {
+    Entry* const all = scratch + worker * (held + cols);
     for (int64_t i = begin; i < end; ++i) {
-      all.clear();
-      for (int64_t j = 0; j < held; ++j) all.emplace_back(values[i * k + j], ids[i * k + j]);
+      for (int64_t j = 0; j < held; ++j) all[j] = {values[i * k + j], ids[i * k + j]};
       for (int64_t j = 0; j < cols; ++j)
-        all.emplace_back(rank(x[i * cols + j]) + T(0), first_id + static_cast<int32_t>(j));  // -0 + 0 is 0
-      std::partial_sort(all.begin(), all.begin() + kept, all.end());
-      for (int64_t j = 0; j < kept; ++j) std::tie(values[i * k + j], ids[i * k + j]) = all[static_cast<size_t>(j)];
+        all[held + j] = {rank(x[i * cols + j]) + T(0), first_id + static_cast<int32_t>(j)};  // -0 + 0 is 0
+      std::partial_sort(all, all + kept, all + held + cols, [](const Entry& a, const Entry& b) {
+        return a.value < b.value || (a.value == b.value && a.id < b.id);
+      });
+      for (int64_t j = 0; j < kept; ++j) values[i * k + j] = all[j].value, ids[i * k + j] = all[j].id;
     }
   });
 }

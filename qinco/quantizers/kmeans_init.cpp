@@ -27,7 +27,7 @@ class Masses {
     for (int64_t i = 0; i < n; ++i) sums_[i / kChunk] += mass(i);
   }
 
-  /// Takes in the row that was drawn last.
+  /// Takes in the row that was drawn last. By differences, which take half the time of a search for the nearest of one.
   void add(const kernels::Context& context, int64_t d, const float* x, const float* row) {
     kernels::ScratchFrame frame(context);
     const kernels::Table<float>& kernel = kernels::table<float>(context.device);

@@ -59,7 +59,7 @@ void FlatSearch::add_tile(int64_t n, const float* x, const float* norms, int64_t
 }
 
 Tensor FlatSearch::ids() const {
-  return ids_.slice(1, 0, std::min(k_, held_)).to(Device{}).contiguous();
+  return ids_.slice(1, 0, std::min(k_, held_)).clone(Device{});
 }
 
 Tensor flat_search(const kernels::Context& context, const Tensor& base, const Tensor& queries, int64_t k) {

@@ -15,7 +15,8 @@ class FlatSearch {
   /// queries f32 [nq,d], on any device; k >= 1.
   FlatSearch(const kernels::Context& context, const Tensor& queries, int64_t k);
 
-  /// Searches the next n base vectors x [n,d], the host's, whose ids follow those of the vectors before.
+  /// Searches the next n base vectors x [n,d], the host's, whose ids follow those of the vectors before. Does not wait
+  /// for a GPU; x may change at once.
   void add(int64_t n, const float* x);
 
   /// i32 [nq,min(k, vectors added)], nearest first, the lower id first among equal computed distances.

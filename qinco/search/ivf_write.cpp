@@ -123,8 +123,8 @@ class Appender {
     while (bytes > 0) {
       const ssize_t n = ::pwrite(fd_, from, static_cast<size_t>(bytes), at);
       if (n < 0 && errno == EINTR) continue;
-      check(n != 0, "{}: cannot write: nothing was accepted", path_);
-      check_call(n > 0, path_, "write");
+      check_call(n >= 0, path_, "write");
+      check(n > 0, "{}: cannot write: nothing was accepted", path_);
       from += n, at += n, bytes -= n;
     }
   }

@@ -60,7 +60,7 @@ struct Best {
   std::vector<float> values;
 };
 
-// The k best of rows that come in pieces, the ends of which `ends` are; rows of k, of which what is not there is 0.
+// The k best of rows that come in pieces, the ends of which `ends` are; rows of k.
 Best merged(const Table<float>& t, const Context& context, int64_t rows, int64_t k, const std::vector<int64_t>& ends,
             const std::vector<float>& x) {
   Buffer<float> values(rows * k, 3);
@@ -157,7 +157,13 @@ TEST_CASE("topk_merge: more asked for than there are, k = 0, and the same at any
     CHECK(first_three(found.ids, 1) == std::vector<int32_t>{2, 1, 0});
     CHECK(first_three(found.values, 0) == std::vector<float>{1, 2, 3});
     CHECK(first_three(found.values, 1) == std::vector<float>{4, 5, 6});
+    for (const size_t unused : {3, 7})
+      CHECK((found.ids[unused] == poison<int32_t>() && std::isnan(found.values[unused])));
     CHECK(merged(t, TestContext(), 2, 0, {1, 3}, few).ids.empty());
+    Buffer<int32_t> ids(2);
+    Buffer<float> values(2), in(std::vector<float>{5, 7, 6});
+    t.topk_merge(TestContext(), 1, 3, 2, 0, in.data(), INT32_MAX - 2, ids.data(), values.data());
+    CHECK(ids.values() == std::vector<int32_t>{INT32_MAX - 2, INT32_MAX});
     check_any_thread_count([&](const Context& c) { return merged(t, c, 211, 20, {400, 900}, x).ids; }, version.name);
   });
 }

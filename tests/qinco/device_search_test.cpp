@@ -126,6 +126,9 @@ TEST_CASE("device: exhaustive search finds the same ids, ties included") {
     in_parts.add(5, base.data<float>());
     in_parts.add(695, base.data<float>() + 5 * 4);
     CHECK(same_bits(in_parts.ids(), expected));
+    FlatSearch more_than_there_are(Context::of(device), queries, 900);
+    more_than_there_are.add(700, base.data<float>());
+    CHECK(same_bits(more_than_there_are.ids(), flat_search(Context::cpu(), base, queries, 700)));
   }
 }
 

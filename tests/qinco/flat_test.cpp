@@ -74,6 +74,16 @@ TEST_CASE("flat search: fewer vectors than neighbours asked for are all returned
   CHECK(same_bits(search.ids(), sorted_by_distance(base, queries, 3)));
 }
 
+TEST_CASE("flat search: ids that were given stay when more vectors are added") {
+  const Tensor base = small_integers(40, 2, 9, 5), queries = small_integers(5, 2, 9, 6);
+  FlatSearch search(Context::cpu(), queries, 4);
+  search.add(20, base.data<float>());
+  const Tensor before = search.ids();
+  search.add(20, base.data<float>() + 20 * 2);
+  CHECK(same_bits(before, sorted_by_distance(base.slice(0, 0, 20), queries, 4)));
+  CHECK(same_bits(search.ids(), sorted_by_distance(base, queries, 4)));
+}
+
 TEST_CASE("flat search: vectors that hold NaN come last, whichever block they are in") {
   const Tensor base = small_integers(9, 2, 50, 7), queries = small_integers(4, 2, 50, 8);
   const Tensor expected = sorted_by_distance(base, queries, 9);

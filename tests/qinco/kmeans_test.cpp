@@ -151,6 +151,15 @@ TEST_CASE("k-means: k-means++ never draws a point of weight 0, the first neither
   }
 }
 
+TEST_CASE("k-means: k-means++ draws every one of as many long vectors as clusters") {
+  const int64_t n = 7, d = int64_t{1} << 17;  // so long that their distances are not computed together
+  const Tensor x = normal_vectors(n, d, 9);
+  KmeansOptions options;
+  options.init = KmeansInit::plus_plus;
+  options.iterations = 1;
+  CHECK(kmeans(Context::cpu(), n, d, x.data<float>(), n, options).mse == 0);
+}
+
 TEST_CASE("k-means: k-means++ on copies of few points") {
   const Tensor x = full({50, 3}, 2);
   KmeansOptions options;
