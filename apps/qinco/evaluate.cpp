@@ -50,7 +50,7 @@ Tensor run_base(const Common& common, const Coder& coder, const VectorFile& base
     coder.decode(count, codes.data(), M_used, decoded.data());
     lap(watch, seconds.decode);
     search.add(count, decoded.data());
-    if (common.device().type != DeviceType::cpu) kernels::synchronize(common.device());  // so that its time is its own
+    kernels::synchronize(common.device());  // so that its time is its own
     lap(watch, seconds.search);
     add_error(M_used, count);
     for (int64_t m = 1; multirate && m <= coder.M; ++m) {

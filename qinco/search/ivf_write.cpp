@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <numeric>
-#include <system_error>
 #include <unistd.h>
 
 #include "kernels/check.h"
@@ -10,6 +9,7 @@
 #include "qinco/search/ivf_file.h"
 #include "qinco/search/ivf_layout.h"
 #include "qinco/search/ivf_lock.h"
+#include "tensor/file.h"
 
 namespace qinco {
 namespace {

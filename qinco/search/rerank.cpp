@@ -101,7 +101,7 @@ void rerank(const kernels::Context& context, const Decoder& decode, const CodeRe
     kernels::ScratchFrame frame(context);
     float* const x = frame.get<float>(found * d);
     decode(found, codes.data(), x);
-    if (context.device.type != DeviceType::cpu) kernels::synchronize(context.device);  // so that its time is its own
+    kernels::synchronize(context.device);  // so that its time is its own
     seconds.decode += lap(start);
     float* const result = result_of(context, frame, computed.data(), found);
     candidate_distances(context, all, count, d, to_device(context, frame, queries + begin * d, count * d), x, result);

@@ -98,24 +98,30 @@ void check_pieces(int64_t rows, const std::vector<int64_t>& ends, const std::vec
   });
 }
 
+// Calls check(values [n], their kind) for the kinds of values that order differently.
+template <class Check>
+void for_each_kind(int64_t n, const Check& check) {
+  check(Data(1).normal(n), "random");
+  std::vector<float> x = Data(2).integers(n, 2);
+  check(x, "tied");
+  for (size_t i = 0; i < x.size(); i += 3) x[i] = kNan;
+  for (size_t i = 1; i < x.size(); i += 5) x[i] = kInf;
+  for (size_t i = 2; i < x.size(); i += 7) x[i] = -0.0f;
+  for (size_t i = 3; i < x.size(); i += 13) x[i] = -kInf;
+  check(x, "special");
+  std::iota(x.begin(), x.end(), -5.0f);
+  check(x, "ascending");
+  std::reverse(x.begin(), x.end());
+  check(x, "descending");
+  check(std::vector<float>(x.size(), kNan), "all NaN");
+}
+
 }  // namespace
 
 TEST_CASE("topk: random, tied, ordered and special rows of tail sizes") {
   for (const int64_t cols : kTailSizes) {
     const int64_t rows = 4;
-    check_rows(rows, cols, Data(1).normal(rows * cols), "random");
-    std::vector<float> x = Data(2).integers(rows * cols, 2);
-    check_rows(rows, cols, x, "tied");
-    for (size_t i = 0; i < x.size(); i += 3) x[i] = kNan;
-    for (size_t i = 1; i < x.size(); i += 5) x[i] = kInf;
-    for (size_t i = 2; i < x.size(); i += 7) x[i] = -0.0f;
-    for (size_t i = 3; i < x.size(); i += 13) x[i] = -kInf;
-    check_rows(rows, cols, x, "special");
-    std::iota(x.begin(), x.end(), -5.0f);
-    check_rows(rows, cols, x, "ascending");
-    std::reverse(x.begin(), x.end());
-    check_rows(rows, cols, x, "descending");
-    check_rows(rows, cols, std::vector<float>(x.size(), kNan), "all NaN");
+    for_each_kind(rows * cols, [&](const std::vector<float>& x, const char* kind) { check_rows(rows, cols, x, kind); });
   }
 }
 
@@ -130,18 +136,9 @@ TEST_CASE("topk: long rows, k = 0, and the same ids at any thread count") {
 
 TEST_CASE("topk_merge: rows in pieces have the best of the whole") {
   for (const std::vector<int64_t>& ends : {std::vector<int64_t>{1}, {3, 3, 4}, {100, 117, 118, 400}, {0, 5, 500}}) {
-    const int64_t rows = 5, cols = ends.back();
-    check_pieces(rows, ends, Data(5).normal(rows * cols), "random");
-    std::vector<float> x = Data(6).integers(rows * cols, 2);
-    check_pieces(rows, ends, x, "tied");
-    for (size_t i = 0; i < x.size(); i += 3) x[i] = kNan;
-    for (size_t i = 1; i < x.size(); i += 5) x[i] = kInf;
-    for (size_t i = 2; i < x.size(); i += 7) x[i] = -0.0f;
-    check_pieces(rows, ends, x, "special");
-    std::iota(x.begin(), x.end(), -5.0f);
-    check_pieces(rows, ends, x, "ascending");
-    std::reverse(x.begin(), x.end());
-    check_pieces(rows, ends, x, "descending");
+    const int64_t rows = 5;
+    for_each_kind(rows * ends.back(),
+                  [&](const std::vector<float>& x, const char* kind) { check_pieces(rows, ends, x, kind); });
   }
 }
 
