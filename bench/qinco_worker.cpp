@@ -33,7 +33,10 @@ class Worker {
   /// The data is repeated up to `rows` rows, if that is not 0.
   Worker(const std::string& model, const std::string& data, const std::string& codes, int64_t rows,
          kernels::Precision precision, Device device)
-      : model_(load_on(model, device)), codec_(model_, precision, device), trainer_(model_, 1e-3), x_(read_all(data)) {
+      : model_(load_on(model, device)),
+        codec_(model_, precision, device),
+        trainer_(model_, 1e-3, precision),
+        x_(read_all(data)) {
     if (!codes.empty()) read_codes(codes);
     training_x_ = x_.to(device);
     if (rows == 0) return;

@@ -20,6 +20,15 @@
 
 namespace qinco::kernels {
 
+/// What a kernel may round. Gemm: `exact` is the arithmetic of T; `fast` lets CUDA round A and B to TF32, 10 bits of
+/// fraction, where T is float (the sums stay float), and changes nothing elsewhere. CandidateSearch: `exact` may have a
+/// coarse screen first, but every candidate that its rounding may have put wrong, by a margin measured on the step and
+/// watched on the data, is computed again at the precision of `linear`; `fast` lets the screen decide.
+enum class Precision : uint8_t { exact, fast };
+inline const char* name(Precision precision) {
+  return precision == Precision::fast ? "fast" : "exact";
+}
+
 /// C = act(acc * C + op(A) op(B) + bias + residual): acc is 1 with `accumulate`, else 0; act is relu or nothing.
 template <class T>
 struct Gemm {
@@ -37,6 +46,7 @@ struct Gemm {
   const T* residual = nullptr;  // [m,n] with leading dimension ldr, added, or null; may be c itself
   int64_t ldr = 0;
   bool relu = false;
+  Precision precision = Precision::exact;
 };
 
 /// y = act(acc * y + x W^T + residual), with W [n,k] packed by linear_pack: acc is 1 with `accumulate`, else 0; act is
@@ -123,11 +133,6 @@ struct CandidateStep {
   const T* const* w_up = nullptr;      // L pointers (the host's) to [h,d]
   const T* const* w_down = nullptr;    // L pointers (the host's) to [d,h]
 };
-
-/// What a candidate search may round. `exact`: a coarse screen may come first, but every candidate that its rounding
-/// may have put wrong, by a margin measured on the step and watched on the data, is computed again at the precision of
-/// `linear`. `fast`: the screen decides.
-enum class Precision : uint8_t { exact, fast };
 
 /// The per-vector inputs and outputs of the candidate search over one packed step.
 template <class T>

@@ -37,6 +37,17 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a = false, bool trans
 /// act(x w^T + bias + residual): x [..,in], w [out,in], bias [out] or undefined, residual [..,out] or undefined.
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias = {}, const Tensor& residual = {},
               bool relu = false);
+/// While it lives, matmul and linear of this thread are of this precision (`fast`: TF32 on CUDA); else of `exact`.
+class MatmulPrecision {
+ public:
+  explicit MatmulPrecision(kernels::Precision precision);
+  ~MatmulPrecision();
+  MatmulPrecision(const MatmulPrecision&) = delete;
+  MatmulPrecision& operator=(const MatmulPrecision&) = delete;
+
+ private:
+  kernels::Precision outer_;
+};
 
 /// Sum or mean of all elements: shape [].
 Tensor sum(const Tensor& x);

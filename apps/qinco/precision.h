@@ -1,4 +1,4 @@
-// The option --precision of the subcommands that encode.
+// The option --precision of the subcommands that encode or train.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -14,7 +14,7 @@ inline void add_precision_option(CLI::App& command, kernels::Precision& precisio
   };
   command
       .add_option_function<std::string>(
-          "--precision", set, "exact: codes as in float; fast: a bfloat16 screen decides where the machine has one")
+          "--precision", set, "exact: as in float; fast: a screen of rounded operands decides, a GPU trains in TF32")
       ->check(CLI::IsMember({"exact", "fast"}))
       ->default_str("exact");
 }

@@ -33,11 +33,12 @@ size_t terminal_columns(int fd) {
 
 }  // namespace
 
-Progress::Progress(std::FILE* out, std::string title, int64_t total, std::string unit)
+Progress::Progress(std::FILE* out, std::string title, int64_t total, std::string unit, int64_t before)
     : out_(out),
       title_(std::move(title)),
       unit_(std::move(unit)),
       total_(std::max<int64_t>(total, 1)),
+      before_(before),
       terminal_(out != nullptr && isatty(fileno(out)) == 1),
       start_(Clock::now()),
       interval_(terminal_ ? Clock::duration(kRedraw) : Clock::duration(kFirstLine)) {
@@ -52,7 +53,7 @@ void Progress::clear() {
 }
 
 std::string Progress::line(int64_t done, double seconds, const std::string& note) const {
-  const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
+  const double rate = seconds > 0 ? static_cast<double>(done - before_) / seconds : 0;
   std::string text = fmt::format("{} {}/{} {} ({:.0f}%)", title_, done, total_, unit_,
                                  100.0 * static_cast<double>(done) / static_cast<double>(total_));
   text += fmt::format("  {}/s", rate_text(rate));

@@ -10,8 +10,9 @@ namespace qinco::app {
 
 class Progress {
  public:
-  /// `out` null shows nothing. `unit` is what is counted ("vectors"); `total` > 0.
-  Progress(std::FILE* out, std::string title, int64_t total, std::string unit = "vectors");
+  /// `out` null shows nothing. `unit` is what is counted ("vectors"); `total` > 0. Of these `before` were done by then:
+  /// the rate is that of the others.
+  Progress(std::FILE* out, std::string title, int64_t total, std::string unit = "vectors", int64_t before = 0);
   ~Progress() { clear(); }
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -30,6 +31,7 @@ class Progress {
   std::string title_;
   std::string unit_;
   int64_t total_;
+  int64_t before_;
   bool terminal_;
   bool drawn_ = false;
   Clock::time_point start_;

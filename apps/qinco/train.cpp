@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "apps/qinco/command.h"
+#include "apps/qinco/precision.h"
 #include "apps/qinco/train_run.h"
 #include "qinco/io/vectors.h"
 
@@ -100,6 +101,7 @@ void add_run_options(CLI::App& command, TrainArguments& a) {
       ->check(CLI::IsMember({"plateau", "cosine"}))
       ->capture_default_str();
   command.add_option("--batch_size", a.batch_size, "vectors a batch")->capture_default_str();
+  add_precision_option(command, a.precision);
   command.add_option("--max_epochs", a.max_epochs, "stop after this many epochs")->capture_default_str();
   command.add_option("--checkpoint", a.checkpoint,
                      "saved every epoch and when stopped, removed at the end (default: MODEL.checkpoint)");

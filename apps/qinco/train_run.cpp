@@ -132,7 +132,7 @@ class EpochPrinter {
 
   void batch(int64_t done, int64_t total, double loss) {
     const int64_t epoch = trainer_.progress().schedule.epochs + 1;
-    if (!progress_) progress_.emplace(common_.text(), fmt::format("epoch {}", epoch), total);
+    if (!progress_) progress_.emplace(common_.text(), fmt::format("epoch {}", epoch), total, "vectors", done);
     progress_->update(done, fmt::format("loss {:.5g}", loss));
   }
 
@@ -181,6 +181,7 @@ Json results(const TrainArguments& arguments, const QincoConfig& config, const T
           {"batch_size", run.batch_size},
           {"lr", run.base_lr},
           {"lr_schedule", arguments.lr_schedule},
+          {"precision", kernels::name(run.precision)},
           {"seed", run.seed},
           {progress.from_rq ? "rq_val_mse" : "init_val_mse", progress.start_mse},
           {"best_val_mse", progress.history.empty() ? Json(nullptr) : Json(progress.schedule.best)},
@@ -202,6 +203,7 @@ TrainOptions train_options(const Common& common, const TrainArguments& arguments
   options.max_epochs = arguments.max_epochs;
   options.cosine = arguments.lr_schedule == "cosine";
   options.seed = common.seed;
+  options.precision = arguments.precision;
   options.model_path = arguments.model;
   options.checkpoint_path = arguments.checkpoint_path();
   options.validate();

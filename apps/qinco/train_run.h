@@ -7,6 +7,7 @@
 
 #include "apps/qinco/command.h"
 #include "apps/qinco/signals.h"
+#include "kernels/kernels.h"
 #include "qinco/training/vector_set.h"
 
 namespace qinco::app {
@@ -21,6 +22,7 @@ struct TrainArguments {
   int64_t rq_beam_size = 1;
   double lr = 1e-3;
   std::string lr_schedule = "plateau";
+  kernels::Precision precision = kernels::Precision::exact;
   int64_t batch_size = 1024;
   int64_t max_epochs = 1000;
   bool resume = false;

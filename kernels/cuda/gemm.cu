@@ -31,7 +31,7 @@ void gemm(const Context& context, const Gemm<T>& asked) {
     g.residual = nullptr;
   }
   if (g.k > 0) {
-    matrix_product(context, g.trans_a, g.trans_b, g.m, g.n, g.k, g.a, g.lda, g.b, g.ldb, own, g.c, g.ldc);
+    matrix_product(context, g, own);
     own = T(1);
     if (!g.bias && !g.residual && !g.relu) return;
   }

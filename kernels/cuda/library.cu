@@ -38,8 +38,7 @@ Handle& handle_of(int index) {
 
 // A row-major matrix is the transpose of a column-major one: C^T = op(B)^T op(A)^T, so the operands change places.
 template <class T>
-void matrix_product(const Context& context, bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const T* a,
-                    int64_t lda, const T* b, int64_t ldb, T beta, T* c, int64_t ldc) {
+void matrix_product(const Context& context, const Gemm<T>& g, T beta) {
   use_device(context.device.index);
   Handle& own = handle_of(context.device.index);
   const std::lock_guard lock(own.mutex);
@@ -48,11 +47,16 @@ void matrix_product(const Context& context, bool trans_a, bool trans_b, int64_t 
     check_cublas(cublasSetStream(own.handle, stream_of(context)));
   }
   const T one = 1;
-  const cublasOperation_t op_a = trans_a ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = trans_b ? CUBLAS_OP_T : CUBLAS_OP_N;
-  if constexpr (std::is_same_v<T, float>)
-    check_cublas(cublasSgemm_64(own.handle, op_b, op_a, n, m, k, &one, b, ldb, a, lda, &beta, c, ldc));
-  else
-    check_cublas(cublasDgemm_64(own.handle, op_b, op_a, n, m, k, &one, b, ldb, a, lda, &beta, c, ldc));
+  const cublasOperation_t op_a = g.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = g.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N;
+  if constexpr (std::is_same_v<T, float>) {
+    const bool fast = g.precision == Precision::fast;
+    check_cublas(cublasGemmEx_64(own.handle, op_b, op_a, g.n, g.m, g.k, &one, g.b, CUDA_R_32F, g.ldb, g.a, CUDA_R_32F,
+                                 g.lda, &beta, g.c, CUDA_R_32F, g.ldc,
+                                 fast ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
+  } else {
+    check_cublas(
+        cublasDgemm_64(own.handle, op_b, op_a, g.n, g.m, g.k, &one, g.b, g.ldb, g.a, g.lda, &beta, g.c, g.ldc));
+  }
 }
 
 template <class Key>
@@ -71,10 +75,8 @@ void sort_pairs(const Context& context, int64_t n, const Key* keys, const int32_
   sort(frame.get<char>(static_cast<int64_t>(bytes)), bytes);
 }
 
-template void matrix_product(const Context&, bool, bool, int64_t, int64_t, int64_t, const float*, int64_t, const float*,
-                             int64_t, float, float*, int64_t);
-template void matrix_product(const Context&, bool, bool, int64_t, int64_t, int64_t, const double*, int64_t,
-                             const double*, int64_t, double, double*, int64_t);
+template void matrix_product(const Context&, const Gemm<float>&, float);
+template void matrix_product(const Context&, const Gemm<double>&, double);
 template void sort_pairs(const Context&, int64_t, const float*, const int32_t*, float*, int32_t*, int);
 template void sort_pairs(const Context&, int64_t, const double*, const int32_t*, double*, int32_t*, int);
 template void sort_pairs(const Context&, int64_t, const uint32_t*, const int32_t*, uint32_t*, int32_t*, int);

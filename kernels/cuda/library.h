@@ -4,19 +4,16 @@
 
 #include <cstdint>
 
-#include "kernels/context.h"
+#include "kernels/kernels.h"
 
 namespace qinco::kernels::cuda {
 
-/// C [m,n] = op(A) [m,k] op(B) [k,n] + beta C, row-major with leading dimensions, in the arithmetic of T (float is not
-/// rounded to TF32). C is not read where beta is 0. m, n, k >= 1.
+/// C = op(A) op(B) + beta C, of a Gemm's operands and precision; its epilogue is not done. C is not read where beta is
+/// 0. m, n, k >= 1.
 template <class T>
-void matrix_product(const Context& context, bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const T* a,
-                    int64_t lda, const T* b, int64_t ldb, T beta, T* c, int64_t ldc);
-extern template void matrix_product(const Context&, bool, bool, int64_t, int64_t, int64_t, const float*, int64_t,
-                                    const float*, int64_t, float, float*, int64_t);
-extern template void matrix_product(const Context&, bool, bool, int64_t, int64_t, int64_t, const double*, int64_t,
-                                    const double*, int64_t, double, double*, int64_t);
+void matrix_product(const Context& context, const Gemm<T>& g, T beta);
+extern template void matrix_product(const Context&, const Gemm<float>&, float);
+extern template void matrix_product(const Context&, const Gemm<double>&, double);
 
 /// Sorts n pairs by ascending key; equal keys (0 and -0 are) keep their order. No key is NaN. The outputs do not
 /// overlap the inputs. Key is float, double or uint32_t; of the latter only the lowest `bits` bits are looked at. n <

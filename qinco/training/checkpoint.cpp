@@ -29,6 +29,7 @@ Metadata metadata_of(const Checkpoint& c) {
   const auto put = [&](const char* key, int64_t value) { metadata[key] = fmt::to_string(value); };
   put("batch_size", c.run.batch_size);
   put("cosine", c.run.cosine);
+  put("fast", c.run.precision == kernels::Precision::fast);
   put("seed", static_cast<int64_t>(c.run.seed));
   put("nt", c.run.nt);
   put("nval", c.run.nval);
@@ -126,6 +127,8 @@ Checkpoint load_checkpoint(const std::string& path) {
   c.parameters = model.state();
   c.run.batch_size = count(path, metadata, "batch_size");
   c.run.cosine = count(path, metadata, "cosine") != 0;
+  const bool fast = metadata.contains("fast") && count(path, metadata, "fast") != 0;  // once there was exact alone
+  c.run.precision = fast ? kernels::Precision::fast : kernels::Precision::exact;
   c.run.seed = static_cast<uint64_t>(metadata_int(path, metadata, "seed"));
   c.run.nt = count(path, metadata, "nt");
   c.run.nval = count(path, metadata, "nval");

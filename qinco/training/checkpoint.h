@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/kernels.h"
 #include "qinco/model/qinco.h"
 #include "qinco/training/schedule.h"
 #include "tensor/safetensors.h"
@@ -27,6 +28,7 @@ struct RunIdentity {
   int64_t batch_size = 1024;
   double base_lr = 1e-3;
   bool cosine = false;
+  kernels::Precision precision = kernels::Precision::exact;
   uint64_t seed = 1;
   int64_t nt = 0;
   int64_t nval = 0;

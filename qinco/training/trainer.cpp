@@ -54,8 +54,11 @@ void TrainOptions::validate() const {
   check(std::isfinite(lr) && lr > 0, "lr: expected a finite value above 0, found {}", lr);
 }
 
-BatchTrainer::BatchTrainer(Qinco& model, double lr)
-    : model_(model), codec_(model, kernels::Precision::exact, model.device()), adam_(model.parameters(), {.lr = lr}) {}
+BatchTrainer::BatchTrainer(Qinco& model, double lr, kernels::Precision precision)
+    : model_(model),
+      precision_(precision),
+      codec_(model, precision, model.device()),
+      adam_(model.parameters(), {.lr = lr}) {}
 
 Tensor BatchTrainer::queue_step(const Tensor& batch, const int32_t* first) {
   const QincoConfig& config = model_.config();
@@ -72,6 +75,7 @@ Tensor BatchTrainer::queue_step(const Tensor& batch, const int32_t* first) {
                             first ? to_device(context, frame, first, n) : nullptr);
   }
   const Tensor scaled = div(x, scalar(static_cast<double>(config.db_scale), DType::f32, device));
+  const MatmulPrecision products(precision_);
   adam_.zero_grad();
   const Variable loss = model_.loss(scaled, by_step.transpose(0, 1));
   loss.backward();
@@ -106,13 +110,20 @@ Trainer::Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, con
       train_(train),
       val_(val),
       options_(options),
-      trainer_(model, options.lr),
+      trainer_(model, options.lr, options.precision),
       reader_(train, options.batch_size, model.device()) {
   const int64_t d = model.config().d;
   check(train.dim() == d && val.dim() == d, "training: expected vectors of d={}, found {} and {}", d, train.dim(),
         val.dim());
   options.validate();
-  run_ = {options.batch_size, options.lr, options.cosine, options.seed, train.size(), val.size(), train.fingerprint()};
+  run_ = {.batch_size = options.batch_size,
+          .base_lr = options.lr,
+          .cosine = options.cosine,
+          .precision = options.precision,
+          .seed = options.seed,
+          .nt = train.size(),
+          .nval = val.size(),
+          .data = train.fingerprint()};
   progress_.schedule.lr = options.lr;
   fit_schedule();
 }
@@ -166,6 +177,8 @@ void Trainer::resume(const Checkpoint& c) {
   check_same("batch_size", run_.batch_size, c.run.batch_size);
   check_same("lr", run_.base_lr, c.run.base_lr);
   check_same("lr_schedule", schedule_name(run_.cosine), schedule_name(c.run.cosine));
+  check(run_.precision == c.run.precision, "precision: the checkpoint was made with {}, found {}",
+        name(c.run.precision), name(run_.precision));
   if (run_.cosine) check_same("max_epochs", options_.max_epochs, c.progress.schedule.max_epochs);
   check_same("seed", run_.seed, c.run.seed);
   check_same("nt", run_.nt, c.run.nt);

@@ -23,8 +23,9 @@ struct TrainOptions {
   int64_t max_epochs = 1000;
   bool cosine = false;  // instead of the plateau rule, lr falls batch by batch along half a cosine, to lr / 100
   uint64_t seed = 1;
-  std::string model_path;       // where the best model so far is stored; empty: nowhere
-  std::string checkpoint_path;  // where to save every epoch and on a stop; empty: nowhere
+  kernels::Precision precision = kernels::Precision::exact;  // of the codes' search and of the products
+  std::string model_path;                                    // where the best model so far is stored; empty: nowhere
+  std::string checkpoint_path;                               // where to save every epoch and on a stop; empty: nowhere
 
   /// Throws Error naming the value unless batch_size and max_epochs are 1 or more and lr is finite and above 0.
   void validate() const;
@@ -41,7 +42,7 @@ struct TrainHooks {
 /// Adam on the training loss of one batch after the other (spec: fresh moments every epoch), on the model's device.
 class BatchTrainer {
  public:
-  BatchTrainer(Qinco& model, double lr);
+  BatchTrainer(Qinco& model, double lr, kernels::Precision precision = kernels::Precision::exact);
 
   /// One step on x [n,d] in the original space; returns the loss before it. `first` [n], unless null, are the known
   /// first codes, the host's.
@@ -54,6 +55,7 @@ class BatchTrainer {
 
  private:
   Qinco& model_;
+  kernels::Precision precision_;
   Codec codec_;
   optim::Adam adam_;
   Tensor codes_;  // i32, room for those of the largest batch, step by step

@@ -1,4 +1,6 @@
 // Matrix products: shapes to GEMM descriptions.
+#include <utility>
+
 #include "kernels/kernels.h"
 #include "tensor/create.h"
 #include "tensor/dispatch.h"
@@ -9,6 +11,8 @@ namespace qinco {
 namespace {
 
 using kernels::Context;
+
+thread_local kernels::Precision matmul_precision = kernels::Precision::exact;
 
 /// One operand as GEMM reads it: stored rows of leading dimension ld, perhaps the transpose of what was asked for.
 struct Matrix {
@@ -36,6 +40,12 @@ Tensor batched(const Tensor& x) {
 }
 
 }  // namespace
+
+MatmulPrecision::MatmulPrecision(kernels::Precision precision) : outer_(std::exchange(matmul_precision, precision)) {}
+
+MatmulPrecision::~MatmulPrecision() {
+  matmul_precision = outer_;
+}
 
 Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
   const std::string shapes = fmt::format("{} x {}", a.shape().str(), b.shape().str());
@@ -67,6 +77,7 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
       gemm.trans_b = right.transposed;
       gemm.c = out.data<T>() + i * m * n;
       gemm.ldc = n;
+      gemm.precision = matmul_precision;
       table.gemm(context, gemm);
     }
   });
@@ -107,6 +118,7 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor
     gemm.residual = r.defined() ? r.data<T>() : nullptr;
     gemm.ldr = out_size;
     gemm.relu = relu;
+    gemm.precision = matmul_precision;
     kernels::table<T>(context.device).gemm(context, gemm);
   });
   return out;

@@ -2,6 +2,8 @@
 #include "kernels/cuda/library.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <numeric>
 #include <type_traits>
 #include <vector>
@@ -10,22 +12,35 @@
 
 namespace qinco::kernels::cuda {
 
+// To the nearest of 10 bits of fraction, as a tensor core reads a float.
+float to_tf32(float x) {
+  if (!std::isfinite(x)) return x;
+  return std::bit_cast<float>((std::bit_cast<uint32_t>(x) + 0x1000u) & ~0x1fffu);
+}
+
 template <class T>
-void matrix_product(const Context&, bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const T* a,
-                    int64_t lda, const T* b, int64_t ldb, T beta, T* c, int64_t ldc) {
+void matrix_product(const Context&, const Gemm<T>& g, T beta) {
   const cuda_emulator::DeviceWork work;
-  std::vector<T> rows(static_cast<size_t>(k * n)), sums(static_cast<size_t>(n));  // op(B); a row of the product
-  for (int64_t p = 0; p < k; ++p)
-    for (int64_t j = 0; j < n; ++j) rows[static_cast<size_t>(p * n + j)] = trans_b ? b[j * ldb + p] : b[p * ldb + j];
-  for (int64_t i = 0; i < m; ++i) {
+  const auto read = [&g](T x) {
+    if constexpr (std::is_same_v<T, float>)
+      return g.precision == Precision::fast ? to_tf32(x) : x;
+    else
+      return x;
+  };
+  const int64_t n = g.n;
+  std::vector<T> rows(static_cast<size_t>(g.k * n)), sums(static_cast<size_t>(n));  // op(B); a row of the product
+  for (int64_t p = 0; p < g.k; ++p)
+    for (int64_t j = 0; j < n; ++j)
+      rows[static_cast<size_t>(p * n + j)] = read(g.trans_b ? g.b[j * g.ldb + p] : g.b[p * g.ldb + j]);
+  for (int64_t i = 0; i < g.m; ++i) {
     std::fill(sums.begin(), sums.end(), T(0));
-    for (int64_t p = 0; p < k; ++p) {
-      const T factor = trans_a ? a[p * lda + i] : a[i * lda + p];
+    for (int64_t p = 0; p < g.k; ++p) {
+      const T factor = read(g.trans_a ? g.a[p * g.lda + i] : g.a[i * g.lda + p]);
       const T* const row = rows.data() + p * n;
       for (int64_t j = 0; j < n; ++j) sums[static_cast<size_t>(j)] += factor * row[j];
     }
     for (int64_t j = 0; j < n; ++j) {
-      T& out = c[i * ldc + j];
+      T& out = g.c[i * g.ldc + j];
       out = beta == T(0) ? sums[static_cast<size_t>(j)] : sums[static_cast<size_t>(j)] + beta * out;
     }
   }
@@ -50,10 +65,8 @@ void sort_pairs(const Context&, int64_t n, const Key* keys, const int32_t* value
   }
 }
 
-template void matrix_product(const Context&, bool, bool, int64_t, int64_t, int64_t, const float*, int64_t, const float*,
-                             int64_t, float, float*, int64_t);
-template void matrix_product(const Context&, bool, bool, int64_t, int64_t, int64_t, const double*, int64_t,
-                             const double*, int64_t, double, double*, int64_t);
+template void matrix_product(const Context&, const Gemm<float>&, float);
+template void matrix_product(const Context&, const Gemm<double>&, double);
 template void sort_pairs(const Context&, int64_t, const float*, const int32_t*, float*, int32_t*, int);
 template void sort_pairs(const Context&, int64_t, const double*, const int32_t*, double*, int32_t*, int);
 template void sort_pairs(const Context&, int64_t, const uint32_t*, const int32_t*, uint32_t*, int32_t*, int);

@@ -154,6 +154,26 @@ TEST_CASE("gemm: exact over several blocks of k, n and m") {
       }
 }
 
+/// Whether C, which was `before` (with the same leading dimension), is off by at most `relative` of the sum of the
+/// magnitudes of its terms.
+bool within_bound(const Gemm<float>& g, const float* before, double relative) {
+  bool within = true;
+  for (int64_t i = 0; i < g.m; ++i)
+    for (int64_t j = 0; j < g.n; ++j) {
+      double sum = g.accumulate ? before[i * g.ldc + j] : 0, magnitude = std::fabs(sum);
+      for (int64_t q = 0; q < g.k; ++q) {
+        const double product = double{g.trans_a ? g.a[q * g.lda + i] : g.a[i * g.lda + q]} *
+                               double{g.trans_b ? g.b[j * g.ldb + q] : g.b[q * g.ldb + j]};
+        sum += product, magnitude += std::fabs(product);
+      }
+      if (g.bias) sum += g.bias[j], magnitude += std::fabs(g.bias[j]);
+      if (g.residual) sum += g.residual[i * g.ldr + j], magnitude += std::fabs(g.residual[i * g.ldr + j]);
+      if (g.relu && sum < 0) sum = 0;
+      within = within && std::fabs(g.c[i * g.ldc + j] - sum) <= relative * magnitude;
+    }
+  return within;
+}
+
 // Whatever the order of the sums and the number of roundings, the error is at most about k u |A||B| (Higham, Accuracy
 // and Stability of Numerical Algorithms, 3.5), u = 2^-24; three more terms for bias, residual and C.
 TEST_CASE("gemm: within the rounding bound of the double reference") {
@@ -167,25 +187,29 @@ TEST_CASE("gemm: within the rounding bound of the double reference") {
       p.c.store = c_before;
       const Gemm<float>& g = p.gemm;
       version.table->gemm(with_threads(1), g);
-      bool within = true;
-      for (int64_t i = 0; i < g.m; ++i)
-        for (int64_t j = 0; j < g.n; ++j) {
-          const float old = c_before[static_cast<size_t>(p.c.offset + i * g.ldc + j)];
-          double sum = g.accumulate ? old : 0, magnitude = std::fabs(sum);
-          for (int64_t q = 0; q < g.k; ++q) {
-            const double product = double{g.trans_a ? g.a[q * g.lda + i] : g.a[i * g.lda + q]} *
-                                   double{g.trans_b ? g.b[j * g.ldb + q] : g.b[q * g.ldb + j]};
-            sum += product, magnitude += std::fabs(product);
-          }
-          if (g.bias) sum += g.bias[j], magnitude += std::fabs(g.bias[j]);
-          if (g.residual) sum += g.residual[i * g.ldr + j], magnitude += std::fabs(g.residual[i * g.ldr + j]);
-          if (g.relu && sum < 0) sum = 0;
-          const double bound = std::ldexp(static_cast<double>(g.k + 3), -24) * magnitude;
-          within = within && std::fabs(g.c[i * g.ldc + j] - sum) <= bound;
-        }
-      CHECK(within);
+      CHECK(within_bound(g, c_before.data() + p.c.offset, std::ldexp(static_cast<double>(g.k + 3), -24)));
     }
   }
+}
+
+// TF32 has 10 bits of fraction: an operand is off by 2^-10 at most, however it is rounded.
+TEST_CASE("gemm: fast rounds what it multiplies to TF32 on CUDA, and nothing elsewhere") {
+  for (const Version& version : versions())
+    for (const bool ta : {false, true})
+      for (const bool tb : {false, true}) {
+        const Case s{64, 128, 96, ta, tb, accumulate_bias};
+        CAPTURE(describe(version, s));
+        Problem exact(s, false, 0), fast(s, false, 0);
+        const std::vector<float> before = fast.c.store;
+        fast.gemm.precision = Precision::fast;
+        version.table->gemm(with_threads(1), exact.gemm);
+        version.table->gemm(with_threads(1), fast.gemm);
+        CHECK(within_bound(fast.gemm, before.data() + fast.c.offset, 0x1p-9 + 0x1p-20 + 100 * 0x1p-24));
+        if (version.cuda)
+          WARN(!same_bits(fast.c.store, exact.c.store));  // cuBLAS may, it need not
+        else
+          CHECK(same_bits(fast.c.store, exact.c.store));
+      }
 }
 
 TEST_CASE("gemm: the same bits at 1, 2 and 3 threads") {

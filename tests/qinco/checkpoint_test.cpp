@@ -14,7 +14,7 @@ const QincoConfig kConfig{.d = 4, .M = 2, .K = 4, .L = 1, .h = 3, .lowrank = tru
 
 Checkpoint example() {
   Checkpoint c;
-  c.run = {17, 0.1 + 0.2, true, 0xffffffffffffffff, 1000, 10, 0xfedcba9876543210};
+  c.run = {17, 0.1 + 0.2, true, kernels::Precision::fast, 0xffffffffffffffff, 1000, 10, 0xfedcba9876543210};
   c.progress.schedule.lr = 1e-4 / 3;
   c.progress.schedule.max_epochs = 77;
   c.progress.schedule.epochs = 2;
@@ -72,6 +72,7 @@ TEST_CASE("a checkpoint reads back bit for bit") {
   CHECK(after.run.batch_size == 17);
   CHECK(after.run.base_lr == before.run.base_lr);
   CHECK(after.run.cosine);
+  CHECK(after.run.precision == kernels::Precision::fast);
   CHECK(after.run.seed == before.run.seed);
   CHECK(after.run.nt == 1000);
   CHECK(after.run.nval == 10);
@@ -100,6 +101,17 @@ TEST_CASE("a checkpoint reads back bit for bit") {
   for (const auto& [name, tensor] : before.parameters) CHECK(same_bits(after.parameters.at(name), tensor));
   REQUIRE(after.optimizer.size() == 2);
   for (const auto& [name, tensor] : before.optimizer) CHECK(same_bits(after.optimizer.at(name), tensor));
+}
+
+TEST_CASE("a checkpoint that names no precision is of an exact run") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("run.checkpoint");
+  save_checkpoint(path, example());
+  SafetensorsFile file = read_safetensors(path);
+  for (auto& [name, tensor] : file.tensors) tensor = tensor.clone();
+  CHECK(file.metadata.erase("fast") == 1);
+  write_safetensors(path, file);
+  CHECK(load_checkpoint(path).run.precision == kernels::Precision::exact);
 }
 
 TEST_CASE("a file that is no whole checkpoint is an error that says why") {
@@ -149,6 +161,8 @@ TEST_CASE("a run goes on only from a checkpoint of its own data and options") {
   CHECK(resume_error(run, changed) == "lr: the checkpoint was made with 0.001, found 0.5");
   changed = options, changed.cosine = true;
   CHECK(resume_error(run, changed) == "lr_schedule: the checkpoint was made with plateau, found cosine");
+  changed = options, changed.precision = kernels::Precision::fast;
+  CHECK(resume_error(run, changed) == "precision: the checkpoint was made with exact, found fast");
   Run other;
   other.train = VectorSet(random_vectors(kConfig, 40, 9));
   CHECK(resume_error(other, options) == "training data: not what the checkpoint was made with");
