@@ -25,6 +25,7 @@ namespace qinco::kernels {
 /// coarse screen first, but every candidate that its rounding may have put wrong, by a margin measured on the step and
 /// watched on the data, is computed again at the precision of `linear`; `fast` lets the screen decide.
 enum class Precision : uint8_t { exact, fast };
+/// "exact" or "fast".
 inline const char* name(Precision precision) {
   return precision == Precision::fast ? "fast" : "exact";
 }
@@ -60,7 +61,7 @@ struct Linear {
   T* y = nullptr;  // [m,n]
   int64_t ldy = 0;
   bool accumulate = false;
-  const T* residual = nullptr;  // [m,n] with leading dimension ldr, added, or null; may be y itself
+  const T* residual = nullptr;  // [m,n] with leading dimension ldr (0: one row for all), added, or null; may be y
   int64_t ldr = 0;
   bool relu = false;
 };

@@ -17,6 +17,7 @@
 #include "kernels/device.h"
 #include "tensor/random.h"
 #include "tensor/tensor.h"
+#include "tests/emulated.h"
 
 namespace qinco::tests {
 

@@ -15,7 +15,7 @@
 namespace qinco::app {
 namespace {
 
-constexpr int64_t kBlock = 4096;
+constexpr int64_t kDecodeRows = 4096;
 
 struct DecodeOptions {
   std::string model, input, output;
@@ -32,7 +32,7 @@ void decode(const DecodeOptions& options, const Common& common) {
   const CodeFormat format = options.raw ? CodeFormat::raw : CodeFormat::npy;
   const int64_t M = codec.codes_per_vector(M_stored);
   const CodeFile file = CodeFile::open(options.input, format, M, codec.K(), codec.K0());
-  const int64_t n = file.size(), d = codec.d(), block = block_rows(d, kBlock, common.device());
+  const int64_t n = file.size(), d = codec.d(), block = block_rows(d, kDecodeRows, common.device());
   VectorWriter writer(options.output, n, d);
 
   const StopSignals signals;

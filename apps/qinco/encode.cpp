@@ -17,7 +17,7 @@
 namespace qinco::app {
 namespace {
 
-constexpr int64_t kBlock = 1024;
+constexpr int64_t kEncodeRows = 1024;
 
 struct EncodeOptions {
   std::string model, input, output;
@@ -32,7 +32,7 @@ void encode(const EncodeOptions& options, const Common& common) {
   const VectorFile vectors = VectorFile::open(options.input);
   check(vectors.dim() == codec.d(), "{}: vectors have dimension {}, expected {} as in {}", options.input, vectors.dim(),
         codec.d(), options.model);
-  const int64_t n = vectors.size(), d = codec.d(), block = block_rows(d, kBlock, common.device()),
+  const int64_t n = vectors.size(), d = codec.d(), block = block_rows(d, kEncodeRows, common.device()),
                 M = codec.codes_per_vector(M_used);
   CodeWriter writer(options.output, options.raw ? CodeFormat::raw : CodeFormat::npy, n, M, codec.K(), codec.K0());
 

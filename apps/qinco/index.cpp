@@ -187,7 +187,7 @@ void merge(const std::vector<std::string>& inputs, const std::string& output, co
   common.report({{"n", file.size()}, {"bytes", file.bytes()}, {"seconds", watch.seconds()}});
 }
 
-void info(const std::string& path, const Common& common) {
+void index_info(const std::string& path, const Common& common) {
   const IvfFile file = IvfFile::open(path);
   const IvfParameters& p = file.parameters();
   std::vector<int64_t> counts(static_cast<size_t>(p.K_ivf), 0);
@@ -283,7 +283,7 @@ void add_index(Program& program) {
       ->type_name("FILE...");
   merging.add_option("--o", *path, "the index; may be one of them")->required()->type_name("FILE");
   CLI::App& describing = program.add("index info", "Describe an index, and verify its checksums",
-                                     [path](const Common& common) { info(*path, common); });
+                                     [path](const Common& common) { index_info(*path, common); });
   describing.add_option("--index", *path, "the index")->required()->type_name("FILE");
 }
 

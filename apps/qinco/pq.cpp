@@ -11,12 +11,12 @@
 namespace qinco::app {
 namespace {
 
-struct PqOptions {
+struct RecombineOptions {
   std::string output, rotation;
   std::vector<std::string> models;
 };
 
-void recombine(const PqOptions& options, const Common& common) {
+void recombine(const RecombineOptions& options, const Common& common) {
   ProductQinco model;
   for (const std::string& path : options.models) model.parts.push_back(load_model(path));
   if (!options.rotation.empty()) {
@@ -39,7 +39,7 @@ void recombine(const PqOptions& options, const Common& common) {
 }  // namespace
 
 void add_pq(Program& program) {
-  auto options = std::make_shared<PqOptions>();
+  auto options = std::make_shared<RecombineOptions>();
   CLI::App& command = program.add("pq recombine", "Put separately trained models of the blocks together",
                                   [options](const Common& common) { recombine(*options, common); });
   command.add_option("--models", options->models, "models of the blocks of dimensions, in order")

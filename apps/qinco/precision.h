@@ -8,13 +8,14 @@
 
 namespace qinco::app {
 
-inline void add_precision_option(CLI::App& command, kernels::Precision& precision) {
+inline void add_precision_option(CLI::App& command, kernels::Precision& precision,
+                                 const std::string& help =
+                                     "exact: codes as in float; fast: a screen of rounded "
+                                     "operands decides") {
   const auto set = [&precision](const std::string& text) {
     precision = text == "fast" ? kernels::Precision::fast : kernels::Precision::exact;
   };
-  command
-      .add_option_function<std::string>(
-          "--precision", set, "exact: as in float; fast: a screen of rounded operands decides, a GPU trains in TF32")
+  command.add_option_function<std::string>("--precision", set, help)
       ->check(CLI::IsMember({"exact", "fast"}))
       ->default_str("exact");
 }

@@ -22,9 +22,9 @@
 namespace qinco::app {
 namespace {
 
-constexpr int64_t kBlock = 1024;
+constexpr int64_t kSearchRows = 1024;
 
-struct SearchOptions {
+struct TwoStageOptions {
   std::string model, training_data, codes, training_codes, norms = "u8";
   EvaluationFiles files;
   std::optional<int64_t> nt, M_used;
@@ -52,7 +52,7 @@ class CodedVectors {
   /// body(count, x, codes) for block after block.
   template <class Body>
   void for_blocks(const Common& common, const std::string& title, Body body) const {
-    const int64_t block = block_rows(codec_.d(), kBlock, codec_.device());
+    const int64_t block = block_rows(codec_.d(), kSearchRows, codec_.device());
     std::vector<float> x(static_cast<size_t>(block * codec_.d()));
     std::vector<int32_t> codes(static_cast<size_t>(block * codec_.codes_per_vector(M_used_)));
     const StopSignals signals;
@@ -137,12 +137,12 @@ Json search_point(const Common& common, const AdditiveIndex& index, const Decode
   return point;
 }
 
-void check_options(const SearchOptions& options) {
+void check_options(const TwoStageOptions& options) {
   for (const int64_t nshort : options.nshort)
     check(nshort >= 1 && nshort <= (1 << 20), "--nshort {}: expected 1 to {}", nshort, 1 << 20);
 }
 
-void search(const SearchOptions& options, const Common& common) {
+void search(const TwoStageOptions& options, const Common& common) {
   check_options(options);
   const ProductCodec codec(load_product(options.model), kernels::Precision::exact, common.device());
   check(codec.coarse() == 0, "{}: a model of variant ivf-qinco, expected one without a coarse quantizer",
@@ -188,7 +188,7 @@ void search(const SearchOptions& options, const Common& common) {
 }  // namespace
 
 void add_search(Program& program) {
-  auto options = std::make_shared<SearchOptions>();
+  auto options = std::make_shared<TwoStageOptions>();
   CLI::App& command =
       program.add("search", "Two-stage search: short-list by look-up tables from fixed codebooks, re-rank by decoding",
                   [options](const Common& common) { search(*options, common); });

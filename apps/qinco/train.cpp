@@ -101,7 +101,8 @@ void add_run_options(CLI::App& command, TrainArguments& a) {
       ->check(CLI::IsMember({"plateau", "cosine"}))
       ->capture_default_str();
   command.add_option("--batch_size", a.batch_size, "vectors a batch")->capture_default_str();
-  add_precision_option(command, a.precision);
+  add_precision_option(command, a.precision,
+                       "exact: as in float; fast: codes by a screen of rounded operands, a GPU's products in TF32");
   command.add_option("--max_epochs", a.max_epochs, "stop after this many epochs")->capture_default_str();
   command.add_option("--checkpoint", a.checkpoint,
                      "saved every epoch and when stopped, removed at the end (default: MODEL.checkpoint)");

@@ -15,7 +15,7 @@
 namespace qinco::app {
 namespace {
 
-constexpr int64_t kBlock = 4096;
+constexpr int64_t kRotateRows = 4096;
 constexpr int64_t kRotationPoints = 256;  // vectors per codeword that a rotation is trained on
 
 std::string rotation_path(const TrainArguments& arguments) {
@@ -69,9 +69,9 @@ VectorSet part_of(const VectorSet& vectors, const Tensor& rotation, int64_t j, i
   const int64_t n = vectors.size(), d = vectors.dim(), width = d / nsub;
   if (!rotation.defined()) return vectors.columns(j * width, (j + 1) * width);
   const Tensor rows = rotation.slice(0, j * width, (j + 1) * width), out = Tensor::empty({n, width});
-  std::vector<float> block(static_cast<size_t>(std::min(n, kBlock) * d));
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    const int64_t end = std::min(n, begin + kBlock);
+  std::vector<float> block(static_cast<size_t>(std::min(n, kRotateRows) * d));
+  for (int64_t begin = 0; begin < n; begin += kRotateRows) {
+    const int64_t end = std::min(n, begin + kRotateRows);
     vectors.copy(begin, end, block.data());
     rotate(kernels::Context::cpu(), rows, end - begin, block.data(), out.data<float>() + begin * width);
   }

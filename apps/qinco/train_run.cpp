@@ -106,7 +106,7 @@ Start start_from_model(const Common& common, const TrainArguments& arguments, co
                        const Stopping& stopping) {
   Start start{load_model(arguments.init_model)};
   check_agrees(arguments, start.model.config(), data.train.dim(), arguments.init_model);
-  start.mse = codec_mse(Codec(start.model, kernels::Precision::exact, common.device()), data.val,
+  start.mse = codec_mse(Codec(start.model, arguments.precision, common.device()), data.val,
                         [&] { return stopping.signals.requested(); });
   stopping.before_training();
   start.from_rq = false;

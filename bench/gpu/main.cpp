@@ -175,6 +175,9 @@ void products(Bench& b, int64_t scale) {
     g.c = b.floats(s.m * s.n), g.ldc = s.n;
     b.run(fmt::format("gemm {}x{}x{}", s.m, s.n, s.k), 0, 2.0 * static_cast<double>(s.m * s.n * s.k),
           [&] { k.gemm(c, g); });
+    g.precision = Precision::fast;
+    b.run(fmt::format("gemm {}x{}x{} TF32", s.m, s.n, s.k), 0, 2.0 * static_cast<double>(s.m * s.n * s.k),
+          [&] { k.gemm(c, g); });
     b.clear();
   }
   for (const int64_t K : {int64_t{256}, int64_t{16384}}) {

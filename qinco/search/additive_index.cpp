@@ -27,29 +27,26 @@ void PackedCodes::add(int64_t n, const uint8_t* codes) {
 }
 
 ScanTables::ScanTables(const Tensor& codebooks, std::optional<NormQuantizer> norms, Device device)
-    : M_(codebooks.size(0)), norms_(std::move(norms)) {
+    : M_(codebooks.size(0)), kernels_(&kernels::table<float>(device)), norms_(std::move(norms)) {
   const int64_t K = codebooks.size(1), d = codebooks.size(2);
   check(K <= kScanEntries, "search by look-up tables: K = {}, expected at most {}", K, kScanEntries);
   const Tensor values = codebooks.contiguous().to(Device{}), codewords = zeros({M_ * kScanEntries, d});
   for (int64_t m = 0; m < M_; ++m)
     for (int64_t i = 0; i < K * d; ++i)
       codewords.data<float>()[m * kScanEntries * d + i] = -2 * values.data<float>()[m * K * d + i];
-  codewords_ = codewords.to(device);
+  product_.allocate(*kernels_, device, M_ * kScanEntries, d);
+  product_.pack(*kernels_, kernels::Context::of(device), codewords.to(device).data<float>(), d);
   if (norms_) levels_ = from_vector(norms_->levels()).to(device);
 }
 
 void ScanTables::make(const kernels::Context& context, int64_t nq, const float* queries, float* tables) const {
-  kernels::Gemm<float> product;
-  product.m = nq, product.n = M_ * kScanEntries, product.k = d();
-  product.a = queries, product.lda = d();
-  product.b = codewords_.data<float>(), product.ldb = d(), product.trans_b = true;
-  product.c = tables, product.ldc = width() * kScanEntries;
-  kernels::table<float>(context.device).gemm(context, product);
+  kernels::Linear<float> product = product_.product(nq, queries, tables);
+  product.ldy = width() * kScanEntries;
+  kernels_->linear(context, product);
   if (!norms_) return;
   const Tensor repeated = levels_.expand({nq, kScanEntries}).contiguous();
-  const int64_t shape[] = {nq, kScanEntries}, strides[] = {product.ldc, 1};
-  kernels::table<float>(context.device)
-      .strided_write(context, 2, shape, strides, repeated.data<float>(), tables + M_ * kScanEntries);
+  const int64_t shape[] = {nq, kScanEntries}, strides[] = {product.ldy, 1};
+  kernels_->strided_write(context, 2, shape, strides, repeated.data<float>(), tables + M_ * kScanEntries);
 }
 
 void ScanTables::to_bytes(int64_t n, const int32_t* codes, const float* norms, uint8_t* bytes) const {

@@ -7,6 +7,7 @@
 
 #include "kernels/context.h"
 #include "kernels/kernels.h"
+#include "qinco/codec/packed_linear.h"
 #include "qinco/quantizers/additive.h"
 #include "tensor/tensor.h"
 
@@ -40,7 +41,7 @@ class ScanTables {
   ScanTables(const Tensor& codebooks, std::optional<NormQuantizer> norms, Device device = {});
 
   int64_t M() const { return M_; }
-  int64_t d() const { return codewords_.size(1); }
+  int64_t d() const { return product_.k(); }
   /// Bytes a vector and tables a query: M, or M + 1.
   int64_t width() const { return M_ + (norms_ ? 1 : 0); }
   const std::optional<NormQuantizer>& norms() const { return norms_; }
@@ -52,8 +53,9 @@ class ScanTables {
 
  private:
   int64_t M_;
-  Tensor codewords_;  // on the device: f32 [M*256,d]  -2 T, rows beyond K are 0
-  Tensor levels_;     // on the device: f32 [256] with a norm quantizer
+  const kernels::Table<float>* kernels_;
+  PackedLinear product_;  // with -2 T [M*256,d], rows beyond K are 0
+  Tensor levels_;         // on the device: f32 [256] with a norm quantizer
   std::optional<NormQuantizer> norms_;
 };
 

@@ -35,7 +35,6 @@ IvfCoder::IvfCoder(const Qinco& model, Device device)
   check(config.K_ivf > 0, "index: a model of variant {}, expected ivf-qinco", config.variant());
   check(config.K <= 256, "index: K = {}, expected at most 256", config.K);
   centroids_ = scale(model.codebook(0).value().to(Device{}), static_cast<double>(config.db_scale));
-  device_centroids_ = centroids_.to(device);
 }
 
 void split_codes(const QincoConfig& config, int64_t M_kept, int64_t n, const int32_t* codes, int32_t* lists,

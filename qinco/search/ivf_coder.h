@@ -22,15 +22,14 @@ class IvfCoder {
   const QincoConfig& config() const { return codec_.config(); }
   const Codec& codec() const { return codec_; }
   Device device() const { return codec_.device(); }
-  /// f32 [K_ivf,d] in the original space, in the host's memory; and on the device.
+  /// f32 [K_ivf,d] in the original space, in the host's memory.
   const Tensor& centroids() const { return centroids_; }
-  const Tensor& device_centroids() const { return device_centroids_; }
   /// Tells one model from another.
   uint64_t fingerprint() const { return fingerprint_; }
 
  private:
   Codec codec_;
-  Tensor centroids_, device_centroids_;
+  Tensor centroids_;
   uint64_t fingerprint_;
 };
 

@@ -12,6 +12,7 @@
 #include "kernels/parallel.h"
 #include "tensor/create.h"
 #include "tensor/host_rows.h"
+#include "tensor/ops.h"
 
 namespace qinco {
 namespace {
@@ -39,7 +40,10 @@ Hnsw graph_of(const std::string& path, const IvfParameters& p) {
 }  // namespace
 
 IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> coder)
-    : coder_(std::move(coder)), file_(IvfFile::open(path)), tables_(tables_of(file_.parameters(), coder_->device())) {
+    : coder_(std::move(coder)),
+      file_(IvfFile::open(path)),
+      tables_(tables_of(file_.parameters(), coder_->device())),
+      kernels_(&kernels::table<float>(coder_->device())) {
   const IvfParameters& p = file_.parameters();
   const QincoConfig& config = coder_->config();
   check(p.d == config.d && p.M <= config.M && p.K == config.K && p.K_ivf == config.K_ivf,
@@ -53,6 +57,11 @@ IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> code
   host_norms_.resize(static_cast<size_t>(p.K_ivf));
   kernels::table<float>().row_squared_norm(host, p.K_ivf, p.d, coder_->centroids().data<float>(), host_norms_.data());
   centroid_norms_ = from_vector(host_norms_).to(coder_->device());
+  if (!graph_) {
+    const Tensor centroids = scale(coder_->centroids(), -2).to(coder_->device());
+    coarse_.allocate(*kernels_, coder_->device(), p.K_ivf, p.d);
+    coarse_.pack(*kernels_, kernels::Context::of(coder_->device()), centroids.data<float>(), p.d);
+  }
   attach();
 }
 
@@ -161,21 +170,15 @@ const std::vector<Tensor>& IvfIndex::device_codes() const {
 // The nprobe nearest lists [nq,nprobe] and their ||c||^2 - 2 <q,c>.
 void IvfIndex::coarse(int64_t nq, const float* queries, int64_t nprobe, int32_t* lists, float* biases) const {
   const kernels::Context& context = kernels::Context::of(coder_->device());
-  const kernels::Table<float>& kernel = kernels::table<float>(context.device);
   const int64_t d = file_.parameters().d, K = file_.parameters().K_ivf;
   kernels::ScratchFrame frame(context);
-  float* const scaled = frame.get<float>(nq * d);
   float* const distances = frame.get<float>(nq * K);
   int32_t* const found = result_of(context, frame, lists, nq * nprobe);
   float* const best = result_of(context, frame, biases, nq * nprobe);
-  kernel.axpby(context, nq * d, -2.0f, to_device(context, frame, queries, nq * d), 0.0f, scaled);
-  kernels::Gemm<float> product;
-  product.m = nq, product.n = K, product.k = d;
-  product.a = scaled, product.lda = d;
-  product.b = coder_->device_centroids().data<float>(), product.ldb = d, product.trans_b = true;
-  product.c = distances, product.ldc = K, product.bias = centroid_norms_.data<float>();
-  kernel.gemm(context, product);
-  kernel.topk(context, nq, K, nprobe, distances, found, best);
+  kernels::Linear<float> product = coarse_.product(nq, to_device(context, frame, queries, nq * d), distances);
+  product.residual = centroid_norms_.data<float>(), product.ldr = 0;
+  kernels_->linear(context, product);
+  kernels_->topk(context, nq, K, nprobe, distances, found, best);
   to_host(context, found, lists, nq * nprobe);
   to_host(context, best, biases, nq * nprobe);
 }

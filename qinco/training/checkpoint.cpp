@@ -127,8 +127,7 @@ Checkpoint load_checkpoint(const std::string& path) {
   c.parameters = model.state();
   c.run.batch_size = count(path, metadata, "batch_size");
   c.run.cosine = count(path, metadata, "cosine") != 0;
-  const bool fast = metadata.contains("fast") && count(path, metadata, "fast") != 0;  // once there was exact alone
-  c.run.precision = fast ? kernels::Precision::fast : kernels::Precision::exact;
+  c.run.precision = count(path, metadata, "fast") != 0 ? kernels::Precision::fast : kernels::Precision::exact;
   c.run.seed = static_cast<uint64_t>(metadata_int(path, metadata, "seed"));
   c.run.nt = count(path, metadata, "nt");
   c.run.nval = count(path, metadata, "nval");

@@ -42,6 +42,7 @@ struct TrainHooks {
 /// Adam on the training loss of one batch after the other (spec: fresh moments every epoch), on the model's device.
 class BatchTrainer {
  public:
+  /// `precision` is that of the search for codes and of the products, forward and backward.
   BatchTrainer(Qinco& model, double lr, kernels::Precision precision = kernels::Precision::exact);
 
   /// One step on x [n,d] in the original space; returns the loss before it. `first` [n], unless null, are the known

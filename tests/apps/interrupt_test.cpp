@@ -71,6 +71,7 @@ TEST_CASE("interrupt: a checkpoint is not overwritten by a new run, nor resumed 
   resume.push_back("--resume");
   expect_error(space.path(), with(resume, "--M", "4"), 1, {"checkpoint", "M=4", "3"});
   expect_error(space.path(), with(resume, "--batch_size", "32"), 1, {"checkpoint", "batch_size", "4", "32"});
+  expect_error(space.path(), with(resume, "--precision", "fast"), 1, {"precision", "exact", "fast"});
   expect_error(space.path(), with(resume, "--nt", "500"), 1, {"checkpoint", "512", "500"});
   const Tensor other = space.base_vectors().clone();
   for (int64_t i = 0; i < other.numel(); ++i) other.data<float>()[i] += 1;

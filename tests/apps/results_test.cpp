@@ -168,6 +168,11 @@ TEST_CASE("train: the contract's keys, a model that loads, and no checkpoint lef
   for (const Json& epoch : results.at("epochs")) check_keys(epoch, {"epoch", "lr", "train_loss", "val_mse", "seconds"});
   CHECK(load_model(space.file("trained.safetensors")).config().M == 3);
   CHECK_FALSE(std::filesystem::exists(space.file("trained.safetensors.checkpoint")));
+  CHECK(results.at("precision") == "exact");
+  const Json fast = results_of(with(space.train(2), "--precision", "fast"));
+  CHECK(fast.at("precision") == "fast");
+  CHECK(fast.at("best_val_mse").get<double>() ==
+        doctest::Approx(results.at("best_val_mse").get<double>()).epsilon(0.05));
 }
 
 TEST_CASE("info: models, quantizers, vectors and codes") {

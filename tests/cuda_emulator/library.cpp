@@ -12,11 +12,15 @@
 
 namespace qinco::kernels::cuda {
 
-// To the nearest of 10 bits of fraction, as a tensor core reads a float.
+namespace {
+
+// To the nearest of 10 bits of fraction.
 float to_tf32(float x) {
   if (!std::isfinite(x)) return x;
   return std::bit_cast<float>((std::bit_cast<uint32_t>(x) + 0x1000u) & ~0x1fffu);
 }
+
+}  // namespace
 
 template <class T>
 void matrix_product(const Context&, const Gemm<T>& g, T beta) {

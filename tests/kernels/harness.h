@@ -30,6 +30,7 @@
 
 #include "kernels/check.h"
 #include "kernels/kernels.h"
+#include "tests/emulated.h"
 #include "tests/kernels/staged.h"
 
 namespace qinco::kernels::tests {

@@ -116,6 +116,19 @@ TEST_CASE("linear stays within its bound of the exact product") {
   }
 }
 
+TEST_CASE("linear adds a residual of one row to all") {
+  Problem<float> p = make_problem({45, 70, 33, false, true, false}, true, 6);
+  Problem<float> repeated = p;
+  p.ldr = 0;
+  for (int64_t i = 0; i < p.c.m; ++i)
+    std::copy_n(p.residual.begin(), p.c.n, repeated.residual.begin() + i * repeated.ldr);
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+    CAPTURE(version.name);
+    const std::vector<float> found = run(t, p, TestContext(), 0, p.c.m);
+    check_equal(found, run(t, repeated, TestContext(), 0, p.c.m), version.name);
+  });
+}
+
 TEST_CASE("a row of linear depends neither on the other rows nor on the number of threads") {
   const Problem<float> p = make_problem({200, 70, 90, true, false, true}, false, 3);
   for_each_version_and_reference([&](const Table<float>& t, const Version& version) {

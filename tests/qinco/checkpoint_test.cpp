@@ -103,17 +103,6 @@ TEST_CASE("a checkpoint reads back bit for bit") {
   for (const auto& [name, tensor] : before.optimizer) CHECK(same_bits(after.optimizer.at(name), tensor));
 }
 
-TEST_CASE("a checkpoint that names no precision is of an exact run") {
-  const TemporaryDirectory directory;
-  const std::string path = directory.file("run.checkpoint");
-  save_checkpoint(path, example());
-  SafetensorsFile file = read_safetensors(path);
-  for (auto& [name, tensor] : file.tensors) tensor = tensor.clone();
-  CHECK(file.metadata.erase("fast") == 1);
-  write_safetensors(path, file);
-  CHECK(load_checkpoint(path).run.precision == kernels::Precision::exact);
-}
-
 TEST_CASE("a file that is no whole checkpoint is an error that says why") {
   CHECK(load_error([](SafetensorsFile& file) { file.metadata["format"] = "qinco"; }) ==
         "expected a file of format 'qinco-checkpoint', found 'qinco'");

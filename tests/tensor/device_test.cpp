@@ -1,6 +1,7 @@
 // Tensors on the devices besides the CPU: moving, making, computing, writing.
 #include <doctest/doctest.h>
 #include <functional>
+#include <thread>
 
 #include "tensor/create.h"
 #include "tensor/npy.h"
@@ -36,6 +37,32 @@ TEST_CASE("device: tensors of every dtype go there and come back") {
       CHECK(same_bits(there.to(DType::f64), x.to(DType::f64)));
       CHECK(there.to(DType::f64).device() == device);
     }
+}
+
+TEST_CASE("device: products are fast within a scope of the thread, and exact outside") {
+  for (const Device device : test_devices()) {
+    const Tensor a = drawn({5, 7}, 1).to(device), b = drawn({7, 6}, 2).to(device);
+    const auto products = [&] { return concat({matmul(a, b), linear(a, b.transpose(0, 1))}, 0); };
+    const Tensor exact = products();
+    {
+      const MatmulPrecision scope(kernels::Precision::fast);
+      const Tensor fast = products();
+      CHECK(worst_difference(fast, exact) <= 0x1p-9);
+      if (emulated(device)) {
+        CHECK_FALSE(same_bits(fast.slice(0, 0, 5), exact.slice(0, 0, 5)));
+        CHECK_FALSE(same_bits(fast.slice(0, 5, 10), exact.slice(0, 5, 10)));
+      }
+      {
+        const MatmulPrecision inner(kernels::Precision::exact);
+        CHECK(same_bits(products(), exact));
+      }
+      CHECK(same_bits(products(), fast));
+      Tensor elsewhere;
+      std::thread([&] { elsewhere = products(); }).join();
+      CHECK(same_bits(elsewhere, exact));
+    }
+    CHECK(same_bits(products(), exact));
+  }
 }
 
 TEST_CASE("device: views are copied from and written to, within the device and across") {
