@@ -176,7 +176,7 @@ void products(Bench& b, int64_t scale) {
     b.run(fmt::format("gemm {}x{}x{}", s.m, s.n, s.k), 0, 2.0 * static_cast<double>(s.m * s.n * s.k),
           [&] { k.gemm(c, g); });
     g.precision = Precision::fast;
-    b.run(fmt::format("gemm {}x{}x{} TF32", s.m, s.n, s.k), 0, 2.0 * static_cast<double>(s.m * s.n * s.k),
+    b.run(fmt::format("TF32 gemm {}x{}x{}", s.m, s.n, s.k), 0, 2.0 * static_cast<double>(s.m * s.n * s.k),
           [&] { k.gemm(c, g); });
     b.clear();
   }
