@@ -8,10 +8,11 @@
 
 namespace qinco::app {
 
+inline constexpr const char* kEncodingPrecision =
+    "exact: codes as in float; fast: a screen of rounded operands decides";
+
 inline void add_precision_option(CLI::App& command, kernels::Precision& precision,
-                                 const std::string& help =
-                                     "exact: codes as in float; fast: a screen of rounded "
-                                     "operands decides") {
+                                 const char* help = kEncodingPrecision) {
   const auto set = [&precision](const std::string& text) {
     precision = text == "fast" ? kernels::Precision::fast : kernels::Precision::exact;
   };

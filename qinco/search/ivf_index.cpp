@@ -56,8 +56,8 @@ IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> code
   const kernels::Context& host = kernels::Context::cpu();
   host_norms_.resize(static_cast<size_t>(p.K_ivf));
   kernels::table<float>().row_squared_norm(host, p.K_ivf, p.d, coder_->centroids().data<float>(), host_norms_.data());
-  centroid_norms_ = from_vector(host_norms_).to(coder_->device());
   if (!graph_) {
+    centroid_norms_ = from_vector(host_norms_).to(coder_->device());
     const Tensor centroids = scale(coder_->centroids(), -2).to(coder_->device());
     coarse_.allocate(*kernels_, coder_->device(), p.K_ivf, p.d);
     coarse_.pack(*kernels_, kernels::Context::of(coder_->device()), centroids.data<float>(), p.d);
@@ -236,8 +236,7 @@ void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& op
   }
   int64_t* const found = result_of(context, frame, slots, nq * options.nshort);
   float* const scores = frame.get<float>(nq * options.nshort);
-  kernels::table<float>(context.device)
-      .scan(context, {nq, tables_.width(), options.nshort, scans.data(), found, scores});
+  kernels_->scan(context, {nq, tables_.width(), options.nshort, scans.data(), found, scores});
   to_host(context, found, slots, nq * options.nshort);
 }
 

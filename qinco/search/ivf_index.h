@@ -88,8 +88,8 @@ class IvfIndex {
   ScanTables tables_;
   std::optional<Hnsw> graph_;
   const kernels::Table<float>* kernels_;
-  PackedLinear coarse_;            // with -2 c [K_ivf,d], where there is no graph
-  Tensor centroid_norms_;          // [K_ivf] on the device
+  PackedLinear coarse_;            // where there is no graph: with -2 c [K_ivf,d] ..
+  Tensor centroid_norms_;          // .. and [K_ivf] on the device
   std::vector<float> host_norms_;  // the same, for the graph
   std::unique_ptr<DeviceLists> lists_ = std::make_unique<DeviceLists>();
   std::vector<Piece> pieces_;         // of all segments, in the order of the file

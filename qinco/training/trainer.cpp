@@ -177,8 +177,7 @@ void Trainer::resume(const Checkpoint& c) {
   check_same("batch_size", run_.batch_size, c.run.batch_size);
   check_same("lr", run_.base_lr, c.run.base_lr);
   check_same("lr_schedule", schedule_name(run_.cosine), schedule_name(c.run.cosine));
-  check(run_.precision == c.run.precision, "precision: the checkpoint was made with {}, found {}",
-        name(c.run.precision), name(run_.precision));
+  check_same<std::string>("precision", name(run_.precision), name(c.run.precision));
   if (run_.cosine) check_same("max_epochs", options_.max_epochs, c.progress.schedule.max_epochs);
   check_same("seed", run_.seed, c.run.seed);
   check_same("nt", run_.nt, c.run.nt);
