@@ -104,12 +104,43 @@ few+=',gemm: within*,row_argmin*,sum and*,adam and sgd: three*,adam: many*,linea
 few+=',strided_copy: cont*,binary: in*,Device: a copy takes*'
 readonly few
 
+# The cases of program $1 that filter $2 takes, a filter for each. Some fill the device: they run by themselves.
+cases() {
+  $build/bin/"$1" -ltc -tc="$2" | sed '/^\[doctest\]/d; /^===/d; s/,/?/g'
+}
+readonly alone='out of memory|more than the device'
+
+# Runs the cases on standard input of program $1, $2 at a time, each in a process of its own: what breaks a device's
+# context fails one case alone. Prints what a case that failed printed, and the longest times.
+run_cases() {
+  local program=$build/bin/$1
+  # shellcheck disable=SC2016  # the inner shell expands them
+  xargs -d '\n' -r -P "$2" -I '{}' bash -c '
+    start=${EPOCHREALTIME/./} status=0
+    said=$(timeout -k 5 100 "$0" -tc="$1" 2>&1) || status=$?
+    echo "$(((${EPOCHREALTIME/./} - start) / 1000)) ms: $1"
+    if ((status != 0)) || ! grep -q "skipped: no CUDA device\|1 passed" <<<"$said"; then
+      printf "FAILED (%s): %s\n%s\n" $status "$1" "$(tail -n 60 <<<"$said")" && exit 1
+    fi
+    ! grep "skipped: no CUDA device" <<<"$said"' "$program" '{}'
+}
+
+test_program() {
+  local status=0 jobs=1
+  [[ $cuda != ON ]] || jobs=$(nproc)
+  cases "$1" "$2" | { grep -v -E "$alone" || true; } | run_cases "$1" "$jobs" || status=1
+  cases "$1" "$2" | { grep -E "$alone" || true; } | run_cases "$1" 1 || status=1
+  return $status
+}
+
 phase_test() {
   local of all='*' devices='*device:*'
   [[ $cuda == ON ]] || all=$few devices='device: tensors*,device: dropout*,device: the codec follows*,device: encode*'
-  step test_kernels 240 $build/bin/test_kernels -tc="$all"
+  export -f cases run_cases test_program
+  export build cuda alone OMP_WAIT_POLICY=passive  # many at a time: threads that wait must sleep, not spin
+  step test_kernels 240 bash -c 'test_program "$@"' - test_kernels "$all"
   for of in tensor autograd qinco apps; do
-    step "test_$of" 150 $build/bin/"test_$of" -tc="$devices"
+    step "test_$of" 150 bash -c 'test_program "$@"' - "test_$of" "$devices"
   done
 }
 

@@ -1,7 +1,7 @@
 // Times the CUDA kernels on one device: bytes against the rate of a copy, FLOP against the largest matrix product, in
 // float or, for the candidate search, of bfloat16 operands.
 // Prints a markdown table, and writes JSON with --json FILE. Inputs are made on the host once; no output is checked
-// here, the tests do that.
+// here, the tests do that. usage: bench_gpu [--quick] [--json FILE] [FAMILY..], of those at the end
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -180,12 +180,23 @@ void products(Bench& b, int64_t scale) {
           [&] { k.gemm(c, g); });
     b.clear();
   }
+}
+
+// The product that an assignment is made of is timed beside it.
+void assignments(Bench& b, int64_t scale) {
+  const auto& k = b.kernels();
+  const Context& c = b.context();
   for (const int64_t K : {int64_t{256}, int64_t{16384}}) {
     const int64_t n = K > 256 ? scale * 64 : scale * 1024, d = 128;
+    const double flop = 2.0 * static_cast<double>(n * K * d);
     float *const x = b.floats(n * d), *const codebook = b.floats(K * d), *const distances = b.floats(n);
     int32_t* const ids = b.ids(n, 1);
-    b.run(fmt::format("nearest of {}", K), 0, 2.0 * static_cast<double>(n * K * d),
-          [&] { k.nearest(c, n, d, K, x, codebook, ids, distances); });
+    b.run(fmt::format("nearest of {}", K), 0, flop, [&] { k.nearest(c, n, d, K, x, codebook, ids, distances); });
+    Gemm<float> g;
+    g.m = n, g.n = K, g.k = d;
+    g.a = x, g.lda = d, g.b = codebook, g.ldb = d, g.trans_b = true;
+    g.c = b.floats(n * K), g.ldc = K;
+    b.run(fmt::format("gemm {}x{}x{}", n, K, d), 0, flop, [&] { k.gemm(c, g); });
     b.clear();
   }
 }
@@ -276,23 +287,28 @@ void report(const Bench& b, const std::string& json) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  using Family = void (*)(Bench&, int64_t);
+  const std::pair<std::string, Family> families[] = {
+      {"streams", streams}, {"rows", rows}, {"products", products}, {"nearest", assignments}, {"candidates", candidates}, {"scans", scans}};
   try {
     std::string json;
     bool quick = false;
+    std::vector<std::string> asked;
     for (int i = 1; i < argc; ++i) {
       const std::string option = argv[i];
-      quick = quick || option == "--quick";
-      if (option == "--json" && i + 1 < argc) json = argv[++i];
+      if (option == "--quick")
+        quick = true;
+      else if (option == "--json" && i + 1 < argc)
+        json = argv[++i];
+      else
+        asked.push_back(option);
     }
     const Device device{DeviceType::cuda, 0};
     check_device(device);
     Bench bench(device, quick ? 0.0 : 0.5);
     const int64_t scale = quick ? 1 : 64;  // --quick: whether it runs at all, as on the emulator
-    streams(bench, scale);
-    rows(bench, scale);
-    products(bench, scale);
-    candidates(bench, scale);
-    scans(bench, scale);
+    for (const auto& [name, family] : families)
+      if (asked.empty() || std::find(asked.begin(), asked.end(), name) != asked.end()) family(bench, scale);
     report(bench, json);
     return 0;
   } catch (const std::exception& error) {

@@ -1,5 +1,6 @@
 #include "tests/apps/program.h"
 
+#include <algorithm>
 #include <csignal>
 #include <fcntl.h>
 #include <fstream>
@@ -61,6 +62,8 @@ Process::Process(const Arguments& arguments, const Limits& limits)
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
+  const bool device = std::find(arguments.begin(), arguments.end(), "--device") != arguments.end();
+  if (device) limits_.memory = RLIM_INFINITY;  // a driver reserves addresses for all memory there is
   argv.push_back(nullptr);
   if (limits_.out.empty()) {
     limits_.out = directory_.file("out");
