@@ -1,5 +1,5 @@
 // Where float has a version of its own beside the plain one: members of Table<float> by other names (kernels.h), and
-// for what sizes they are. fill_candidate, fill_nearest and fill_scan choose.
+// for what sizes they are. fill_candidate, fill_nearest, fill_scan and fill_topk choose.
 #pragma once
 
 #include "kernels/cuda/candidate_layout.h"
@@ -20,5 +20,9 @@ void tiled_nearest(const Context& context, int64_t n, int64_t d, int64_t K, cons
 /// For k <= kLargestBlockK.
 constexpr int64_t kLargestBlockK = 7168;
 void block_scan(const Context& context, const Scan<float>& scan);
+void block_topk(const Context& context, int64_t rows, int64_t cols, int64_t k, const float* x, int32_t* ids,
+                float* values);
+void block_topk_merge(const Context& context, int64_t rows, int64_t cols, int64_t k, int64_t held, const float* x,
+                      int32_t first_id, int32_t* ids, float* values);
 
 }  // namespace qinco::kernels::cuda

@@ -1,6 +1,7 @@
-// Row gather and scatter-add. The scatter sorts the ids with their places, stably, so that every row of the output
-// knows the places that belong to it, in order; one thread owns an element of the output and adds them one by one. No
-// atomics: the bits are those of the plain loop.
+// Row gather and scatter-add. Where there are few ids and rows, as in a training batch, each row of the output looks
+// through all ids for its own. Else the scatter sorts the ids with their places, stably, so that every row of the
+// output knows the places that belong to it, in order; one thread owns an element of the output and adds them one by
+// one. No atomics: the bits are those of the plain loop.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/library.h"
 #include "kernels/families.h"
@@ -20,6 +21,28 @@ __global__ void gather_rows_kernel(int64_t n, int64_t d, const T* x, const int32
 template <class T>
 void gather_rows(const Context& context, int64_t n, int64_t d, const T* x, const int32_t* ids, T* out) {
   launch(context, gather_rows_kernel<T>, blocks_for(n * d), kBlock, 0, n, d, x, ids, out);
+}
+
+// A warp takes 32 columns of a row of the output; it looks at 32 ids at a time.
+template <class T>
+__global__ void __launch_bounds__(kBlock)
+    find_rows_kernel(int64_t n, int64_t d, int64_t rows, const int32_t* ids, const T* x, T* out) {
+  const int64_t groups = (d + kWarp - 1) / kWarp;
+  for (int64_t w = grid_warp(); w < rows * groups; w += grid_warps()) {
+    const Place at = place(w, groups);
+    const int64_t col = at.col * kWarp + lane();
+    const bool own = col < d;
+    T total = own ? out[at.row * d + col] : T(0);
+    bool found = false;
+    for (int64_t first = 0; first < n; first += kWarp) {
+      const bool here = first + lane() < n && ids[first + lane()] == at.row;
+      for (unsigned places = __ballot_sync(kFullMask, here); places != 0; places &= places - 1) {
+        if (own) total += x[(first + __ffs(static_cast<int>(places)) - 1) * d + col];
+        found = true;
+      }
+    }
+    if (own && found) out[at.row * d + col] = total;
+  }
 }
 
 __global__ void count_up_kernel(int64_t n, int32_t* out) {
@@ -57,7 +80,13 @@ __global__ void add_rows_kernel(int64_t d, int64_t rows, const int32_t* begins, 
 template <class T>
 void scatter_add_rows(const Context& context, int64_t n, int64_t d, int64_t rows, const int32_t* ids, const T* x,
                       T* out) {
+  constexpr int64_t kFewIds = 4096, kFewLooks = int64_t{1} << 20;  // some microseconds' worth
   if (n == 0 || d == 0) return;
+  if (n <= kFewIds && n * rows <= kFewLooks) {
+    launch(context, find_rows_kernel<T>, blocks_for(rows * ((d + kWarp - 1) / kWarp), kWarps), kBlock, 0, n, d, rows,
+           ids, x, out);
+    return;
+  }
   ScratchFrame frame(context);
   int32_t *const order = frame.get<int32_t>(n), *const places = frame.get<int32_t>(n);
   uint32_t* const sorted = frame.get<uint32_t>(n);

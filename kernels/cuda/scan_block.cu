@@ -35,61 +35,71 @@ struct Query {
 
 struct ScanWork {
   int M, k, slices, capacity;
-  bool shared_tables, words;  // whether codes lie at multiples of 4 bytes
-  const Query* queries;       // [grid / slices]
+  const Query* queries;  // [grid / slices]
   const Segment* segments;
   Key* partial;  // [queries][slices][k]
 };
 
-__device__ inline uint32_t load_codes(const uint8_t* from, bool words) {
-  if (words) return __ldg(reinterpret_cast<const uint32_t*>(from));
+template <bool words>
+__device__ uint32_t load_codes(const uint8_t* from) {
+  if constexpr (words) return __ldg(reinterpret_cast<const uint32_t*>(from));
   return from[0] | from[1] << 8 | from[2] << 16 | static_cast<uint32_t>(from[3]) << 24;
 }
 
 // The scores of the 4 vectors from `at` on in block `block` of a list. As everywhere: bias, norm, codes in order.
-__device__ inline void score_four(const ScanWork& s, const Segment& list, const float* tables, int64_t block, int at,
-                                  float (&scores)[4]) {
+template <bool words>
+__device__ void score_four(int M, const Segment& list, const float* tables, int64_t block, int at, float (&scores)[4]) {
   const int64_t i = block * kScanBlock + at;
 #pragma unroll
-  for (int v = 0; v < 4; ++v) scores[v] = list.norms && i + v < list.n ? list.bias + list.norms[i + v] : list.bias;
-  const uint8_t* codes = list.codes + block * s.M * kScanBlock + at;
-#pragma unroll 4
-  for (int m = 0; m < s.M; ++m, codes += kScanBlock) {
-    const uint32_t four = load_codes(codes, s.words);
+  for (int v = 0; v < 4; ++v)
+    scores[v] = list.norms && i + v < list.n ? list.bias + __ldg(list.norms + i + v) : list.bias;
+  const uint8_t* codes = list.codes + block * M * kScanBlock + at;
+#pragma unroll 8
+  for (int m = 0; m < M; ++m, codes += kScanBlock, tables += kScanEntries) {
+    const uint32_t four = load_codes<words>(codes);
 #pragma unroll
-    for (int v = 0; v < 4; ++v) scores[v] += tables[m * 256 + (four >> 8 * v & 255)];
+    for (int v = 0; v < 4; ++v) scores[v] += tables[four >> 8 * v & 255];
   }
 }
 
+// shared_tables: whether the tables fit shared memory. words: whether codes lie at multiples of 4 bytes.
+template <bool shared_tables, bool words>
 __global__ void __launch_bounds__(kBlock) scan_kernel(ScanWork s) {
   __shared__ BlockSelect::State state;
   Key* const keys = dynamic_shared<Key>();
-  float* const own_tables = reinterpret_cast<float*>(keys + s.capacity);
   const Query query = s.queries[blockIdx.x / s.slices];
   const int64_t slice = blockIdx.x % s.slices;
-  if (s.shared_tables)
-    for (int i = threadIdx.x; i < s.M * 256; i += kBlock) own_tables[i] = query.tables[i];
-  const float* const tables = s.shared_tables ? own_tables : query.tables;
+  const float* tables = query.tables;
+  if constexpr (shared_tables) {
+    float* const own = reinterpret_cast<float*>(keys + s.capacity);
+    for (int i = threadIdx.x; i < s.M * static_cast<int>(kScanEntries); i += kBlock) own[i] = query.tables[i];
+    tables = own;
+  }
   BlockSelect best(keys, &state, s.capacity, s.k);
 
   const int64_t begin = query.blocks * slice / s.slices, end = query.blocks * (slice + 1) / s.slices;
   const int at = threadIdx.x % 8 * 4;
-  const Segment* list = s.segments + query.segments;
+  const Segment* next = s.segments + query.segments;
+  Segment list{};
+  int64_t list_end = 0;  // block of the query behind the list's
   for (int64_t round = begin; round < end; round += kRoundBlocks) {
     const int64_t block = round + threadIdx.x / 8;
     if (block < end) {
-      while (block >= list[0].begin + (list[0].n + kScanBlock - 1) / kScanBlock) ++list;
+      for (; block >= list_end; ++next) {
+        list = *next;
+        list_end = list.begin + (list.n + kScanBlock - 1) / kScanBlock;
+      }
       float scores[4];
-      score_four(s, *list, tables, block - list->begin, at, scores);
-      const int64_t i = (block - list->begin) * kScanBlock + at;
+      score_four<words>(s.M, list, tables, block - list.begin, at, scores);
+      const int64_t i = (block - list.begin) * kScanBlock + at;
 #pragma unroll
       for (int v = 0; v < 4; ++v)
-        if (i + v < list->n && scores[v] == scores[v])
-          best.offer(make_key(scores[v], list->first + static_cast<uint32_t>(i + v)));
+        if (i + v < list.n && scores[v] == scores[v])
+          best.offer(make_key(scores[v], list.first + static_cast<uint32_t>(i + v)));
     }
     best.end_round();
   }
-  best.keep_best();
+  best.finish();
   Key* const out = s.partial + static_cast<int64_t>(blockIdx.x) * s.k;
   for (int i = threadIdx.x; i < s.k; i += kBlock) out[i] = keys[i];
 }
@@ -105,7 +115,7 @@ __global__ void __launch_bounds__(kBlock) join_kernel(ScanWork s, int64_t* ids, 
     for (int64_t i = round + threadIdx.x; i < round + kRound && i < size; i += kBlock) best.offer(partial[i]);
     best.end_round();
   }
-  best.keep_best();
+  best.finish_sorted();
   for (int i = threadIdx.x; i < s.k; i += kBlock) {
     const bool found = keys[i] != kNoKey;
     ids[q * s.k + i] = found ? static_cast<int64_t>(index_of(keys[i])) : -1;
@@ -153,14 +163,17 @@ void scan_batch(const Context& context, const Scan<float>& all, int64_t first, i
   s.M = static_cast<int>(all.M), s.k = static_cast<int>(all.k);
   s.slices = static_cast<int>(rounds < 1 ? 1 : rounds < most_slices ? rounds : most_slices);
   s.capacity = select_capacity(all.k);
-  const int64_t select_bytes = s.capacity * static_cast<int64_t>(sizeof(Key)), table_bytes = all.M * 1024;
-  s.shared_tables = select_bytes + table_bytes <= kSharedBudget;
-  s.words = batch.words;
+  const int64_t select_bytes = s.capacity * static_cast<int64_t>(sizeof(Key));
+  const int64_t table_bytes = all.M * kScanEntries * static_cast<int64_t>(sizeof(float));
+  const bool shared_tables = select_bytes + table_bytes <= kSharedBudget;
   s.queries = to_device(context, frame, batch.queries);
   s.segments = to_device(context, frame, batch.segments);
   s.partial = frame.get<Key>(count * s.slices * all.k);
-  launch(context, scan_kernel, static_cast<unsigned>(count * s.slices), kBlock,
-         static_cast<size_t>(select_bytes + (s.shared_tables ? table_bytes : 0)), s);
+  const auto kernel = shared_tables ? batch.words ? scan_kernel<true, true> : scan_kernel<true, false>
+                      : batch.words ? scan_kernel<false, true>
+                                    : scan_kernel<false, false>;
+  launch(context, kernel, static_cast<unsigned>(count * s.slices), kBlock,
+         static_cast<size_t>(select_bytes + (shared_tables ? table_bytes : 0)), s);
   launch(context, join_kernel, static_cast<unsigned>(count), kBlock, static_cast<size_t>(select_bytes), s,
          all.ids + first * all.k, all.scores + first * all.k);
 }

@@ -1,5 +1,7 @@
-// The k smallest of each row, by sorting all elements by value and then, stably, by row: any number of rows of any
-// length keeps the device busy. In groups of rows, so that scratch memory is bounded.
+// The k smallest of each row. In float a block takes a row (topk_block.cu). In double, and where rows are few and long
+// or k is large, all elements are sorted by value and then, stably, by row: any number of rows of any length keeps the
+// device busy. In groups of rows, so that scratch memory is bounded.
+#include "kernels/cuda/float_kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/library.h"
 #include "kernels/cuda/reduce.cuh"
@@ -127,14 +129,37 @@ void topk_merge(const Context& context, int64_t rows, int64_t cols, int64_t k, i
   });
 }
 
+// A block for each row: where k fits, and rows are enough to keep a device busy, or short.
+bool by_blocks(int64_t rows, int64_t cols, int64_t k) {
+  constexpr int64_t kFewRows = 64, kShortRow = int64_t{1} << 16;
+  return k <= kLargestBlockK && (rows >= kFewRows || cols <= kShortRow);
+}
+
+void float_topk(const Context& context, int64_t rows, int64_t cols, int64_t k, const float* x, int32_t* ids,
+                float* values) {
+  if (k == 0 || rows == 0) return;
+  (by_blocks(rows, cols, k) ? block_topk : topk<float>)(context, rows, cols, k, x, ids, values);
+}
+
+void float_topk_merge(const Context& context, int64_t rows, int64_t cols, int64_t k, int64_t held, const float* x,
+                      int32_t first_id, int32_t* ids, float* values) {
+  if (k == 0 || cols == 0 || rows == 0) return;
+  (by_blocks(rows, cols, k) ? block_topk_merge : topk_merge<float>)(context, rows, cols, k, held, x, first_id, ids,
+                                                                    values);
+}
+
 }  // namespace
 
-template <class T>
-void fill_topk(Table<T>& t) {
-  t.topk = topk<T>;
-  t.topk_merge = topk_merge<T>;
+template <>
+void fill_topk(Table<float>& t) {
+  t.topk = float_topk;
+  t.topk_merge = float_topk_merge;
 }
-template void fill_topk(Table<float>&);
-template void fill_topk(Table<double>&);
+
+template <>
+void fill_topk(Table<double>& t) {
+  t.topk = topk<double>;
+  t.topk_merge = topk_merge<double>;
+}
 
 }  // namespace qinco::kernels::cuda
