@@ -178,6 +178,16 @@ void products(Bench& b, int64_t scale) {
     g.precision = Precision::fast;
     b.run(fmt::format("TF32 gemm {}x{}x{}", s.m, s.n, s.k), 0, 2.0 * static_cast<double>(s.m * s.n * s.k),
           [&] { k.gemm(c, g); });
+    if (!g.trans_a && g.trans_b) {
+      float* const packed = b.floats(k.linear_packed_size(s.n, s.k));
+      k.linear_pack(c, s.n, s.k, g.b, g.ldb, packed);
+      Linear<float> l{s.m, s.n, s.k, g.a, g.lda, packed, g.c, g.ldc};
+      b.run(fmt::format("linear {}x{}x{}", s.m, s.n, s.k), 0, 2.0 * static_cast<double>(s.m * s.n * s.k),
+            [&] { k.linear(c, l); });
+      l.residual = g.c, l.ldr = g.ldc, l.relu = true;
+      b.run(fmt::format("linear {}x{}x{}, residual, relu", s.m, s.n, s.k), 0,
+            2.0 * static_cast<double>(s.m * s.n * s.k), [&] { k.linear(c, l); });
+    }
     b.clear();
   }
 }
@@ -241,18 +251,21 @@ void candidates(Bench& b, int64_t scale) {
 }
 
 void scans(Bench& b, int64_t scale) {
-  const int64_t M = 8, k = 100, nq = 16, n = scale << 14;
-  ScanList<float> list;
-  list.n = n;
-  list.codes = b.array<uint8_t>(n * M, [](int64_t i) { return i * 7919 >> 3 & 255; });
-  list.norms = b.floats(n);
-  float* const tables = b.floats(nq * M * 256);
-  std::vector<ScanQuery<float>> queries;
-  for (int64_t q = 0; q < nq; ++q) queries.push_back({tables + q * M * 256, 1, &list});
-  int64_t* const ids = b.array<int64_t>(nq * k, [](int64_t) { return 0; });
-  const Scan<float> scan{nq, M, k, queries.data(), ids, b.floats(nq * k)};
-  b.run("scan M=8, 16 queries", static_cast<double>(nq * n * M), 0, [&] { b.kernels().scan(b.context(), scan); });
-  b.clear();
+  const int64_t k = 100, n = scale << 14;
+  for (const auto& [nq, M] : {std::pair<int64_t, int64_t>{16, 8}, {scale * 4, 8}, {scale * 4, 16}}) {
+    ScanList<float> list;
+    list.n = n;
+    list.codes = b.array<uint8_t>(n * M, [](int64_t i) { return i * 7919 >> 3 & 255; });
+    list.norms = b.floats(n);
+    float* const tables = b.floats(nq * M * kScanEntries);
+    std::vector<ScanQuery<float>> queries;
+    for (int64_t q = 0; q < nq; ++q) queries.push_back({tables + q * M * kScanEntries, 1, &list});
+    int64_t* const ids = b.array<int64_t>(nq * k, [](int64_t) { return 0; });
+    const Scan<float> scan{nq, M, k, queries.data(), ids, b.floats(nq * k)};
+    b.run(fmt::format("scan M={}, {} queries", M, nq), static_cast<double>(nq * n * M), 0,
+          [&] { b.kernels().scan(b.context(), scan); });
+    b.clear();
+  }
 }
 
 // The largest rate of bytes (a copy) and of FLOP (a matrix product) that was measured.
@@ -288,8 +301,9 @@ void report(const Bench& b, const std::string& json) {
 
 int main(int argc, char** argv) {
   using Family = void (*)(Bench&, int64_t);
-  const std::pair<std::string, Family> families[] = {
-      {"streams", streams}, {"rows", rows}, {"products", products}, {"nearest", assignments}, {"candidates", candidates}, {"scans", scans}};
+  const std::pair<std::string, Family> families[] = {{"streams", streams},       {"rows", rows},
+                                                     {"products", products},     {"nearest", assignments},
+                                                     {"candidates", candidates}, {"scans", scans}};
   try {
     std::string json;
     bool quick = false;

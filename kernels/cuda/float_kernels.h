@@ -1,5 +1,5 @@
 // Where float has a version of its own beside the plain one: members of Table<float> by other names (kernels.h), and
-// for what sizes they are. fill_candidate, fill_nearest, fill_scan and fill_topk choose.
+// for what sizes they are. fill_candidate, fill_linear, fill_nearest, fill_scan and fill_topk choose.
 #pragma once
 
 #include "kernels/cuda/candidate_layout.h"
@@ -12,6 +12,11 @@ namespace qinco::kernels::cuda {
 void fused_candidate_pack(const Context& context, const CandidateStep<float>& step, float* packed);
 void fused_candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,
                             const CandidateSearch<float>& search);
+
+/// For all sizes: on tensor cores, each product right to 2^-21.
+int64_t tiled_linear_packed_size(int64_t n, int64_t k);
+void tiled_linear_pack(const Context& context, int64_t n, int64_t k, const float* w, int64_t ldw, float* packed);
+void tiled_linear(const Context& context, const Linear<float>& linear);
 
 /// For all sizes.
 void tiled_nearest(const Context& context, int64_t n, int64_t d, int64_t K, const float* x, const float* c,
