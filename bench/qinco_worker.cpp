@@ -4,6 +4,7 @@
 #include <exception>
 #include <fmt/format.h>
 #include <iostream>
+#include <memory>
 #include <sstream>
 
 #include "apps/qinco/precision.h"
@@ -61,9 +62,10 @@ class Worker {
       return "ok";
     }
     if (command == "decoded" && words >> file) {
-      std::vector<float> x = decode(n);
-      for (float& value : x) value /= model_.config().db_scale;
-      write_file(file, {reinterpret_cast<const char*>(x.data()), x.size() * sizeof(float)});
+      const std::unique_ptr<float[]> x = decode(n);
+      const auto values = static_cast<size_t>(n * model_.config().d);
+      for (size_t i = 0; i < values; ++i) x[i] /= model_.config().db_scale;
+      write_file(file, {reinterpret_cast<const char*>(x.get()), values * sizeof(float)});
       return "ok";
     }
     if (command == "peak")  // n threads' GFLOP/s in products
@@ -91,11 +93,11 @@ class Worker {
     return codes;
   }
 
-  std::vector<float> decode(int64_t n) {
+  std::unique_ptr<float[]> decode(int64_t n) {
     const QincoConfig& config = model_.config();
     check(n * config.M <= static_cast<int64_t>(codes_.size()), "{} codes asked for, too few there", n);
-    std::vector<float> x(static_cast<size_t>(n * config.d));
-    codec_.decode(n, codes_.data(), config.M, config.M, x.data());
+    auto x = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(n * config.d));
+    codec_.decode(n, codes_.data(), config.M, config.M, x.get());
     return x;
   }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/cuda/download.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/upload.h"
 
@@ -14,14 +15,15 @@ namespace qinco::kernels::cuda {
 
 namespace {
 
-// One device, made ready on first use: its one stream, what feeds it, and whether the driver has pools (some virtual
-// GPUs have none).
+// One device, made ready on first use: its one stream, what feeds and empties it, and whether the driver has pools
+// (some virtual GPUs have none).
 struct State {
   std::once_flag ready;
   cudaStream_t stream = nullptr;
   bool pools = false;
   cudaMemPool_t pool = nullptr;
   UploadRing uploads;
+  DownloadRing downloads;
 };
 
 // Never destroyed: static objects may release device memory after it would be.
@@ -129,7 +131,8 @@ void copy_to(int index, void* destination, const void* host, size_t bytes) {
 }
 
 void copy_from(int index, void* host, const void* source, size_t bytes) {
-  const State& state = state_of(index);
+  State& state = state_of(index);
+  if (bytes >= DownloadRing::kLeastBytes) return state.downloads.copy(state.stream, host, source, bytes);
   check_status(cudaMemcpyAsync(host, source, bytes, cudaMemcpyDeviceToHost, state.stream), "copy");
   check_status(cudaStreamSynchronize(state.stream), "copy");
 }
