@@ -65,6 +65,9 @@ class Bench {
     const double scale = std::sqrt(3.0 / static_cast<double>(cols)) / 1000;
     return array<float>(rows * cols, [&](int64_t) { return scale * (static_cast<double>(random_() % 2001) - 1000); });
   }
+  uint8_t* codes(int64_t n) {
+    return array<uint8_t>(n, [this](int64_t) { return random_() & 255; });
+  }
   int32_t* ids(int64_t n, int64_t below) {
     return array<int32_t>(n, [&](int64_t) { return static_cast<int64_t>(random_() % static_cast<uint64_t>(below)); });
   }
@@ -255,7 +258,7 @@ void scans(Bench& b, int64_t scale) {
   for (const auto& [nq, M] : {std::pair<int64_t, int64_t>{16, 8}, {scale * 4, 8}, {scale * 4, 16}}) {
     ScanList<float> list;
     list.n = n;
-    list.codes = b.array<uint8_t>(n * M, [](int64_t i) { return i * 7919 >> 3 & 255; });
+    list.codes = b.codes(n * M);
     list.norms = b.floats(n);
     float* const tables = b.floats(nq * M * kScanEntries);
     std::vector<ScanQuery<float>> queries;

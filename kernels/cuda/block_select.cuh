@@ -1,5 +1,5 @@
 // The k least of many keys, by a block: a buffer in shared memory, entered through the worst of the k best so far. When
-// it fills up, the k-th least is found digit by digit (a radix selection) and what is above it goes: for 2,048 keys 3
+// it has enough, the k-th least is found digit by digit (a radix selection) and what is above it goes: for 2,048 keys 3
 // or 4 passes over them, where sorting takes 66. Only the k that remain at the end are sorted, if at all.
 #pragma once
 
@@ -29,8 +29,10 @@ class BlockSelect {
     int digit, rank;  // of the k-th least: its digit, and its rank among the keys with that one
     bool whole;       // whether it is the last of them
   };
-  __device__ BlockSelect(Key* keys, State* state, int capacity, int k)
-      : keys_(keys), state_(state), capacity_(capacity), k_(k) {
+  __device__ BlockSelect(Key* keys, State* state, int capacity, int k) : keys_(keys), state_(state), k_(k) {
+    // Long before the buffer is full a lower limit is worth a cut: fewer keys get in.
+    const int room = capacity - kRound;
+    most_held_ = 2 * k + kBlock < room ? 2 * k + kBlock : room;
     if (threadIdx.x == 0) state_->held = 0;
     __syncthreads();
   }
@@ -44,7 +46,7 @@ class BlockSelect {
     __syncthreads();
     const int held = state_->held;
     __syncthreads();  // before the next round's offers
-    if (held > capacity_ - kRound) cut(held);
+    if (held > most_held_) cut(held);
   }
 
   /// After the last round: the first k keys of the buffer are the k least of all, in any order, kNoKey where there are
@@ -140,7 +142,7 @@ class BlockSelect {
 
   Key* keys_;
   State* state_;
-  int capacity_, k_;
+  int k_, most_held_;
   Key limit_ = kNoKey;
 };
 
