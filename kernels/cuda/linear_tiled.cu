@@ -24,34 +24,50 @@ __device__ inline float element(const float4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-// Elements [begin, begin + 4) of a row of `size`, zeros beyond it. aligned: they lie at a multiple of 16 bytes, and
-// size is one of 4.
+// Four elements of a row, of which `left` exist, zeros for the others. aligned: they lie at a multiple of 16 bytes, and
+// all exist or none.
 template <bool aligned>
-__device__ float4 load_four(const float* row, int64_t begin, int64_t size) {
+__device__ float4 load_four(const float* from, int left) {
   if constexpr (aligned) {
-    if (begin < size) return __ldg(reinterpret_cast<const float4*>(row + begin));
+    if (left > 0) return __ldg(reinterpret_cast<const float4*>(from));
     return make_float4(0, 0, 0, 0);
   }
-  const auto at = [&](int64_t i) { return i < size ? __ldg(row + i) : 0.0f; };
-  return make_float4(at(begin), at(begin + 1), at(begin + 2), at(begin + 3));
+  const auto at = [&](int i) { return i < left ? __ldg(from + i) : 0.0f; };
+  return make_float4(at(0), at(1), at(2), at(3));
 }
 
-// 16 elements of the inner dimension of a warp's operands. Rows beyond the last are as the last.
+// Where a lane's shares of a warp's operands are. Rows beyond the last are as the last.
+template <int kRowTiles>
+struct LinearSource {
+  const float* x[2 * kRowTiles];  // rows g, g + 8, ..
+  const float4* w;
+  int left;    // elements of a row from the lane's first on
+  int pieces;  // of a row
+
+  __device__ LinearSource(const Linear<float>& l, int64_t row, int64_t col)
+      : left(static_cast<int>(l.k) - lane() % 4 * 4), pieces(static_cast<int>((l.k + kInner - 1) / kInner)) {
+#pragma unroll
+    for (int i = 0; i < 2 * kRowTiles; ++i) {
+      const int64_t r = row + 8 * i + lane() / 4;
+      x[i] = l.x + (r < l.m ? r : l.m - 1) * l.ldx + lane() % 4 * 4;
+    }
+    w = reinterpret_cast<const float4*>(l.packed) + col / 8 * pieces * kWarp + lane();
+  }
+};
+
+// 16 elements of the inner dimension of a warp's operands.
 template <int kRowTiles>
 struct LinearPiece {
   float4 x[kRowTiles][2];  // rows g and g + 8
   float4 w[kColumnTiles];
 
   template <bool aligned>
-  __device__ void load(const Linear<float>& l, const float4* weights, int64_t row, int64_t piece, int64_t pieces) {
-    const int g = lane() / 4, t = lane() % 4;
+  __device__ void load(const LinearSource<kRowTiles>& from, int piece) {
 #pragma unroll
-    for (int i = 0; i < 2 * kRowTiles; ++i) {
-      const int64_t r = row + 8 * i + g;
-      x[i / 2][i % 2] = load_four<aligned>(l.x + (r < l.m ? r : l.m - 1) * l.ldx, piece * kInner + 4 * t, l.k);
-    }
+    for (int i = 0; i < 2 * kRowTiles; ++i)
+      x[i / 2][i % 2] = load_four<aligned>(from.x[i] + piece * kInner, from.left - piece * kInner);
 #pragma unroll
-    for (int j = 0; j < kColumnTiles; ++j) w[j] = __ldg(weights + (j * pieces + piece) * kWarp + lane());
+    for (int j = 0; j < kColumnTiles; ++j) w[j] = __ldg(from.w + (j * from.pieces + piece) * kWarp);
   }
 };
 
@@ -85,55 +101,80 @@ __device__ void multiply_half(const LinearPiece<kRowTiles>& p, int half, float (
   multiply(x_high, w_high);
 }
 
-__device__ inline float finish_one(const Linear<float>& l, float sum, float own, float residual) {
-  if (l.accumulate) sum += own;
-  sum += residual;
+__device__ inline float finish_one(const Linear<float>& l, float sum, float added) {
+  sum += added;
   return l.relu && sum < 0 ? 0.0f : sum;
 }
 
-// Two neighbours of a row of y; of which `count` exist.
+// Two neighbours of a row, of which `count` exist.
 template <bool aligned>
-__device__ void finish_two(const Linear<float>& l, int64_t row, int64_t col, int64_t count, float first, float second) {
-  float* const y = l.y + row * l.ldy + col;
-  const float* const residual = l.residual ? l.residual + row * l.ldr + col : nullptr;
+__device__ float2 load_two(const float* from, int64_t count) {
+  if constexpr (aligned) return *reinterpret_cast<const float2*>(from);
+  return make_float2(from[0], count > 1 ? from[1] : 0.0f);
+}
+
+template <bool aligned>
+__device__ void store_two(float* to, int64_t count, float2 pair) {
   if constexpr (aligned) {
-    const float2 none = make_float2(0, 0), own = l.accumulate ? *reinterpret_cast<const float2*>(y) : none,
-                 added = residual ? *reinterpret_cast<const float2*>(residual) : none;
-    *reinterpret_cast<float2*>(y) =
-        make_float2(finish_one(l, first, own.x, added.x), finish_one(l, second, own.y, added.y));
+    *reinterpret_cast<float2*>(to) = pair;
   } else {
-    y[0] = finish_one(l, first, l.accumulate ? y[0] : 0.0f, residual ? residual[0] : 0.0f);
-    if (count > 1) y[1] = finish_one(l, second, l.accumulate ? y[1] : 0.0f, residual ? residual[1] : 0.0f);
+    to[0] = pair.x;
+    if (count > 1) to[1] = pair.y;
+  }
+}
+
+// Writes 8 rows of y, from `row` on. What is added is read for the whole row before any of it is written: y may be the
+// residual, so that else each read would wait for the write before.
+template <bool aligned>
+__device__ void finish_row(const Linear<float>& l, int64_t row, int64_t col, const float (&first)[kColumnTiles],
+                           const float (&second)[kColumnTiles]) {
+  const int64_t r = row + lane() / 4, c = col + 2 * (lane() % 4);
+  if (r >= l.m) return;
+  float* const y = l.y + r * l.ldy;
+  const float* const residual = l.residual ? l.residual + r * l.ldr : nullptr;
+  float2 added[kColumnTiles] = {};
+#pragma unroll
+  for (int j = 0; j < kColumnTiles; ++j) {
+    const int64_t at = c + 8 * j, count = l.n - at;
+    if (count <= 0) continue;
+    if (l.accumulate) added[j] = load_two<aligned>(y + at, count);
+    if (!residual) continue;
+    const float2 more = load_two<aligned>(residual + at, count);
+    added[j].x += more.x, added[j].y += more.y;
+  }
+#pragma unroll
+  for (int j = 0; j < kColumnTiles; ++j) {
+    const int64_t at = c + 8 * j, count = l.n - at;
+    const float2 pair = make_float2(finish_one(l, first[j], added[j].x), finish_one(l, second[j], added[j].y));
+    if (count > 0) store_two<aligned>(y + at, count, pair);
   }
 }
 
 // aligned: rows of x for loads of 16 bytes, those of y and the residual for 8, and n is even.
 template <int kRowTiles, bool aligned>
-__global__ void __launch_bounds__(kLinearWarps* kWarp) linear_kernel(Linear<float> l) {
+__global__ void __launch_bounds__(kLinearWarps* kWarp, 4) linear_kernel(Linear<float> l, int64_t column_blocks) {
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int64_t row = (int64_t{blockIdx.x} * 2 + warp / 2) * 16 * kRowTiles;
-  const int64_t col = (int64_t{blockIdx.y} * 2 + warp % 2) * kColumns;
+  const Place block = place(blockIdx.x, column_blocks);  // blocks of the same rows follow each other: x stays in L2
+  const int64_t row = (block.row * 2 + warp / 2) * 16 * kRowTiles, col = (block.col * 2 + warp % 2) * kColumns;
   if (row >= l.m || col >= l.n) return;
-  const int64_t pieces = (l.k + kInner - 1) / kInner;
-  const float4* const weights = reinterpret_cast<const float4*>(l.packed) + col / 8 * pieces * kWarp;
+  const LinearSource<kRowTiles> from(l, row, col);
   float sum[kRowTiles][kColumnTiles][4] = {};
   LinearPiece<kRowTiles> now, next;
-  if (pieces > 0) now.template load<aligned>(l, weights, row, 0, pieces);
-  for (int64_t piece = 0; piece < pieces; ++piece) {
-    next.template load<aligned>(l, weights, row, piece + 1 < pieces ? piece + 1 : piece, pieces);
+  if (from.pieces > 0) now.template load<aligned>(from, 0);
+  for (int piece = 0; piece < from.pieces; ++piece) {
+    next.template load<aligned>(from, piece + 1 < from.pieces ? piece + 1 : piece);
     multiply_half(now, 0, sum);
     multiply_half(now, 1, sum);
     now = next;
   }
-  const int g = lane() / 4, t = lane() % 4;
 #pragma unroll
-  for (int i = 0; i < 2 * kRowTiles; ++i)
+  for (int i = 0; i < 2 * kRowTiles; ++i) {
+    float first[kColumnTiles], second[kColumnTiles];
 #pragma unroll
-    for (int j = 0; j < kColumnTiles; ++j) {
-      const int64_t r = row + 8 * i + g, c = col + 8 * j + 2 * t;
-      if (r < l.m && c < l.n)
-        finish_two<aligned>(l, r, c, l.n - c, sum[i / 2][j][i % 2 * 2], sum[i / 2][j][i % 2 * 2 + 1]);
-    }
+    for (int j = 0; j < kColumnTiles; ++j)
+      first[j] = sum[i / 2][j][i % 2 * 2], second[j] = sum[i / 2][j][i % 2 * 2 + 1];
+    finish_row<aligned>(l, row + 8 * i, col, first, second);
+  }
 }
 
 // packed [columns/8][pieces][lane][4], zero beyond n and k.
@@ -171,11 +212,11 @@ void tiled_linear(const Context& context, const Linear<float>& l) {
   const int64_t columns = (l.n + kColumns - 1) / kColumns;
   const bool two = (l.m + 31) / 32 * columns >= 8 * processors(context);
   const int64_t rows = two ? 64 : 32;  // of a block
-  const dim3 grid(static_cast<unsigned>((l.m + rows - 1) / rows), static_cast<unsigned>((columns + 1) / 2));
+  const int64_t column_blocks = (columns + 1) / 2, blocks = (l.m + rows - 1) / rows * column_blocks;
   const auto kernel = two       ? aligned ? linear_kernel<2, true> : linear_kernel<2, false>
                             : aligned ? linear_kernel<1, true>
                                 : linear_kernel<1, false>;
-  launch(context, kernel, grid, kLinearWarps * kWarp, 0, l);
+  launch(context, kernel, static_cast<unsigned>(blocks), kLinearWarps * kWarp, 0, l, column_blocks);
 }
 
 }  // namespace qinco::kernels::cuda
