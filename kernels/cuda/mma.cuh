@@ -82,7 +82,24 @@ __device__ inline void copy_async(uint4* shared, const uint4* global) {
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(global) : "memory");
 #else
-  cuda_emulator::copy_async(shared, global);
+  cuda_emulator::copy_async(shared, global, 16);
+#endif
+}
+
+/// The same for kBytes, 4 or 16, which become 0 where the source does not exist; it is not read then. 4 bytes go
+/// through L1: past it go only 16.
+template <int kBytes>
+__device__ void copy_async_or_zero(float* shared, const float* global, bool exists) {
+  static_assert(kBytes == 4 || kBytes == 16);
+#ifdef __CUDACC__
+  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  const int bytes = exists ? kBytes : 0;
+  if constexpr (kBytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(global), "r"(bytes) : "memory");
+#else
+  cuda_emulator::copy_async(shared, exists ? global : nullptr, kBytes);
 #endif
 }
 

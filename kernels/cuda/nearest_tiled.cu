@@ -1,151 +1,296 @@
 // Nearest codeword in float: the tile of a matrix product, which instead of being stored goes into a running minimum of
 // ||c||^2 - 2 <x,c>. Never n x K values in memory.
 //
-// A block takes 128 rows of x against 128 codewords at a time, 8 x 8 of them per thread: for 64 multiply-adds a thread
-// loads 16 floats from shared memory, by 4 loads of 16 bytes. That is 8 clocks of shared memory for 16 of multiply-adds
-// on an SM, so these are the limit (2 n K d FLOP). The distance that is reported is computed afterwards from the
-// differences, without the cancellation of the expanded form.
+// The product is the tensor cores', of floats split into two TF32 numbers each: three products for one, with sums in
+// float (mma.cuh). A block takes 128 rows of x against 128 codewords at a time, a warp 32 x 64 of that. 16 columns of
+// both come to shared memory by cp.async, three stages in turn, as two slabs [row][8]: the order of columns within a
+// product is free, so a lane reads two neighbouring ones by one load of 8 bytes, and half a warp 128 bytes in a row. A
+// number is split when it has been read: that costs 5 clocks of the integer and float units, and a warp does 24 numbers
+// for 48 products, each of which takes the tensor core 4 clocks (sm_90, of which mma.sync reaches some 60%) to 8
+// (sm_80). So the tensor cores are the limit: of an H100's 494 TFLOP/s some 60%, a third of it for three products:
+// about 100.
+//
+// As many blocks as there is room for go through all pairs of 128 rows and 128 codewords, each through its share, which
+// may begin and end in the middle of the codewords of some rows. They meet in atomicMin on (score, k). Who adds the
+// last codewords of 128 rows computes their distances from the differences, without the cancellation of the expanded
+// form.
 #include "kernels/cuda/float_kernels.h"
 #include "kernels/cuda/keys.cuh"
+#include "kernels/cuda/mma.cuh"
 
 namespace qinco::kernels::cuda {
 
 namespace {
 
-constexpr int kTile = 128, kStep = 8, kStride = kTile + 4;
-constexpr int kPerThread = kTile * kStep / kBlock;
+constexpr int kTile = 128, kStep = 16, kStages = 3, kBlocksPerProcessor = 2;
+constexpr int kColumns = 8;                       // of a slab, which is one product's
+constexpr int kSlab = kTile * kColumns + 16;      // apart by half the banks: cp.async writes to both at a time
+constexpr int kPiece = kStep / kColumns * kSlab;  // floats of a stage, of each matrix
+constexpr size_t kRingBytes = size_t{kStages} * 2 * kPiece * sizeof(float);
+constexpr int kWarpRows = 32, kWarpCodes = 64;  // 4 x 2 warps
 
-// The columns [begin, begin + 8) of 128 rows of a matrix, on their way from global to shared memory.
-struct Piece {
-  float values[kPerThread];
+struct Operands {
+  int64_t n;
+  int d, K;
+  const float *x, *c;
 
-  // from: the first of the 128 rows, of which `rows` exist
-  __device__ void fetch(const float* from, int rows, int d, int begin) {
-    const int column = begin + static_cast<int>(threadIdx.x) % kStep, row = static_cast<int>(threadIdx.x) / kStep;
-#pragma unroll
-    for (int i = 0; i < kPerThread; ++i) {
-      const int r = row + i * (kBlock / kStep);
-      values[i] = r < rows && column < d ? __ldg(from + (r * d + column)) : 0.0f;
-    }
-  }
-  __device__ void put(float* to) const {  // [kStep][kStride]
-#pragma unroll
-    for (int i = 0; i < kPerThread; ++i)
-      to[threadIdx.x % kStep * kStride + threadIdx.x / kStep + i * (kBlock / kStep)] = values[i];
+  __host__ __device__ int tiles() const { return (K + kTile - 1) / kTile; }
+  __host__ __device__ int64_t row_blocks() const { return (n + kTile - 1) / kTile; }
+  __device__ int rows_of(int row_block) const {
+    const int64_t left = n - int64_t{row_block} * kTile;
+    return left < kTile ? static_cast<int>(left) : kTile;
   }
 };
 
-// Four and four rows (or columns) of a thread: 4 at, 4 at + 64.
-__device__ inline void load_eight(const float* from, int at, float (&out)[8]) {
-  const float4 low = *reinterpret_cast<const float4*>(from + 4 * at);
-  const float4 high = *reinterpret_cast<const float4*>(from + 64 + 4 * at);
-  out[0] = low.x, out[1] = low.y, out[2] = low.z, out[3] = low.w;
-  out[4] = high.x, out[5] = high.y, out[6] = high.z, out[7] = high.w;
-}
+struct Results {
+  Key* keys;           // [n], of the least score so far
+  uint32_t* arrivals;  // [row blocks]: tiles of codewords whose scores are in the keys
+  int32_t* ids;
+  float* distances;  // or null
+};
 
-__device__ inline int place(int at, int i) {
-  return i / 4 * 64 + 4 * at + i % 4;
-}
+// A pair of 128 rows and 128 codewords; pairs of the same rows follow each other.
+struct Pair {
+  int row_block, tile;
 
-// sum += the product of one piece of each matrix.
-__device__ inline void multiply(const float* x, const float* c, int tx, int ty, float (&sum)[8][8]) {
-#pragma unroll
-  for (int k = 0; k < kStep; ++k) {
-    float a[8], b[8];
-    load_eight(x + k * kStride, ty, a);
-    load_eight(c + k * kStride, tx, b);
-#pragma unroll
-    for (int i = 0; i < 8; ++i)
-#pragma unroll
-      for (int j = 0; j < 8; ++j) sum[i][j] += a[i] * b[j];
+  __device__ void advance(int tiles) {
+    if (++tile == tiles) tile = 0, ++row_block;
   }
+};
+
+// Brings a block's pairs to shared memory, 16 columns after the other. kVector: rows begin at multiples of 16 bytes.
+template <bool kVector>
+class Feed {
+ public:
+  __device__ Feed(const Operands& operands, float* ring, const Pair& first, int pairs)
+      : operands_(operands), ring_(ring), pair_(first), left_(operands.d > 0 ? pairs : 0) {
+    for (int s = 0; s < kStages - 1; ++s) fetch(s);
+  }
+
+  // The next stage, x's piece before c's, until the call after the next. A barrier.
+  __device__ const float* take() {
+    wait_for_copies<kStages - 2>();
+    __syncthreads();
+    fetch(stage_ == 0 ? kStages - 1 : stage_ - 1);  // the stage before, which all have left
+    const float* const stage = ring_ + stage_ * 2 * kPiece;
+    stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
+    return stage;
+  }
+
+ private:
+  __device__ void fetch(int stage) {
+    if (left_ > 0) {
+      float* const to = ring_ + stage * 2 * kPiece;
+      const int64_t d = operands_.d;
+      fetch_piece(to, operands_.x + int64_t{pair_.row_block} * kTile * d, operands_.rows_of(pair_.row_block));
+      fetch_piece(to + kPiece, operands_.c + int64_t{pair_.tile} * kTile * d, operands_.K - pair_.tile * kTile);
+      column_ += kStep;
+      if (column_ >= operands_.d) {
+        column_ = 0;
+        --left_;
+        pair_.advance(operands_.tiles());
+      }
+    }
+    commit_copies();
+  }
+
+  // from: the first of 128 rows, of which `rows` exist
+  __device__ void fetch_piece(float* to, const float* from, int rows) const {
+    constexpr int kWidth = kVector ? 4 : 1, kPerRow = kStep / kWidth, kRows = kBlock / kPerRow;
+    const int place = static_cast<int>(threadIdx.x) % kPerRow * kWidth, row = static_cast<int>(threadIdx.x) / kPerRow;
+    const int column = column_ + place;
+    to += place / kColumns * kSlab + place % kColumns + row * kColumns;
+#pragma unroll
+    for (int i = 0; i < kTile; i += kRows)
+      copy_async_or_zero<kWidth * 4>(to + i * kColumns, from + ((row + i) * operands_.d + column),
+                                     row + i < rows && column < operands_.d);
+  }
+
+  const Operands& operands_;
+  float* ring_;
+  Pair pair_;
+  int left_;  // pairs of which not all is on its way yet
+  int column_ = 0, stage_ = 0;
+};
+
+// One warp's share of a tile of products: sum[m][j] is the fragment of rows 16 m and codewords 8 j.
+struct Sums {
+  static constexpr int kRowTiles = kWarpRows / 16, kCodeTiles = kWarpCodes / 8;
+  float values[kRowTiles][kCodeTiles][4];
+};
+
+// Two values of a lane, its operands k = t and k = t + 4 of a product.
+struct SplitTwo {
+  SplitTf32 low_k, high_k;
+};
+__device__ inline SplitTwo split_two(const float* from) {
+  const float2 two = *reinterpret_cast<const float2*>(from);
+  return {split_tf32(two.x), split_tf32(two.y)};
+}
+
+// Adds the products over a slab's columns. x, c: the two values of this lane in its first row and codeword. Small
+// products first; the same sum comes again after three others, which hide the latency of a product.
+__device__ inline void multiply(const float* x, const float* c, Sums& sums) {
+  constexpr int kTogether = 2;
+  uint32_t high[Sums::kRowTiles][4], low[Sums::kRowTiles][4];
+#pragma unroll
+  for (int i = 0; i < 2 * Sums::kRowTiles; ++i) {
+    const SplitTwo a = split_two(x + i * 8 * kColumns);
+    high[i / 2][i % 2] = a.low_k.high, high[i / 2][i % 2 + 2] = a.high_k.high;
+    low[i / 2][i % 2] = a.low_k.low, low[i / 2][i % 2 + 2] = a.high_k.low;
+  }
+#pragma unroll
+  for (int j = 0; j < Sums::kCodeTiles; j += kTogether) {
+    SplitTwo b[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) b[i] = split_two(c + (j + i) * 8 * kColumns);
+#pragma unroll
+    for (int product = 0; product < 3; ++product)
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i)
+#pragma unroll
+        for (int m = 0; m < Sums::kRowTiles; ++m)
+          mma_tf32(sums.values[m][j + i], product == 0 ? low[m] : high[m],
+                   product == 1 ? b[i].low_k.low : b[i].low_k.high, product == 1 ? b[i].high_k.low : b[i].high_k.high);
+  }
+}
+
+// The least scores of this lane's rows: 8 i + g of the warp's.
+class Best {
+ public:
+  __device__ Best() { clear(); }
+  __device__ void clear() {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) scores_[i] = INFINITY, ids_[i] = 0;
+  }
+
+  // first: this lane's first codeword. They come in ascending order, so that the lowest of equals stays.
+  __device__ void take(const Sums& sums, const float* norms, int first) {
+#pragma unroll
+    for (int j = 0; j < Sums::kCodeTiles; ++j) {
+      const float2 two = __ldg(reinterpret_cast<const float2*>(norms + first + 8 * j));
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        take(i, two.x - 2 * sums.values[i / 2][j][i % 2 * 2], first + 8 * j);
+        take(i, two.y - 2 * sums.values[i / 2][j][i % 2 * 2 + 1], first + 8 * j + 1);
+      }
+    }
+  }
+
+  // keys: of the warp's rows, of which `rows` exist.
+  __device__ void give(Key* keys, int rows) const {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      Key key = scores_[i] < INFINITY ? make_key(scores_[i], static_cast<uint32_t>(ids_[i])) : kNoKey;
+      for (int bits = 2; bits > 0; bits /= 2) key = Minimum{}(key, __shfl_xor_sync(kFullMask, key, bits));
+      const int row = 8 * i + lane() / 4;
+      if (lane() % 4 == 0 && row < rows) atomicMin(keys + row, key);
+    }
+  }
+
+ private:
+  static constexpr int kRows = kWarpRows / 8;
+
+  __device__ void take(int i, float score, int id) {  // only finite scores count
+    if (score < scores_[i] && score > -INFINITY) scores_[i] = score, ids_[i] = id;
+  }
+
+  float scores_[kRows];
+  int ids_[kRows];
+};
+
+// Four values, of which `count` exist; the others are 0.
+template <bool kVector>
+__device__ float4 load_four(const float* from, int count) {
+  if constexpr (kVector) return __ldg(reinterpret_cast<const float4*>(from));
+  return {__ldg(from), count > 1 ? __ldg(from + 1) : 0, count > 2 ? __ldg(from + 2) : 0,
+          count > 3 ? __ldg(from + 3) : 0};
+}
+
+// The results of 128 rows, whose keys are final: 8 lanes per row.
+template <bool kVector>
+__device__ void finish(const Operands& o, int row_block, const Results& results) {
+  constexpr int kLanes = 8;
+  for (int i = static_cast<int>(threadIdx.x) / kLanes; i < kTile; i += kBlock / kLanes) {
+    const int64_t row = int64_t{row_block} * kTile + i;
+    // other blocks' atomics are in L2, where volatile looks
+    const Key key = row < o.n ? *static_cast<const volatile Key*>(results.keys + row) : kNoKey;
+    const bool found = key != kNoKey;
+    const int64_t k = found ? index_of(key) : 0;
+    float sum = 0;
+    if (found && results.distances) {
+#pragma unroll 4
+      for (int column = lane() % kLanes * 4; column < o.d; column += kLanes * 4) {
+        const float4 x = load_four<kVector>(o.x + row * o.d + column, o.d - column);
+        const float4 c = load_four<kVector>(o.c + k * o.d + column, o.d - column);
+        const float differences[4] = {x.x - c.x, x.y - c.y, x.z - c.z, x.w - c.w};
+        for (const float difference : differences) sum += difference * difference;
+      }
+    }
+    for (int bits = kLanes / 2; bits > 0; bits /= 2) sum += __shfl_xor_sync(kFullMask, sum, bits);
+    if (lane() % kLanes > 0 || row >= o.n) continue;
+    results.ids[row] = static_cast<int32_t>(k);
+    if (results.distances) results.distances[row] = found ? sum : INFINITY;
+  }
+}
+
+// Whether the tiles of these rows that this block has put into the keys were the last ones. A barrier.
+__device__ inline bool arrive(uint32_t* arrivals, int tiles, int all) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last =
+        atomicAdd(arrivals, static_cast<uint32_t>(tiles)) + static_cast<uint32_t>(tiles) == static_cast<uint32_t>(all);
+    __threadfence();
+  }
+  __syncthreads();
+  return last;
 }
 
 // norms [K rounded up to tiles]: infinity beyond K.
-__global__ void __launch_bounds__(kBlock) norms_kernel(int64_t K, int64_t d, const float* c, float* norms) {
-  for (int64_t k = grid_warp(); k < round_up(K, kTile); k += grid_warps()) {
-    float squares = k < K ? 0 : INFINITY;
-    for (int64_t j = lane(); k < K && j < d; j += kWarp) squares += c[k * d + j] * c[k * d + j];
+template <bool kVector>
+__global__ void __launch_bounds__(kBlock, kBlocksPerProcessor)
+    nearest_kernel(Operands operands, const float* norms, Results results) {
+  const int tiles = operands.tiles();
+  const int64_t all = operands.row_blocks() * tiles;
+  const int64_t begin = all * blockIdx.x / gridDim.x, end = all * (int64_t{blockIdx.x} + 1) / gridDim.x;
+  Pair pair{static_cast<int>(begin / tiles), static_cast<int>(begin % tiles)};
+  Feed<kVector> feed(operands, dynamic_shared<float>(), pair, static_cast<int>(end - begin));
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, g = lane() / 4, t = lane() % 4;
+  const int row = warp / 2 * kWarpRows, code = warp % 2 * kWarpCodes;  // the warp's first
+  const int my_x = (row + g) * kColumns + 2 * t, my_c = kPiece + (code + g) * kColumns + 2 * t;
+  Best best;
+  int done = 0;  // tiles of these rows
+  for (int left = static_cast<int>(end - begin); left > 0; --left) {
+    Sums sums{};
+    for (int column = 0; column < operands.d; column += kStep) {
+      const float* const stage = feed.take();
+#pragma unroll
+      for (int slab = 0; slab < kPiece; slab += kSlab) multiply(stage + slab + my_x, stage + slab + my_c, sums);
+    }
+    best.take(sums, norms, pair.tile * kTile + code + 2 * t);
+    ++done;
+    if (pair.tile + 1 == tiles || left == 1) {
+      best.give(results.keys + int64_t{pair.row_block} * kTile + row, operands.rows_of(pair.row_block) - row);
+      if (arrive(results.arrivals + pair.row_block, done, tiles)) finish<kVector>(operands, pair.row_block, results);
+      best.clear();
+      done = 0;
+    }
+    pair.advance(tiles);
+  }
+}
+
+// norms, and keys and arrivals of nothing yet.
+__global__ void __launch_bounds__(kBlock) prepare_kernel(Operands o, float* norms, Results results) {
+  for (int64_t k = grid_warp(); k < int64_t{o.tiles()} * kTile; k += grid_warps()) {
+    float squares = k < o.K ? 0 : INFINITY;
+    for (int64_t j = lane(); k < o.K && j < o.d; j += kWarp) squares += o.c[k * o.d + j] * o.c[k * o.d + j];
     squares = warp_sum(squares);
     if (lane() == 0) norms[k] = squares;
   }
-}
-
-// keys[i] = the least (||c||^2 - 2 <x,c>, k) among finite values. blockIdx.x: 128 rows; blockIdx.y: a share of the
-// codewords.
-__global__ void __launch_bounds__(kBlock, 2)
-    nearest_kernel(int64_t n, int d, int K, const float* x, const float* c, const float* norms, Key* keys) {
-  __align__(16) __shared__ float xs[2][kStep * kStride];
-  __align__(16) __shared__ float cs[2][kStep * kStride];
-  const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
-  const int64_t row = int64_t{blockIdx.x} * kTile;
-  const int tiles = (K + kTile - 1) / kTile;
-  const int first = static_cast<int>(int64_t{tiles} * blockIdx.y / gridDim.y);
-  const int last = static_cast<int>(int64_t{tiles} * (blockIdx.y + 1) / gridDim.y);
-  const float* const my_x = x + row * d;
-  const int rows = n - row < kTile ? static_cast<int>(n - row) : kTile;
-  float best[8];
-  int best_k[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) best[i] = INFINITY, best_k[i] = 0;
-
-  Piece next_x, next_c;
-  next_x.fetch(my_x, rows, d, 0);
-  next_c.fetch(c + int64_t{first} * kTile * d, K - first * kTile, d, 0);
-  int side = 0;
-  for (int tile = first; tile < last; ++tile) {
-    float sum[8][8] = {};
-    for (int begin = 0; begin < d; begin += kStep, side = 1 - side) {
-      next_x.put(xs[side]);
-      next_c.put(cs[side]);
-      __syncthreads();  // and the step before the last has been read, on this side
-      const bool same_tile = begin + kStep < d;
-      const int next_begin = same_tile ? begin + kStep : 0, next_tile = same_tile ? tile : tile + 1;
-      next_x.fetch(my_x, rows, d, next_begin);
-      next_c.fetch(c + int64_t{next_tile} * kTile * d, K - next_tile * kTile, d, next_begin);
-      multiply(xs[side], cs[side], tx, ty, sum);
-    }
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {  // ascending codewords: the lowest of equals stays
-      const int k = tile * kTile + place(tx, j);
-      const float norm = __ldg(norms + k);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        const float score = norm - 2 * sum[i][j];
-        if (score < best[i] && score > -INFINITY) best[i] = score, best_k[i] = k;
-      }
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    Key key = best[i] < INFINITY ? make_key(best[i], static_cast<uint32_t>(best_k[i])) : kNoKey;
-    for (int bits = 8; bits > 0; bits /= 2) key = Minimum{}(key, __shfl_xor_sync(kFullMask, key, bits));
-    const int64_t r = row + place(ty, i);
-    if (tx == 0 && r < n) atomicMin(keys + r, key);
-  }
-}
-
-__global__ void __launch_bounds__(kBlock) clear_kernel(int64_t n, Key* keys) {
-  for (int64_t i = grid_thread(); i < n; i += grid_threads()) keys[i] = kNoKey;
-}
-
-__global__ void __launch_bounds__(kBlock) finish_kernel(int64_t n, int64_t d, const float* x, const float* c,
-                                                        const Key* keys, int32_t* ids, float* distances) {
-  for (int64_t i = grid_warp(); i < n; i += grid_warps()) {
-    const bool found = keys[i] != kNoKey;
-    const int64_t k = found ? index_of(keys[i]) : 0;
-    float sum = 0;
-    if (distances) {
-      for (int64_t j = lane(); j < d; j += kWarp) {
-        const float difference = x[i * d + j] - c[k * d + j];
-        sum += difference * difference;
-      }
-      sum = warp_sum(sum);
-    }
-    if (lane() > 0) continue;
-    ids[i] = static_cast<int32_t>(k);
-    if (distances) distances[i] = found ? sum : INFINITY;
-  }
+  for (int64_t i = grid_thread(); i < o.n; i += grid_threads()) results.keys[i] = kNoKey;
+  for (int64_t i = grid_thread(); i < o.row_blocks(); i += grid_threads()) results.arrivals[i] = 0;
 }
 
 }  // namespace
@@ -153,18 +298,16 @@ __global__ void __launch_bounds__(kBlock) finish_kernel(int64_t n, int64_t d, co
 void tiled_nearest(const Context& context, int64_t n, int64_t d, int64_t K, const float* x, const float* c,
                    int32_t* ids, float* distances) {
   if (n <= 0) return;
+  const Operands operands{n, static_cast<int>(d), static_cast<int>(K), x, c};
+  const int64_t codes = int64_t{operands.tiles()} * kTile, pairs = operands.row_blocks() * operands.tiles();
   ScratchFrame frame(context);
-  float* const norms = frame.get<float>(round_up(K, kTile));
-  Key* const keys = frame.get<Key>(n);
-  const int64_t row_blocks = (n + kTile - 1) / kTile, tiles = (K + kTile - 1) / kTile;
-  // Where there are fewer rows than fill the device twice, codewords are shared out as well.
-  const int64_t wanted = (4 * processors(context) + row_blocks - 1) / row_blocks;
-  const int64_t shares = wanted < tiles ? wanted : tiles;
-  launch(context, norms_kernel, blocks_for(round_up(K, kTile), kWarps), kBlock, 0, K, d, c, norms);
-  launch(context, clear_kernel, blocks_for(n), kBlock, 0, n, keys);
-  launch(context, nearest_kernel, dim3(static_cast<unsigned>(row_blocks), static_cast<unsigned>(shares)), kBlock, 0, n,
-         static_cast<int>(d), static_cast<int>(K), x, c, norms, keys);
-  launch(context, finish_kernel, blocks_for(n, kWarps), kBlock, 0, n, d, x, c, keys, ids, distances);
+  float* const norms = frame.get<float>(codes);
+  const Results results{frame.get<Key>(n), frame.get<uint32_t>(operands.row_blocks()), ids, distances};
+  const int64_t threads = n > codes * kWarp ? n : codes * kWarp, room = kBlocksPerProcessor * processors(context);
+  const bool vector = d % 4 == 0 && (reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(c)) % 16 == 0;
+  launch(context, prepare_kernel, blocks_for(threads), kBlock, 0, operands, norms, results);
+  launch(context, vector ? nearest_kernel<true> : nearest_kernel<false>,
+         static_cast<unsigned>(pairs < room ? pairs : room), kBlock, kRingBytes, operands, norms, results);
 }
 
 }  // namespace qinco::kernels::cuda

@@ -54,14 +54,17 @@ inline void mma_tf32(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigne
   };
   const int g = lane() / 4, t = lane() % 4;
   exchange(0xffffffffu, Operands{{a[0], a[1], a[2], a[3]}, {b0, b1}}, where, [&](auto from) {
-    Operands rows[4], columns[2][4];  // of A's rows g and g + 8, and of B's columns 2t and 2t + 1
+    float rows[2][8], columns[2][8];  // A's rows g and g + 8, B's columns 2t and 2t + 1
     for (int owner = 0; owner < 4; ++owner) {
-      rows[owner] = from(4 * g + owner);
-      for (int column = 0; column < 2; ++column) columns[column][owner] = from(4 * (2 * t + column) + owner);
+      const Operands row = from(4 * g + owner);
+      for (int r = 0; r < 4; ++r) rows[r % 2][owner + r / 2 * 4] = operand_tf32(row.a[r]);
+      for (int i = 0; i < 2; ++i) {
+        const Operands column = from(4 * (2 * t + i) + owner);
+        for (int r = 0; r < 2; ++r) columns[i][owner + r * 4] = operand_tf32(column.b[r]);
+      }
     }
     for (int i = 0; i < 4; ++i)
-      for (int k = 0; k < 8; ++k)
-        c[i] += operand_tf32(rows[k % 4].a[i / 2 + k / 4 * 2]) * operand_tf32(columns[i % 2][k % 4].b[k / 4]);
+      for (int k = 0; k < 8; ++k) c[i] += rows[i / 2][k] * columns[i % 2][k];
     return 0;
   });
 }
@@ -73,30 +76,37 @@ class Copies {
     static auto* const all = new std::vector<Copies>(1024);
     return (*all)[threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)];
   }
-  void add(void* to, const void* from) {
-    std::memset(to, 0xff, kBytes);
-    open_.push_back({to, from});
+  /// Zeros, where `from` is null.
+  void add(void* to, const void* from, size_t bytes) {
+    std::memset(to, 0xff, bytes);
+    open_.push_back({to, from, bytes});
   }
   void commit() { groups_.push_back(std::exchange(open_, {})); }
   void wait(size_t pending) {
     for (; groups_.size() > pending; groups_.pop_front())
-      for (const Copy& copy : groups_.front()) std::memcpy(copy.to, copy.from, kBytes);
+      for (const Copy& copy : groups_.front()) {
+        if (copy.from)
+          std::memcpy(copy.to, copy.from, copy.bytes);
+        else
+          std::memset(copy.to, 0, copy.bytes);
+      }
   }
 
  private:
-  static constexpr size_t kBytes = 16;
   struct Copy {
     void* to;
     const void* from;
+    size_t bytes;
   };
   std::vector<Copy> open_;
   std::deque<std::vector<Copy>> groups_;
 };
 
-inline void copy_async(void* to, const void* from, const Where& where = Where::current()) {
-  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0)
-    fail("asynchronous copy from or to an address that is no multiple of 16", where);
-  Copies::of_this_thread().add(to, from);
+inline void copy_async(void* to, const void* from, size_t bytes, const Where& where = Where::current()) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0)
+    fail("asynchronous copy from or to an address that is no multiple of its " + std::to_string(bytes) + " bytes",
+         where);
+  Copies::of_this_thread().add(to, from, bytes);
 }
 inline void commit_copies() {
   Copies::of_this_thread().commit();

@@ -63,6 +63,19 @@ void copy_kernel(const uint4* from, float* out) {
   wait_for_copies<0>();
 }
 
+// out [64]: the 32 odd ones of 64 single values, then 8 times 4 values of which the odd four do not exist.
+void copy_some_kernel(const float* from, float* out) {
+  float* const shared = dynamic_shared<float>();
+  const unsigned i = threadIdx.x;
+  copy_async_or_zero<4>(shared + i, from + 2 * i + 1, true);
+  if (i < 8) copy_async_or_zero<16>(shared + 32 + 4 * i, from + 4 * i, i % 2 == 0);
+  commit_copies();
+  wait_for_copies<0>();
+  __syncthreads();
+  out[i] = shared[i];
+  out[32 + i] = shared[32 + i];
+}
+
 template <class T>
 struct Array {
   explicit Array(const std::vector<T>& values)
@@ -154,6 +167,18 @@ TEST_CASE("asynchronous copies arrive when they are waited for, and not before")
   }
 }
 
+TEST_CASE("asynchronous copies of 4 and 16 bytes, and zeros for what does not exist") {
+  std::vector<float> from(64);
+  for (size_t i = 0; i < 64; ++i) from[i] = static_cast<float>(i + 1);
+  const Array<float> on_from(from), out(std::vector<float>(64));
+  launch(Context::of(kDevice), copy_some_kernel, 1, 32, 64 * sizeof(float), on_from.data, out.data);
+  const std::vector<float> found = out.values();
+  for (size_t i = 0; i < 32; ++i) {
+    CHECK(found[i] == from[2 * i + 1]);
+    CHECK(found[32 + i] == (i / 4 % 2 == 0 ? from[i] : 0.0f));
+  }
+}
+
 TEST_CASE("asynchronous copies off 16 bytes are refused") {
   const Array<float> from(std::vector<float>(4 * 33)), out(std::vector<float>(64));
   const auto run = [&](const float* at) {
@@ -161,5 +186,5 @@ TEST_CASE("asynchronous copies off 16 bytes are refused") {
            out.data);
   };
   CHECK_NOTHROW(run(from.data + 4));
-  CHECK_THROWS_WITH_AS(run(from.data + 1), doctest::Contains("no multiple of 16"), Error);
+  CHECK_THROWS_WITH_AS(run(from.data + 1), doctest::Contains("no multiple of its 16 bytes"), Error);
 }
