@@ -8,6 +8,11 @@
 //   C [16,8]:  c[0], c[1] = (g, 2t), (g, 2t+1); c[2], c[3] = (g+8, 2t), (g+8, 2t+1)
 // Two neighbouring C fragments, rounded, are the A fragment of a product over their 16 columns: what one product gives
 // is what the next one takes, and nothing leaves the registers.
+//
+// Fragments of mma.m16n8k8 in TF32, a register per value:
+//   A [16,8]: a[0] = (g, t), a[1] = (g+8, t), a[2] = (g, t+4), a[3] = (g+8, t+4)
+//   B [8,8]:  b0 = (t, g), b1 = (t+4, g)
+//   C [16,8]: as above
 #pragma once
 
 #include "kernels/cuda/launch.cuh"
@@ -44,6 +49,39 @@ __device__ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #else
   cuda_emulator::mma_bf16(c, a, b0, b1);
+#endif
+}
+
+/// x rounded to TF32, a float with 10 bits of fraction: to nearest, from half way away from 0. NaN stays NaN.
+__device__ inline uint32_t round_to_tf32(float x) {
+#ifdef __CUDACC__
+  uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(x));
+  return rounded;
+#else
+  return cuda_emulator::round_to_tf32(x);
+#endif
+}
+
+/// A float as the sum of two operands of mma_tf32, right to 2^-23 of it: three products, high with high, high with low
+/// and low with high, give that of two floats to 2^-21 at most, which is about what a sum in float loses anyhow. The
+/// parts of infinity are infinity and NaN.
+struct SplitTf32 {
+  uint32_t high, low;
+};
+__device__ inline SplitTf32 split_tf32(float x) {
+  const uint32_t high = round_to_tf32(x);
+  return {high, __float_as_uint(x - __uint_as_float(high))};  // mma_tf32 cuts what low has beyond its bits
+}
+
+/// c += a b, by the whole warp. The low 13 bits of an operand do not count.
+__device__ inline void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+#ifdef __CUDACC__
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  cuda_emulator::mma_tf32(c, a, b0, b1);
 #endif
 }
 

@@ -1,5 +1,5 @@
 // The tensor core's product and asynchronous copies for the emulator: bodies for kernels/cuda/mma.cuh, with the layouts
-// of the PTX ISA's manual ("Matrix Fragments for mma.m16n8k16 with floating point type").
+// of the PTX ISA's manual ("Matrix Fragments for mma.m16n8k16 with floating point type", and the same for m16n8k8).
 #pragma once
 
 #include <deque>
@@ -37,6 +37,36 @@ inline void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigne
       for (int k = 0; k < 16; ++k)
         c[i] += unpack_bf16(rows[k % 8 / 2].a[i / 2 + k / 8 * 2], k % 2) *
                 unpack_bf16(columns[i % 2][k % 8 / 2].b[k / 8], k % 2);
+    return 0;
+  });
+}
+
+inline unsigned round_to_tf32(float x) {
+  if (x != x) return 0x7fffffff;
+  const unsigned bits = __float_as_uint(x);
+  return std::isinf(x) ? bits : (bits + 0x1000) & ~0x1fffu;
+}
+inline float operand_tf32(unsigned bits) {
+  return __uint_as_float(bits & ~0x1fffu);
+}
+
+// Element (row, k) of A is in lane row%8*4 + k%4, register row/8 + k/4*2; element (k, column) of B in lane
+// column*4 + k%4, register k/4. C is as in mma_bf16.
+inline void mma_tf32(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1,
+                     const Where& where = Where::current()) {
+  struct Operands {
+    unsigned a[4], b[2];
+  };
+  const int g = lane() / 4, t = lane() % 4;
+  exchange(0xffffffffu, Operands{{a[0], a[1], a[2], a[3]}, {b0, b1}}, where, [&](auto from) {
+    Operands rows[4], columns[2][4];  // of A's rows g and g + 8, and of B's columns 2t and 2t + 1
+    for (int owner = 0; owner < 4; ++owner) {
+      rows[owner] = from(4 * g + owner);
+      for (int column = 0; column < 2; ++column) columns[column][owner] = from(4 * (2 * t + column) + owner);
+    }
+    for (int i = 0; i < 4; ++i)
+      for (int k = 0; k < 8; ++k)
+        c[i] += operand_tf32(rows[k % 4].a[i / 2 + k / 4 * 2]) * operand_tf32(columns[i % 2][k % 4].b[k / 4]);
     return 0;
   });
 }

@@ -1,5 +1,6 @@
 // The tensor core's product and asynchronous copies as the emulator has them: the layouts of the PTX ISA's manual,
 // written out element by element, and copies that nobody waited for.
+#include <cmath>
 #include <cuda_runtime.h>
 #include <doctest/doctest.h>
 #include <vector>
@@ -33,6 +34,19 @@ void mma_kernel(const float* a, const float* b, float* c) {
   for (int r = 0; r < 4; ++r) a_registers[r] = pack_bf16(a_elements[2 * r], a_elements[2 * r + 1]);
   float c_elements[4] = {1, 1, 1, 1};
   mma_bf16(c_elements, a_registers, pack_bf16(b_elements[0], b_elements[1]), pack_bf16(b_elements[2], b_elements[3]));
+  for (int i = 0; i < 4; ++i) c[(i < 2 ? group : group + 8) * 8 + in_group * 2 + (i & 1)] = c_elements[i];
+}
+
+// c [16,8] = 1 + a [16,8] b [8,8], all row-major.
+void mma_tf32_kernel(const uint32_t* a, const uint32_t* b, float* c) {
+  const int l = lane(), group = l >> 2, in_group = l & 3;
+  // The manual's formulas: the row of ai is group for i = 0 and 2, else group + 8; its column in_group for i = 0 and 1,
+  // else in_group + 4. The row of bi is in_group, or in_group + 4 for i = 1; its column is group.
+  uint32_t a_registers[4];
+  for (int i = 0; i < 4; ++i)
+    a_registers[i] = a[(i == 0 || i == 2 ? group : group + 8) * 8 + (i < 2 ? in_group : in_group + 4)];
+  float c_elements[4] = {1, 1, 1, 1};
+  mma_tf32(c_elements, a_registers, b[in_group * 8 + group], b[(in_group + 4) * 8 + group]);
   for (int i = 0; i < 4; ++i) c[(i < 2 ? group : group + 8) * 8 + in_group * 2 + (i & 1)] = c_elements[i];
 }
 
@@ -79,6 +93,42 @@ TEST_CASE("tensor core: m16n8k16 takes and gives fragments as the manual says") 
   const Array<float> on_a(a), on_b(b), c(std::vector<float>(128));
   launch(Context::of(kDevice), mma_kernel, 1, 32, 0, on_a.data, on_b.data, c.data);
   CHECK(c.values() == expected);
+}
+
+TEST_CASE("tensor core: m16n8k8 in TF32 takes and gives fragments as the manual says, and ignores low bits") {
+  std::vector<float> expected(128, 1.0f);
+  std::vector<uint32_t> a(128), b(64);
+  const auto a_at = [](size_t i) { return static_cast<float>(static_cast<int>(i * 37 % 19) - 9); };
+  const auto b_at = [](size_t i) { return static_cast<float>(static_cast<int>(i * 23 % 17) - 8); };
+  for (size_t i = 0; i < 128; ++i) a[i] = __float_as_uint(a_at(i)) | 0x1fff;
+  for (size_t i = 0; i < 64; ++i) b[i] = __float_as_uint(b_at(i)) | 0x1234;
+  for (size_t i = 0; i < 16; ++i)
+    for (size_t j = 0; j < 8; ++j)
+      for (size_t k = 0; k < 8; ++k) expected[i * 8 + j] += a_at(i * 8 + k) * b_at(k * 8 + j);
+  const Array<uint32_t> on_a(a), on_b(b);
+  const Array<float> c(std::vector<float>(128));
+  launch(Context::of(kDevice), mma_tf32_kernel, 1, 32, 0, on_a.data, on_b.data, c.data);
+  CHECK(c.values() == expected);
+}
+
+TEST_CASE("tensor core: a float is two TF32 operands, but for its last place") {
+  const auto value = [](uint32_t bits) { return __uint_as_float(bits & ~0x1fffu); };  // as the product sees it
+  CHECK(value(round_to_tf32(1.0f + 0x1p-11f)) == 1.0f + 0x1p-10f);                    // half way, away from 0
+  CHECK(value(round_to_tf32(-1.0f - 0x1p-11f)) == -1.0f - 0x1p-10f);
+  CHECK(value(round_to_tf32(1.0f + 0x1.ffep-12f)) == 1.0f);
+  CHECK(value(round_to_tf32(3.4028235e38f)) == INFINITY);
+  CHECK(std::isnan(value(round_to_tf32(NAN))));
+  for (int i = 0; i < 10000; ++i) {
+    const float x = std::ldexp(1.0f + static_cast<float>(i * 7919 % 8388608) * 0x1p-23f, i % 60 - 30);
+    for (const float signed_x : {x, -x}) {
+      const SplitTf32 split = split_tf32(signed_x);
+      CHECK(std::fabs(signed_x - value(split.high)) <= 0x1p-11f * x);
+      CHECK(std::fabs(signed_x - value(split.high) - value(split.low)) <= 0x1p-23f * x);
+    }
+  }
+  const SplitTf32 infinity = split_tf32(-INFINITY);
+  CHECK(value(infinity.high) == -INFINITY);
+  CHECK(std::isnan(value(infinity.low)));
 }
 
 TEST_CASE("tensor core: operands are rounded to nearest even, relu keeps NaN") {
