@@ -52,26 +52,17 @@ __device__ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t 
 #endif
 }
 
-/// x rounded to TF32, a float with 10 bits of fraction: to nearest, from half way away from 0. NaN stays NaN.
-__device__ inline uint32_t round_to_tf32(float x) {
-#ifdef __CUDACC__
-  uint32_t rounded;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(x));
-  return rounded;
-#else
-  return cuda_emulator::round_to_tf32(x);
-#endif
-}
-
 /// A float as the sum of two operands of mma_tf32, right to 2^-23 of it: three products, high with high, high with low
-/// and low with high, give that of two floats to 2^-21 at most, which is about what a sum in float loses anyhow. The
-/// parts of infinity are infinity and NaN.
+/// and low with high, give that of two floats to 2^-21 at most, which is about what a sum in float loses anyhow. Both
+/// have bits that mma_tf32 ignores: high is x and half a unit of TF32's 10 bits of fraction, so that to ignore them is
+/// to round. cvt.rna.tf32 would take 4 instructions for it, because it minds NaN. Here a part of NaN is NaN, of an
+/// infinity too, and it is `low`.
 struct SplitTf32 {
   uint32_t high, low;
 };
 __device__ inline SplitTf32 split_tf32(float x) {
-  const uint32_t high = round_to_tf32(x);
-  return {high, __float_as_uint(x - __uint_as_float(high))};  // mma_tf32 cuts what low has beyond its bits
+  const uint32_t high = __float_as_uint(x) + 0x1000u;
+  return {high, __float_as_uint(x - __uint_as_float(high & ~0x1fffu))};
 }
 
 /// c += a b, by the whole warp. The low 13 bits of an operand do not count.

@@ -41,11 +41,6 @@ inline void mma_bf16(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigne
   });
 }
 
-inline unsigned round_to_tf32(float x) {
-  if (x != x) return 0x7fffffff;
-  const unsigned bits = __float_as_uint(x);
-  return std::isinf(x) ? bits : (bits + 0x1000) & ~0x1fffu;
-}
 inline float operand_tf32(unsigned bits) {
   return __uint_as_float(bits & ~0x1fffu);
 }
