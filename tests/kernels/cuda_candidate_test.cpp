@@ -43,7 +43,7 @@ TEST_CASE(
     CHECK(p.a_table() == p.z_table() + p.Kp() * p.D());
     CHECK(p.slabs() == p.a_table() + p.Kp() * p.H());
     CHECK(p.floats() == p.slabs() + matrices * p.H() * p.D() / 2);
-    CHECK(p.size() == p.floats() + matrices * p.H64() * p.D());
+    CHECK(p.size() == p.floats() + matrices * p.H128() * p.D());
     for (const int64_t at : {p.norms(), p.z_table(), p.a_table(), p.slabs(), p.floats()}) CHECK(at % 4 == 0);
   }
   CHECK((fused_width(1) && fused_width(256) && !fused_width(257)));
