@@ -133,6 +133,9 @@ struct CandidateStep {
   const T* a_table = nullptr;          // [K,h]  W_up,1 (c + W_c c + b)
   const T* const* w_up = nullptr;      // L pointers (the host's) to [h,d]
   const T* const* w_down = nullptr;    // L pointers (the host's) to [d,h]
+  /// What the pack is for. One for `fast` lacks the margin of `exact`, which takes time to measure, and may be searched
+  /// with `fast` only.
+  Precision precision = Precision::exact;
 };
 
 /// The per-vector inputs and outputs of the candidate search over one packed step.

@@ -135,6 +135,7 @@ void fused_candidate_pack(const Context& context, const CandidateStep<float>& st
   const CandidateLayout p{step.K, step.d, step.h, step.L};
   launch(context, pack_tables_kernel, blocks_for(p.Kp(), kWarps), kBlock, 0, p, step.z_table, step.a_table, packed);
   pack_weights(context, p, step, packed);
+  if (step.precision == Precision::fast) return;
   ScratchFrame frame(context);
   const CandidateChunk c = take_chunk(frame, p, margin::kProbes);
   float* const squares = frame.get<float>(margin::kProbes * kProbeParts);
