@@ -67,6 +67,7 @@ void run_rescore(const Context& context, const CandidateLayout& p, const float* 
     constexpr int kTiles = tiles, kShared = RescoreTile<kTiles, kMostRescoreRows<kTiles>>::kBytes;
     static_assert(kShared <= kSharedBytes);
     const unsigned blocks = blocks_at_once(context, kRescoreBlocks<kTiles>);
+    s.few = static_cast<int>(pairs_of_small_tiles * blocks);
     launch(context, rescore_kernel<kTiles>, most < blocks ? static_cast<unsigned>(most) : blocks, kBlock, kShared, s);
   });
 }

@@ -70,6 +70,9 @@ struct CandidateLayout {
 /// Distances that are held at once, 8 bytes each with what is listed of them; tests lower it.
 inline int64_t most_distances = int64_t{1} << 21;
 
+/// The rescoring takes 16 pairs at a time where a block has no more than so many, else 32; tests change it.
+inline int64_t pairs_of_small_tiles = 16;
+
 /// Vectors that are searched together; their inputs take 64 MiB at most.
 inline int64_t chunk_vectors(const CandidateLayout& p) {
   const int64_t by_distances = most_distances / p.K, by_inputs = (int64_t{1} << 24) / (2 * p.D() + p.H());

@@ -60,6 +60,7 @@ struct Rescore {
   const float* distances;              // [n,K], the screen's
   const uint32_t* pairs;               // vector * K + candidate
   const int* count;                    // of the pairs
+  int few;                             // up to so many are taken 16 at a time
   Key* best;                           // [n] lowered to the pairs' keys
   int* doubted;                        // [n] set where the screen is further off than is likely, or null
   float* z;                            // [n,D] if not null, takes the pairs' outputs and nothing else is written
@@ -328,11 +329,11 @@ __device__ void rescore_tiles(const Rescore& s, int count) {
   }
 }
 
-// Where all pairs fit tiles of 16 at once, twice as many blocks work on them as with tiles of 32.
+// Few pairs in tiles of 16 keep twice as many blocks at work as in tiles of 32.
 template <int kTiles>
 __global__ void __launch_bounds__(kBlock, kRescoreBlocks<kTiles>) rescore_kernel(Rescore s) {
   const int count = *s.count;
-  if (kMostRescoreRows<kTiles> == 1 || count <= 16 * static_cast<int>(gridDim.x))
+  if (kMostRescoreRows<kTiles> == 1 || count <= s.few)
     rescore_tiles<kTiles, 1>(s, count);
   else
     rescore_tiles<kTiles, kMostRescoreRows<kTiles>>(s, count);
