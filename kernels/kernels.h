@@ -44,7 +44,7 @@ struct Gemm {
   int64_t ldc = 0;
   bool accumulate = false;
   const T* bias = nullptr;      // [n], added to every row, or null
-  const T* residual = nullptr;  // [m,n] with leading dimension ldr, added, or null; may be c itself
+  const T* residual = nullptr;  // [m,n] with leading dimension ldr (0: one row for all), added, or null; may be c
   int64_t ldr = 0;
   bool relu = false;
   Precision precision = Precision::exact;
@@ -133,6 +133,9 @@ struct CandidateStep {
   const T* a_table = nullptr;          // [K,h]  W_up,1 (c + W_c c + b)
   const T* const* w_up = nullptr;      // L pointers (the host's) to [h,d]
   const T* const* w_down = nullptr;    // L pointers (the host's) to [d,h]
+  /// What the pack is for. One for `fast` lacks the margin of `exact`, which takes time to measure, and may be searched
+  /// with `fast` only.
+  Precision precision = Precision::exact;
 };
 
 /// The per-vector inputs and outputs of the candidate search over one packed step.
@@ -213,8 +216,9 @@ struct Table {
   int64_t (*linear_packed_size)(int64_t n, int64_t k) = nullptr;
   /// W [n,k] has leading dimension ldw; packed is aligned to 64 bytes.
   void (*linear_pack)(const Context&, int64_t n, int64_t k, const T* w, int64_t ldw, T* packed) = nullptr;
-  /// A row of y does not depend on the other rows (on CUDA its rounding may depend on their number). Float arithmetic,
-  /// or on AMX three products of bfloat16 parts: then y is within 2^-15 |x| |W|^T of the exact product.
+  /// A row of y does not depend on the other rows (but for its rounding in double on CUDA). Float arithmetic, or that
+  /// of three products of parts of the operands: TF32 on CUDA, where y is within 2^-21 |x| |W|^T of what float would
+  /// give, and bfloat16 on AMX, within 2^-15 |x| |W|^T of the exact product.
   void (*linear)(const Context&, const Linear<T>&) = nullptr;
 
   // --- elementwise

@@ -238,6 +238,9 @@ void candidate_step(Bench& b, int64_t n, int64_t K, int64_t d, int64_t h, int64_
   b.run("candidate_search fast " + sizes, 0, flop, run, vectors);
   b.run("candidate_pack " + sizes, 4.0 * static_cast<double>(k.candidate_packed_size(K, d, h, L)), 0,
         [&] { k.candidate_pack(c, step, packed); });
+  step.precision = Precision::fast;
+  b.run("candidate_pack fast " + sizes, 4.0 * static_cast<double>(k.candidate_packed_size(K, d, h, L)), 0,
+        [&] { k.candidate_pack(c, step, packed); });
   b.clear();
 }
 

@@ -66,34 +66,52 @@ __device__ inline int reserve_pairs(int* counter, int count) {
   return __shfl_sync(kFullMask, at, 0);
 }
 
+constexpr int kHeld = 8;  // candidates whose bounds a lane keeps
+
+// Lists those of the candidates first + lane() + 0, 32, .. that are not all too far.
+__device__ inline void list_open(const CandidateChunk& c, int64_t vector, int first, const float (&low)[kHeld],
+                                 float ceiling) {
+  unsigned open[kHeld];
+  int count = 0;
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j) {
+    const bool there = first + j * kWarp + lane() < c.K;
+    open[j] = __ballot_sync(kFullMask, there && !(low[j] > ceiling));  // NaN stays open
+    count += __popc(open[j]);
+  }
+  if (count == 0) return;
+  int at = reserve_pairs(c.counts, count);
+#pragma unroll
+  for (int j = 0; j < kHeld; ++j) {
+    const int k = first + j * kWarp + lane(), before = __popc(open[j] & ((1u << lane()) - 1));
+    if (open[j] >> lane() & 1) c.pairs[at + before] = static_cast<uint32_t>(vector * c.K + k);
+    at += __popc(open[j]);
+  }
+}
+
 // Lists all candidates that the screen does not rule out; its best is among them.
 __global__ void __launch_bounds__(kBlock)
     choose_kernel(CandidateChunk c, const float* bound, const float* candidate_norms) {
   for (int64_t i = grid_warp(); i < c.n; i += grid_warps()) {
     const float* const mine = c.distances + i * c.K;
-    const auto error = [&](int k, float root) {  // how far sqrt(D') may be off
-      return *bound * (candidate_norms[k] + c.vector_norms[i]) + margin::kSumError * root;
+    const float norm = c.vector_norms[i];
+    float ceiling = INFINITY, low[kHeld];
+    const auto bounds = [&](int first) {  // of the candidates first + lane() + 0, 32, ..
+#pragma unroll
+      for (int j = 0; j < kHeld; ++j) {
+        const int k = first + j * kWarp + lane();
+        if (k >= c.K) continue;
+        const float root = sqrtf(mine[k]);
+        const float error = *bound * (candidate_norms[k] + norm) + margin::kSumError * root;  // of sqrt(D'), at most
+        low[j] = root - error;
+        if (root + error < ceiling) ceiling = root + error;  // never NaN
+      }
     };
-    float ceiling = INFINITY;
-    for (int k = lane(); k < c.K; k += kWarp) {
-      const float root = sqrtf(mine[k]), high = root + error(k, root);
-      if (high < ceiling) ceiling = high;  // never NaN
-    }
+    for (int first = 0; first < c.K; first += kHeld * kWarp) bounds(first);
     ceiling = warp_fold(ceiling, Minimum{});
-    const auto is_open = [&](int k) {
-      if (k >= c.K) return false;
-      const float root = sqrtf(mine[k]);
-      return !(root - error(k, root) > ceiling);  // NaN stays open
-    };
-    int open = 0;
-    for (int k = lane(); k < c.K; k += kWarp) open += is_open(k);
-    int at = reserve_pairs(c.counts, warp_sum(open));
-    for (int first = 0; first < c.K; first += kWarp) {
-      const int k = first + lane();
-      const bool taken = is_open(k);
-      const unsigned all = __ballot_sync(kFullMask, taken);
-      if (taken) c.pairs[at + __popc(all & ((1u << lane()) - 1))] = static_cast<uint32_t>(i * c.K + k);
-      at += __popc(all);
+    for (int first = 0; first < c.K; first += kHeld * kWarp) {
+      if (c.K > kHeld * kWarp) bounds(first);
+      list_open(c, i, first, low, ceiling);
     }
   }
 }

@@ -51,24 +51,24 @@ void run_screen(const Context& context, const CandidateLayout& p, const float* p
 // The distances of counts[round] pairs; or their outputs, into z.
 void run_rescore(const Context& context, const CandidateLayout& p, const float* packed, const CandidateChunk& c,
                  int round, float* z = nullptr) {
-  constexpr int kBlocksPerProcessor = 4;
   Rescore s{};
   s.K = c.K, s.d = c.d, s.H = c.H, s.L = static_cast<int>(p.L);
-  s.hidden_chunks = static_cast<int>(p.H64() / kHiddenChunk);
+  s.hidden_chunks = static_cast<int>(p.H128() / kHiddenChunk);
   s.bound = packed, s.candidate_norms = packed + p.norms();
   s.z_table = packed + p.z_table(), s.a_table = packed + p.a_table();
-  s.slabs = reinterpret_cast<const uint4*>(packed + p.floats());
+  s.weights = reinterpret_cast<const float4*>(packed + p.floats());
   s.row = c.row, s.target = c.target, s.up_row = c.up_row;
   s.vector_norms = c.vector_norms, s.distances = c.distances;
   s.pairs = c.pairs, s.count = c.counts + round;
   s.best = c.best, s.doubted = round == 0 ? c.doubted : nullptr;
   s.z = z;
-  const int64_t most = (int64_t{c.n} * c.K + kPairs - 1) / kPairs;
-  const unsigned blocks = blocks_at_once(context, kBlocksPerProcessor);
+  const int64_t most = (int64_t{c.n} * c.K + 15) / 16;  // tiles
   with_tiles(p, [&](auto tiles) {
-    static_assert(rescore_shared_bytes<tiles>() <= kSharedBytes);
-    launch(context, rescore_kernel<tiles>, most < blocks ? static_cast<unsigned>(most) : blocks, kBlock,
-           rescore_shared_bytes<tiles>(), s);
+    constexpr int kTiles = tiles, kShared = RescoreTile<kTiles, kMostRescoreRows<kTiles>>::kBytes;
+    static_assert(kShared <= kSharedBytes);
+    const unsigned blocks = blocks_at_once(context, kRescoreBlocks<kTiles>);
+    s.few = static_cast<int>(pairs_of_small_tiles * blocks);
+    launch(context, rescore_kernel<kTiles>, most < blocks ? static_cast<unsigned>(most) : blocks, kBlock, kShared, s);
   });
 }
 
@@ -116,7 +116,7 @@ PackedWeights packed_weights(const CandidateLayout& p, const CandidateStep<float
   const int64_t turn = l > 0 && !up;              // of a block's two, piece by piece
   const int64_t slab = kMmaTile * p.D() / 2, chunk = kHiddenChunk * p.D();
   return {up ? step.w_up[l] : step.w_down[l], up, p.slabs() + before * p.H() * p.D() / 2 + turn * slab,
-          p.floats() + before * p.H64() * p.D() + turn * chunk, l == 0 ? 1 : 2};
+          p.floats() + before * p.H128() * p.D() + turn * chunk, l == 0 ? 1 : 2};
 }
 
 void pack_weights(const Context& context, const CandidateLayout& p, const CandidateStep<float>& step, float* packed) {
@@ -125,7 +125,7 @@ void pack_weights(const Context& context, const CandidateLayout& p, const Candid
     const int64_t count = matrices - first < kMatrices ? matrices - first : kMatrices;
     PackedMatrices all{};
     for (int64_t m = 0; m < count; ++m) all.matrix[m] = packed_weights(p, step, first + m);
-    launch(context, pack_weights_kernel, dim3(blocks_for(p.H64() * p.D()), static_cast<unsigned>(count)), kBlock, 0, p,
+    launch(context, pack_weights_kernel, dim3(blocks_for(p.H128() * p.D()), static_cast<unsigned>(count)), kBlock, 0, p,
            all, packed);
   }
 }
@@ -136,12 +136,14 @@ void fused_candidate_pack(const Context& context, const CandidateStep<float>& st
   const CandidateLayout p{step.K, step.d, step.h, step.L};
   launch(context, pack_tables_kernel, blocks_for(p.Kp(), kWarps), kBlock, 0, p, step.z_table, step.a_table, packed);
   pack_weights(context, p, step, packed);
+  if (step.precision == Precision::fast) return;
   ScratchFrame frame(context);
   const CandidateChunk c = take_chunk(frame, p, margin::kProbes);
-  launch(context, probe_kernel, margin::kProbes, kBlock, 0, c, step.z_table, step.w_up[0]);
+  float* const squares = frame.get<float>(margin::kProbes * kProbeParts);
+  launch(context, probe_kernel, dim3(margin::kProbes, kProbeParts), kBlock, 0, c, step.z_table, step.w_up[0], squares);
   run_rescore(context, p, packed, c, 0, c.target);
   run_screen(context, p, packed, c);
-  launch(context, bound_kernel, 1, kWarp, 0, c, packed + p.norms(), packed);
+  launch(context, bound_kernel, 1, kWarp, 0, c, squares, packed + p.norms(), packed);
 }
 
 void fused_candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,

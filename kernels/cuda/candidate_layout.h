@@ -8,7 +8,7 @@
 namespace qinco::kernels::cuda {
 
 constexpr int64_t kMmaTile = 16;        // candidates of a tile; hidden units of a slab of the screen's weights
-constexpr int64_t kHiddenChunk = 64;    // hidden units that are computed together in float
+constexpr int64_t kHiddenChunk = 128;   // hidden units that are computed together in float: 16 by each of 8 warps
 constexpr int64_t kLargestWidth = 256;  // a row of z has to fit a warp's registers
 constexpr int kSharedBytes = 99 << 10;  // that a block can have on every supported GPU
 constexpr int64_t kPackHeader = 16;     // floats
@@ -42,32 +42,36 @@ QINCO_HOST_DEVICE constexpr int64_t group_vectors(int64_t width) {
 ///   norms     [Kp]  ||(a_k, z_k)||
 ///   z_table   [Kp/16][D/8][32 lanes][4]  as fragments C (mma.cuh), a_table [Kp/16][H/8][32][4] likewise
 ///   slabs     bfloat16 fragments B for 16 hidden units each: [H/16] of down 1, then [H/16][2] of up l, down l, l
-///   = 2..L floats    the same weights in float for 64 hidden units each, 4 slabs: [H64/64][4] of down 1, then
-///             [H64/64][8] of up l, down l; a slab of down is [16 hidden][D], one of up [D/4][64 hidden]
+///             = 2..L
+///   floats    the same weights in float, in pieces of 128 hidden units: [H128/128] of down 1, then [H128/128][2] of
+///             up l, down l. A piece is [8 warps][D/8][32 lanes][4]: for each load of a warp, lane 4 g + t has the
+///             weights between outer index g of 8 and inner ones 4 t .. 4 t + 3 of 16. Warp w's loads are, of up,
+///             [D/16] 16 columns for [2] 8 of the hidden units from 16 w on; of down, [4] 16 of the hidden units from
+///             w / 4 * 64 on for [D/32] 8 of the columns from w % 4 * D/4 on.
 struct CandidateLayout {
   int64_t K, d, h, L;
 
   QINCO_HOST_DEVICE constexpr int64_t Kp() const { return round_up(K, kMmaTile); }
   QINCO_HOST_DEVICE constexpr int64_t D() const { return padded_width(d); }
   QINCO_HOST_DEVICE constexpr int64_t H() const { return round_up(h, kMmaTile); }
-  QINCO_HOST_DEVICE constexpr int64_t H64() const { return round_up(h, kHiddenChunk); }
+  QINCO_HOST_DEVICE constexpr int64_t H128() const { return round_up(h, kHiddenChunk); }
 
   QINCO_HOST_DEVICE constexpr int64_t norms() const { return kPackHeader; }
   QINCO_HOST_DEVICE constexpr int64_t z_table() const { return norms() + Kp(); }
   QINCO_HOST_DEVICE constexpr int64_t a_table() const { return z_table() + Kp() * D(); }
   QINCO_HOST_DEVICE constexpr int64_t slabs() const { return a_table() + Kp() * H(); }
   QINCO_HOST_DEVICE constexpr int64_t floats() const { return slabs() + (2 * L - 1) * H() * D() / 2; }
-  QINCO_HOST_DEVICE constexpr int64_t size() const { return floats() + (2 * L - 1) * H64() * D(); }
+  QINCO_HOST_DEVICE constexpr int64_t size() const { return floats() + (2 * L - 1) * H128() * D(); }
 
   /// Slabs that a tile of candidates goes through.
   QINCO_HOST_DEVICE constexpr int slabs_per_tile() const { return static_cast<int>((2 * L - 1) * H() / kMmaTile); }
-  QINCO_HOST_DEVICE constexpr int float_slabs_per_tile() const {
-    return static_cast<int>((2 * L - 1) * H64() / kMmaTile);
-  }
 };
 
 /// Distances that are held at once, 8 bytes each with what is listed of them; tests lower it.
 inline int64_t most_distances = int64_t{1} << 21;
+
+/// The rescoring takes 16 pairs at a time where a block has no more than so many, else 32; tests change it.
+inline int64_t pairs_of_small_tiles = 16;
 
 /// Vectors that are searched together; their inputs take 64 MiB at most.
 inline int64_t chunk_vectors(const CandidateLayout& p) {

@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kBlock)
 struct PackedWeights {
   const float* w;
   bool up;
-  int64_t slabs, floats;  // where its first pieces of 16 and of 64 hidden units are in the pack
+  int64_t slabs, floats;  // where its first pieces of 16 and of 128 hidden units are in the pack
   int stride;             // pieces from one to the next: up and down of a block alternate
 };
 
@@ -67,13 +67,16 @@ __device__ inline void pack_slabs(const CandidateLayout& p, const PackedWeights&
   }
 }
 
-// The same weights in float, 64 hidden units at a time: down as [64 hidden][D], up as [D][64 hidden].
+// The same weights in float, 128 hidden units at a time, in the order in which the rescoring's lanes take them.
 __device__ inline void pack_floats(const CandidateLayout& p, const PackedWeights& w, float* packed) {
-  const int64_t D = p.D(), size = kHiddenChunk * D;
-  for (int64_t i = grid_thread(); i < p.H64() * D; i += grid_threads()) {
-    const int64_t chunk = i / size, j = i % size;
-    packed[w.floats + chunk * w.stride * size + j] =
-        w.up ? weight(p, w, j / 64, chunk * 64 + j % 64) : weight(p, w, j % D, chunk * 64 + j / D);
+  const int D = static_cast<int>(p.D()), size = static_cast<int>(kHiddenChunk) * D, outer = w.up ? 2 : D / 32;
+  for (int64_t i = grid_thread(); i < p.H128() * D; i += grid_threads()) {
+    const Place at = place(i, size);
+    const int j = static_cast<int>(at.col), warp = j / (16 * D), load = j % (16 * D) / 128, lane = j % 128 / 4;
+    const int outside = load % outer * 8 + lane / 4, inside = load / outer * 16 + lane % 4 * 4 + j % 4;
+    const int column = w.up ? inside : warp % 4 * (D / 4) + outside;
+    const int hidden = w.up ? warp * 16 + outside : warp / 4 * 64 + inside;
+    packed[w.floats + at.row * w.stride * size + j] = weight(p, w, column, at.row * kHiddenChunk + hidden);
   }
 }
 
@@ -83,41 +86,52 @@ __global__ void __launch_bounds__(kBlock) pack_weights_kernel(CandidateLayout p,
   pack_floats(p, all.matrix[blockIdx.y], packed);
 }
 
-// Probe number blockIdx.x as a vector of the chunk, and its pair; u = W_up,1 r.
-__global__ void __launch_bounds__(kBlock) probe_kernel(CandidateChunk c, const float* z_table, const float* w_up) {
+constexpr int kProbeParts = 8;  // blocks that share out the hidden units of a probe
+
+// Probe number blockIdx.x as a vector of the chunk, and its pair; u = W_up,1 r, of which a block computes every
+// kProbeParts-th value. squares [probes][kProbeParts] is the blocks' part of ||(u, r)||^2.
+__global__ void __launch_bounds__(kBlock)
+    probe_kernel(CandidateChunk c, const float* z_table, const float* w_up, float* squares) {
   __shared__ float r[kLargestWidth];
   const int64_t i = blockIdx.x;
+  const int part = static_cast<int>(blockIdx.y);
   const margin::Probe probe = margin::probe(i, c.K);
+  float sum_of_squares = 0;
   for (int j = threadIdx.x; j < c.D; j += kBlock) {
     const float x =
         j < c.d ? probe.scale * (z_table[probe.first * c.d + j] - z_table[probe.second * c.d + (j + probe.shift) % c.d])
                 : 0.0f;
     r[j] = x;
+    if (part > 0) continue;
     c.row[i * c.D + j] = x;
+    sum_of_squares += x * x;
   }
   __syncthreads();
-  float squares = 0;
-  for (int j = threadIdx.x / kWarp; j < c.H; j += kWarps) {
+  for (int j = part * kWarps + static_cast<int>(threadIdx.x / kWarp); j < c.H; j += kProbeParts * kWarps) {
     float sum = 0;
     for (int k = lane(); j < c.h && k < c.d; k += kWarp) sum += w_up[int64_t{j} * c.d + k] * r[k];
     sum = warp_sum(sum);
-    if (lane() == 0) c.up_row[i * c.H + j] = sum;
-    if (lane() == 0) squares += sum * sum;
+    if (lane() > 0) continue;
+    c.up_row[i * c.H + j] = sum;
+    sum_of_squares += sum * sum;
   }
-  for (int j = threadIdx.x; j < c.D; j += kBlock) squares += r[j] * r[j];
-  squares = block_sum(squares);
+  sum_of_squares = block_sum(sum_of_squares);
   if (threadIdx.x > 0) return;
-  c.vector_norms[i] = sqrtf(squares);
+  squares[i * kProbeParts + part] = sum_of_squares;
+  if (part > 0) return;
   c.pairs[i] = static_cast<uint32_t>(i * c.K + probe.candidate);
   if (i == 0) c.counts[0] = static_cast<int>(gridDim.x);
 }
 
 // The bound: with its own z as target, a candidate's screened distance is its squared error. One warp.
-__global__ void bound_kernel(CandidateChunk c, const float* candidate_norms, float* bound) {
+__global__ void bound_kernel(CandidateChunk c, const float* squares, const float* candidate_norms, float* bound) {
   float largest = 0;
   for (int i = lane(); i < c.n; i += kWarp) {
     const int64_t k = margin::probe(i, c.K).candidate;
-    const float size = candidate_norms[k] + c.vector_norms[i];
+    float sum = 0;
+#pragma unroll
+    for (int part = 0; part < kProbeParts; ++part) sum += squares[i * kProbeParts + part];
+    const float size = candidate_norms[k] + sqrtf(sum);
     if (size == 0) continue;
     const float ratio = sqrtf(c.distances[int64_t{i} * c.K + k]) / size;
     if (!(ratio <= largest)) largest = ratio < INFINITY ? ratio : INFINITY;

@@ -1,22 +1,38 @@
-// The distances of single (vector, candidate) pairs in float arithmetic, for what the screen leaves open: few of many.
+// The distances of single (vector, candidate) pairs at the precision of float, for what the screen leaves open: few of
+// many.
 //
-// A block takes 32 pairs through the step: z [32,D] in registers (of 16 columns and 2 rows for each thread), beside it
-// the z that a block of the step began with, in shared memory, and 64 hidden units at a time. Weights pass through
-// shared memory, k-major (CandidateLayout: floats), 4 slabs for each product of 64 hidden units.
+// Products on the tensor cores, a float's as three of TF32 (mma.cuh: split_tf32); the two small ones are summed apart.
+// A block takes 16 or 32 pairs through the step, z [pairs][D] and 128 hidden units at a time [pairs][128] in shared
+// memory, which all its warps read as operand A. The outer dimension is shared out: a warp computes 16 of the hidden
+// units, then a quarter of the columns from 64 of them; the two halves of a column's sum meet in z, one after the
+// other. So each weight is of use to one warp only: it comes from L2 into that warp's registers, packed in the order in
+// which its lanes take them (CandidateLayout: floats), some loads ahead of its use.
 //
-// Floor: 2 d h (2L - 1) FLOP a pair, 197 kFLOP for d = 128, h = 256, L = 2. Per 4 clocks of multiply-adds (16 of each
-// of 8 warps) an SM's shared memory is busy for 5 clocks: at most 80% of the float peak.
+// What k of a product is which value is free as long as both operands agree: lane t's four k of two products are 4
+// neighbours, so that 16 bytes at once feed them.
+//
+// Floor: 2 d h (2L - 1) FLOP a pair, three times in TF32: 590 kFLOP for d = 128, h = 256, L = 2. The weights, 384 KiB
+// there, are read once a block and tile: of L2, 12 KiB a pair, or 24 in tiles of 16.
 #pragma once
 
 #include "kernels/candidate_margin.h"
 #include "kernels/cuda/candidate_layout.h"
 #include "kernels/cuda/keys.cuh"
-#include "kernels/cuda/slab_stream.cuh"
+#include "kernels/cuda/mma.cuh"
 
 namespace qinco::kernels::cuda {
 
-constexpr int kPairs = 32;       // of a tile
-constexpr int kPairStride = 34;  // from one column to the next in shared memory: even, and off the 32 banks
+// From one row to the next in shared memory: 16 bytes each of 2 rows and 4 columns lie in different banks.
+template <int kColumns>
+constexpr int kRescoreStride = kColumns + 16;
+constexpr int kHiddenStride = kRescoreStride<kHiddenChunk>;
+static_assert(kHiddenChunk == 16 * kWarps);
+
+// Operands A, of 16 pairs each, that a block has at most, for its registers; and blocks of a multiprocessor.
+template <int kTiles>
+constexpr int kMostRescoreRows = kTiles <= 8 ? 2 : 1;
+template <int kTiles>
+constexpr int kRescoreBlocks = kTiles <= 2 ? 2 : 1;
 
 // A vector's best so far (keys.cuh) where no candidate is nearer than infinity: candidate 0, at infinity.
 constexpr Key kNoBest = Key{0xff800000u} << 32;
@@ -34,68 +50,21 @@ __device__ inline int64_t fragment_index(int64_t candidate, int column, int colu
 
 struct Rescore {
   int K, d, H, L;
-  int hidden_chunks;                   // H64/64
+  int hidden_chunks;                   // H128/128
   const float* bound;                  // [1]
   const float* candidate_norms;        // [Kp]
   const float *z_table, *a_table;      // CandidateLayout
-  const uint4* slabs;                  // the weights in float
+  const float4* weights;               // CandidateLayout: floats
   const float *row, *target, *up_row;  // [n,D], [n,D], [n,H]
   const float* vector_norms;           // [n]
   const float* distances;              // [n,K], the screen's
   const uint32_t* pairs;               // vector * K + candidate
   const int* count;                    // of the pairs
+  int few;                             // up to so many are taken 16 at a time
   Key* best;                           // [n] lowered to the pairs' keys
   int* doubted;                        // [n] set where the screen is further off than is likely, or null
   float* z;                            // [n,D] if not null, takes the pairs' outputs and nothing else is written
 };
-
-template <int kTiles>
-using RescoreStream = SlabStream<kBlock, kTiles * 64, 1, 3>;
-
-template <int kTiles>
-constexpr int rescore_shared_bytes() {
-  return RescoreStream<kTiles>::kBytes + (16 * kTiles + 64) * kPairStride * 4 + kPairs * 8;
-}
-
-// hidden [64][pairs] = relu(W_up z) for the thread's 2 pairs and 4 hidden units.
-template <int kTiles>
-__device__ void rescore_up(RescoreStream<kTiles>& weights, const float* z, float* hidden) {
-  const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
-  float sum[2][4] = {};
-  for (int part = 0; part < 4; ++part) {
-    const float4* const slab = reinterpret_cast<const float4*>(weights.take());  // [D/4][64]
-#pragma unroll 4
-    for (int k = 0; k < 4 * kTiles; ++k) {
-      const float2 x = *reinterpret_cast<const float2*>(z + (part * 4 * kTiles + k) * kPairStride + 2 * ty);
-      const float4 w = slab[k * 16 + tx];
-      sum[0][0] += x.x * w.x, sum[0][1] += x.x * w.y, sum[0][2] += x.x * w.z, sum[0][3] += x.x * w.w;
-      sum[1][0] += x.y * w.x, sum[1][1] += x.y * w.y, sum[1][2] += x.y * w.z, sum[1][3] += x.y * w.w;
-    }
-  }
-#pragma unroll
-  for (int j = 0; j < 4; ++j)
-    *reinterpret_cast<float2*>(hidden + (4 * tx + j) * kPairStride + 2 * ty) =
-        make_float2(relu_float(sum[0][j]), relu_float(sum[1][j]));
-}
-
-// out += W_down hidden for the thread's 2 pairs and columns 2 tx + 32 j + {0, 1}.
-template <int kTiles>
-__device__ void rescore_down(RescoreStream<kTiles>& weights, const float* hidden, float (&out)[2][kTiles]) {
-  const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
-  for (int part = 0; part < 4; ++part) {
-    const float2* const slab = reinterpret_cast<const float2*>(weights.take());  // [16][D]
-#pragma unroll 4
-    for (int k = 0; k < 16; ++k) {
-      const float2 x = *reinterpret_cast<const float2*>(hidden + (part * 16 + k) * kPairStride + 2 * ty);
-#pragma unroll
-      for (int j = 0; j < kTiles / 2; ++j) {
-        const float2 w = slab[k * 8 * kTiles + 16 * j + tx];
-        out[0][2 * j] += x.x * w.x, out[0][2 * j + 1] += x.x * w.y;
-        out[1][2 * j] += x.y * w.x, out[1][2 * j + 1] += x.y * w.y;
-      }
-    }
-  }
-}
 
 // Enters the distance of one pair.
 __device__ inline void enter_distance(const Rescore& s, int64_t vector, int candidate, float distance) {
@@ -106,19 +75,112 @@ __device__ inline void enter_distance(const Rescore& s, int64_t vector, int cand
   if (!(fabsf(root - sqrtf(distance)) <= likely + margin::kSumError * root)) s.doubted[vector] = 1;
 }
 
-// The pairs of a tile in shared memory.
+// What a warp reads of the weights: pieces of 128 hidden units in a cycle, each in 2 kTiles loads of 16 bytes a lane,
+// of which the next kAhead are on their way.
 template <int kTiles>
+class RescoreWeights {
+ public:
+  static constexpr int kPiece = 2 * kTiles;
+  static constexpr int kAhead = kPiece <= 16 ? kPiece : kPiece / 2;
+  static_assert(kPiece % kAhead == 0);
+
+  __device__ RescoreWeights(const float4* weights, int pieces)
+      : weights_(weights + threadIdx.x / kWarp * kPiece * kWarp + lane()), next_(weights_), pieces_(pieces) {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) ahead_[i] = __ldg(weights_ + i * kWarp);
+  }
+
+  __device__ void begin_piece() {
+    here_ = next_;
+    piece_ = piece_ + 1 == pieces_ ? 0 : piece_ + 1;
+    next_ = weights_ + int64_t{piece_} * kWarps * kPiece * kWarp;
+  }
+
+  // Load number i of the piece: 0, 1, .., kPiece - 1, known to the compiler.
+  __device__ float4 take(int i) {
+    const float4 taken = ahead_[i % kAhead];
+    const int then = i + kAhead;
+    ahead_[i % kAhead] = __ldg(then < kPiece ? here_ + then * kWarp : next_ + (then - kPiece) * kWarp);
+    return taken;
+  }
+
+ private:
+  const float4* weights_;
+  const float4 *here_ = nullptr, *next_;
+  int pieces_, piece_ = 0;
+  float4 ahead_[kAhead];
+};
+
+// Operand A of two products, split: rows g and g + 8, columns 4t .. 4t + 3 of `from` [16][stride] + 16 columns.
+struct RescoreOperand {
+  uint32_t high[2][4], low[2][4];
+
+  __device__ void load(const float* from, int stride) {
+    const float4 top = *reinterpret_cast<const float4*>(from);
+    const float4 bottom = *reinterpret_cast<const float4*>(from + 8 * stride);
+    const float values[2][4] = {{top.x, bottom.x, top.y, bottom.y}, {top.z, bottom.z, top.w, bottom.w}};
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const SplitTf32 split = split_tf32(values[half][i]);
+        high[half][i] = split.high, low[half][i] = split.low;
+      }
+  }
+};
+
+// sum += a weights^T, for the piece's inner values and 8 kOuter outer ones; a [16 kRows][stride], sum in fragments C.
+template <int kTiles, int kOuter, int kRows>
+__device__ void rescore_multiply(RescoreWeights<kTiles>& weights, const float* a, int stride,
+                                 float (&sum)[kOuter][kRows][4]) {
+  const float* const mine = a + lane() / 4 * stride + lane() % 4 * 4;
+  float small[kOuter][kRows][4] = {};
+  weights.begin_piece();
+#pragma unroll
+  for (int step = 0; step < weights.kPiece / kOuter; ++step) {
+    RescoreOperand x[kRows];
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) x[r].load(mine + r * 16 * stride + step * 16, stride);
+#pragma unroll
+    for (int j = 0; j < kOuter; ++j) {
+      const float4 w = weights.take(step * kOuter + j);
+      const SplitTf32 b[2][2] = {{split_tf32(w.x), split_tf32(w.y)}, {split_tf32(w.z), split_tf32(w.w)}};
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+          mma_tf32(small[j][r], x[r].low[half], b[half][0].high, b[half][1].high);
+          mma_tf32(sum[j][r], x[r].high[half], b[half][0].high, b[half][1].high);
+          mma_tf32(small[j][r], x[r].high[half], b[half][0].low, b[half][1].low);
+        }
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kOuter; ++j)
+#pragma unroll
+    for (int r = 0; r < kRows; ++r)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum[j][r][i] += small[j][r][i];
+}
+
+// A tile of pairs in shared memory.
+template <int kTiles, int kRows>
 struct RescoreTile {
-  static constexpr int D = 16 * kTiles;
-  float* z;                   // [D][kPairStride]
-  float* hidden;              // [64][kPairStride]
+  static constexpr int D = 16 * kTiles, kPairs = 16 * kRows, kStride = kRescoreStride<D>;
+  static constexpr int kPerWarp = kPairs / kWarps;  // warp w looks after the pairs w, w + 8, ..
+  static constexpr int kBytes = kPairs * ((kStride + 2 * kHiddenStride) * 4 + 8);
+  float* z;                   // [kPairs][kStride]
+  float* hidden;              // [2][kPairs][kHiddenStride]: one is read while the other is written
   int *vectors, *candidates;  // [kPairs]
 
-  __device__ explicit RescoreTile(void* shared)
-      : z(static_cast<float*>(shared)),
-        hidden(z + D * kPairStride),
-        vectors(reinterpret_cast<int*>(hidden + 64 * kPairStride)),
+  __device__ explicit RescoreTile(float* shared)
+      : z(shared),
+        hidden(z + kPairs * kStride),
+        vectors(reinterpret_cast<int*>(hidden + 2 * kPairs * kHiddenStride)),
         candidates(vectors + kPairs) {}
+
+  __device__ static int pair_of_warp(int i) { return static_cast<int>(threadIdx.x / kWarp) + i * kWarps; }
+  __device__ float* hidden_of(int chunk) const { return hidden + chunk % 2 * kPairs * kHiddenStride; }
 
   // Pairs number first, first + 1, ..; the last one again where there are fewer than kPairs.
   __device__ void begin(const Rescore& s, int first, int count) {
@@ -130,87 +192,151 @@ struct RescoreTile {
       candidates[threadIdx.x] = static_cast<int>(pair % static_cast<uint32_t>(s.K));
     }
     __syncthreads();
-    for (int p = threadIdx.x / kWarp; p < kPairs; p += kWarps)
-      for (int c = lane(); c < D; c += kWarp)
-        z[c * kPairStride + p] = s.z_table[fragment_index(candidates[p], c, D)] + s.row[int64_t{vectors[p]} * D + c];
-    __syncthreads();
   }
 
-  // hidden = relu(a_table + u), for 64 hidden units of the first block.
-  __device__ void begin_hidden(const Rescore& s, int chunk) {
-    __syncthreads();  // the last chunk's hidden units have been read
-    for (int p = threadIdx.x / kWarp; p < kPairs; p += kWarps)
-      for (int j = lane(); j < 64; j += kWarp) {
-        const int unit = chunk * 64 + j;
-        hidden[j * kPairStride + p] = unit < s.H ? relu_float(s.a_table[fragment_index(candidates[p], unit, s.H)] +
-                                                              s.up_row[int64_t{vectors[p]} * s.H + unit])
-                                                 : 0.0f;
-      }
+  // z = z_table + r
+  __device__ void begin_z(const Rescore& s) {
+#pragma unroll
+    for (int i = 0; i < kPerWarp; ++i) {
+      const int p = pair_of_warp(i);
+#pragma unroll
+      for (int c = lane(); c < D; c += kWarp)
+        z[p * kStride + c] =
+            __ldg(s.z_table + fragment_index(candidates[p], c, D)) + __ldg(s.row + int64_t{vectors[p]} * D + c);
+    }
   }
 };
 
-// Column number j of a thread.
-__device__ inline int rescore_column(int j) {
-  return 2 * static_cast<int>(threadIdx.x % 16) + j / 2 * 32 + j % 2;
+// hidden = relu(a_table + u) of 128 hidden units of the first block, fetched while those before are multiplied.
+template <class Tile>
+struct RescoreBegin {
+  float2 a[Tile::kPerWarp][2], u[Tile::kPerWarp][2];
+
+  __device__ void fetch(const Rescore& s, const Tile& tile, int chunk) {
+#pragma unroll
+    for (int i = 0; i < Tile::kPerWarp; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int p = tile.pair_of_warp(i), unit = chunk * static_cast<int>(kHiddenChunk) + half * 64 + 2 * lane();
+        a[i][half] = u[i][half] = make_float2(0, 0);
+        if (unit >= s.H) continue;
+        a[i][half] = __ldg(reinterpret_cast<const float2*>(s.a_table + fragment_index(tile.candidates[p], unit, s.H)));
+        u[i][half] = __ldg(reinterpret_cast<const float2*>(s.up_row + int64_t{tile.vectors[p]} * s.H + unit));
+      }
+  }
+  __device__ void store(const Tile& tile, float* hidden) const {
+#pragma unroll
+    for (int i = 0; i < Tile::kPerWarp; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        *reinterpret_cast<float2*>(hidden + tile.pair_of_warp(i) * kHiddenStride + half * 64 + 2 * lane()) =
+            make_float2(relu_float(a[i][half].x + u[i][half].x), relu_float(a[i][half].y + u[i][half].y));
+  }
+};
+
+// hidden = relu(W_up z) of the warp's 16 of 128 hidden units.
+template <int kTiles, int kRows>
+__device__ void rescore_up(RescoreWeights<kTiles>& weights, const RescoreTile<kTiles, kRows>& tile, float* hidden) {
+  float sum[2][kRows][4] = {};
+  rescore_multiply(weights, tile.z, tile.kStride, sum);
+  float* const mine = hidden + lane() / 4 * kHiddenStride + threadIdx.x / kWarp * 16 + lane() % 4 * 2;
+#pragma unroll
+  for (int j = 0; j < 2; ++j)
+#pragma unroll
+    for (int i = 0; i < 2 * kRows; ++i)
+      *reinterpret_cast<float2*>(mine + i * 8 * kHiddenStride + j * 8) =
+          make_float2(relu_float(sum[j][i / 2][i % 2 * 2]), relu_float(sum[j][i / 2][i % 2 * 2 + 1]));
+}
+
+// z += sum, the warp's quarter of the columns in fragments C.
+template <int kTiles, int kRows>
+__device__ void rescore_add(const RescoreTile<kTiles, kRows>& tile, const float (&sum)[kTiles / 2][kRows][4]) {
+  const int quarter = static_cast<int>(threadIdx.x / kWarp) % 4 * (tile.D / 4);
+  float* const mine = tile.z + lane() / 4 * tile.kStride + quarter + lane() % 4 * 2;
+#pragma unroll
+  for (int j = 0; j < kTiles / 2; ++j)
+#pragma unroll
+    for (int i = 0; i < 2 * kRows; ++i) {
+      float2* const to = reinterpret_cast<float2*>(mine + i * 8 * tile.kStride + j * 8);
+      const float2 before = *to;
+      *to = make_float2(before.x + sum[j][i / 2][i % 2 * 2], before.y + sum[j][i / 2][i % 2 * 2 + 1]);
+    }
+}
+
+// One block of the step. Between two barriers a warp reads one chunk's hidden units and writes the next one's.
+template <bool kFirst, int kTiles, int kRows>
+__device__ void rescore_block(const Rescore& s, RescoreWeights<kTiles>& weights, RescoreTile<kTiles, kRows>& tile) {
+  const int half = static_cast<int>(threadIdx.x / kWarp) / 4;  // of the hidden units, in the down product
+  [[maybe_unused]] RescoreBegin<RescoreTile<kTiles, kRows>> ahead;
+  if constexpr (kFirst) {
+    ahead.fetch(s, tile, 0);
+    tile.begin_z(s);
+  }
+  float sum[kTiles / 2][kRows][4] = {};
+  for (int chunk = 0; chunk < s.hidden_chunks; ++chunk) {
+    float* const hidden = tile.hidden_of(chunk);
+    if constexpr (kFirst)
+      ahead.store(tile, hidden);
+    else
+      rescore_up(weights, tile, hidden);
+    __syncthreads();
+    if constexpr (kFirst) ahead.fetch(s, tile, chunk + 1);
+    rescore_multiply(weights, hidden + half * 64, kHiddenStride, sum);
+  }
+  if (half == 0) rescore_add(tile, sum);  // nobody reads z since the last barrier
+  __syncthreads();
+  if (half == 1) rescore_add(tile, sum);
+  __syncthreads();
 }
 
 // Enters the distances of a tile whose first `there` pairs are to be entered, or writes their outputs.
-template <int kTiles>
-__device__ void rescore_end(const Rescore& s, const RescoreTile<kTiles>& tile, int there,
-                            const float (&out)[2][kTiles]) {
+template <int kTiles, int kRows>
+__device__ void rescore_end(const Rescore& s, const RescoreTile<kTiles, kRows>& tile, int there) {
+  float mine = 0;  // of pair number lane() of the warp's
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int p = 2 * static_cast<int>(threadIdx.x / 16) + r;
+  for (int i = 0; i < tile.kPerWarp; ++i) {
+    const int p = tile.pair_of_warp(i);
     const int64_t first = int64_t{tile.vectors[p]} * tile.D;
     float distance = 0;
 #pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
+    for (int c = lane(); c < tile.D; c += kWarp) {
+      const float z = tile.z[p * tile.kStride + c];
       if (s.z) {
-        if (p < there) s.z[first + rescore_column(j)] = out[r][j];
+        if (p < there) s.z[first + c] = z;
       } else {
-        const float difference = s.target[first + rescore_column(j)] - out[r][j];
+        const float difference = s.target[first + c] - z;
         distance += difference * difference;
       }
     }
-    if (s.z) continue;
-    for (int bits = 8; bits > 0; bits /= 2) distance += __shfl_xor_sync(kFullMask, distance, bits);
-    if (threadIdx.x % 16 == 0 && p < there) enter_distance(s, tile.vectors[p], tile.candidates[p], distance);
+    distance = warp_sum(distance);
+    if (lane() == i) mine = distance;
+  }
+  const int p = tile.pair_of_warp(lane());
+  if (!s.z && lane() < tile.kPerWarp && p < there) enter_distance(s, tile.vectors[p], tile.candidates[p], mine);
+}
+
+template <int kTiles, int kRows>
+__device__ void rescore_tiles(const Rescore& s, int count) {
+  RescoreTile<kTiles, kRows> tile(dynamic_shared<float>());
+  const int first = static_cast<int>(blockIdx.x) * tile.kPairs, step = static_cast<int>(gridDim.x) * tile.kPairs;
+  if (first >= count) return;
+  RescoreWeights<kTiles> weights(s.weights, (2 * s.L - 1) * s.hidden_chunks);
+  for (int at = first; at < count; at += step) {
+    tile.begin(s, at, count);
+    rescore_block<true>(s, weights, tile);
+    for (int l = 1; l < s.L; ++l) rescore_block<false>(s, weights, tile);
+    rescore_end(s, tile, count - at);
   }
 }
 
+// Few pairs in tiles of 16 keep twice as many blocks at work as in tiles of 32.
 template <int kTiles>
-__global__ void __launch_bounds__(kBlock) rescore_kernel(Rescore s) {
-  uint4* const ring = dynamic_shared<uint4>();
-  RescoreTile<kTiles> tile(ring + RescoreStream<kTiles>::kBytes / 16);
-  const int count = *s.count, grid = static_cast<int>(gridDim.x), mine = static_cast<int>(blockIdx.x);
-  const int tiles = (count + kPairs - 1) / kPairs, my_tiles = mine < tiles ? (tiles - mine + grid - 1) / grid : 0;
-  const int period = (2 * s.L - 1) * s.hidden_chunks * 4, ty = threadIdx.x / 16;
-  RescoreStream<kTiles> weights(ring, s.slabs, period, my_tiles * period);
-
-  for (int first = mine * kPairs; first < count; first += grid * kPairs) {
-    tile.begin(s, first, count);
-    float out[2][kTiles];
-#pragma unroll
-    for (int j = 0; j < kTiles; ++j)
-#pragma unroll
-      for (int r = 0; r < 2; ++r) out[r][j] = tile.z[rescore_column(j) * kPairStride + 2 * ty + r];
-    for (int l = 0; l < s.L; ++l) {
-      if (l > 0) {
-#pragma unroll
-        for (int j = 0; j < kTiles; ++j)  // nobody reads z since the last up product; a slab's barrier follows
-          *reinterpret_cast<float2*>(tile.z + rescore_column(j) * kPairStride + 2 * ty) =
-              make_float2(out[0][j], out[1][j]);
-      }
-      for (int chunk = 0; chunk < s.hidden_chunks; ++chunk) {
-        if (l == 0)
-          tile.begin_hidden(s, chunk);
-        else
-          rescore_up<kTiles>(weights, tile.z, tile.hidden);
-        rescore_down<kTiles>(weights, tile.hidden, out);
-      }
-    }
-    rescore_end(s, tile, count - first, out);
-  }
+__global__ void __launch_bounds__(kBlock, kRescoreBlocks<kTiles>) rescore_kernel(Rescore s) {
+  const int count = *s.count;
+  if (kMostRescoreRows<kTiles> == 1 || count <= s.few)
+    rescore_tiles<kTiles, 1>(s, count);
+  else
+    rescore_tiles<kTiles, kMostRescoreRows<kTiles>>(s, count);
 }
 
 }  // namespace qinco::kernels::cuda

@@ -94,7 +94,7 @@ void Codec::update_step(const Context& context, const StepNetwork& network, Step
   float* const z_table = step.z_table.data<float>();
   float* const a_table = step.a_table.data<float>();
   kernels_->gemm(context, product(K, h, d, z_table, up[0], a_table));
-  kernels_->candidate_pack(context, {K, d, h, L, z_table, a_table, up.data(), down.data()},
+  kernels_->candidate_pack(context, {K, d, h, L, z_table, a_table, up.data(), down.data(), precision_},
                            step.candidates.data<float>());
 }
 

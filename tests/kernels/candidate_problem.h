@@ -131,7 +131,9 @@ inline Result<float> search(const Version& version, const Problem<float>& p, int
   const auto [K, d, h, L] = p.sizes;
   std::vector<const float*> pointers;
   const Guarded packed(kernels.candidate_packed_size(K, d, h, L));
-  kernels.candidate_pack(context, p.step(pointers), packed.get());
+  CandidateStep<float> step = p.step(pointers);
+  step.precision = precision;
+  kernels.candidate_pack(context, step, packed.get());
   CHECK(packed.intact());
 
   const int64_t n = end - begin;

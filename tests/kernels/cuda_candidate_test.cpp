@@ -43,7 +43,7 @@ TEST_CASE(
     CHECK(p.a_table() == p.z_table() + p.Kp() * p.D());
     CHECK(p.slabs() == p.a_table() + p.Kp() * p.H());
     CHECK(p.floats() == p.slabs() + matrices * p.H() * p.D() / 2);
-    CHECK(p.size() == p.floats() + matrices * p.H64() * p.D());
+    CHECK(p.size() == p.floats() + matrices * p.H128() * p.D());
     for (const int64_t at : {p.norms(), p.z_table(), p.a_table(), p.slabs(), p.floats()}) CHECK(at % 4 == 0);
   }
   CHECK((fused_width(1) && fused_width(256) && !fused_width(257)));
@@ -68,6 +68,28 @@ TEST_CASE("cuda candidate: every width that it is compiled for, exact and fast")
     for (size_t i = 0; i < fast.codes.size(); ++i)
       CHECK(std::abs(fast.distances[i] - in_float.distances[i]) <= 0.02 * in_float.distances[i]);
   }
+}
+
+TEST_CASE("cuda candidate: any number of hidden units, of which 128 are compared together") {
+  if (no_cuda()) return;
+  for (const int64_t h : {1, 128, 129, 300}) {
+    const Problem<float> p = random_problem({20, 30, h, 2}, 5, 5);
+    CAPTURE(h);
+    check_near(p, search(on_cuda(), p), search(Isa::reference, p));
+  }
+}
+
+TEST_CASE("cuda candidate: the same answers whether pairs are compared 16 or 32 together") {
+  if (no_cuda()) return;
+  const int64_t before = cuda::pairs_of_small_tiles;
+  for (const int64_t d : {30, 70, 128}) {
+    const Problem<float> p = random_problem({20, d, 20, 2}, 15, 7);
+    cuda::pairs_of_small_tiles = 0;
+    const Result<float> large = search(on_cuda(), p);
+    cuda::pairs_of_small_tiles = 100000;
+    CHECK(search(on_cuda(), p) == large);
+  }
+  cuda::pairs_of_small_tiles = before;
 }
 
 TEST_CASE("cuda candidate: the same answers in chunks of any size") {
