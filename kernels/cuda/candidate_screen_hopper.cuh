@@ -26,7 +26,8 @@
 //   n = 1024, L = 2        108 us, 478                315
 //   n = 65536, K = 16, L = 2   409 us, 504            302
 //
-// L = 1 has no up products: a third of a block's time goes for tables, beginnings and distances, as in every step.
+// So a block after the first takes 312 us, 881 TFLOP/s. The first, with the tables' reads that begin a tile and the
+// distances that end it, takes 445.
 #pragma once
 
 #include "kernels/cuda/candidate_pieces.h"

@@ -1,5 +1,5 @@
 // Hopper's warpgroup products, barriers in shared memory and bulk copies, as device functions: for files that are
-// compiled for sm_90a. Under the emulator they are plain code (wgmma_emulated.h).
+// compiled for sm_90a. Under the emulator they are plain code (tests/cuda_emulator/include/warpgroup.h).
 //
 // A product is by a warpgroup of 4 warps: d [64,N] += a [64,16] b [N,16]^T. Warp w has rows 16 w .. 16 w + 15 of a and
 // d in its registers, as mma.m16n8k16 has them (mma.cuh): 4 registers of a, a C fragment for every 8 columns of d. b is
@@ -18,9 +18,9 @@ namespace qinco::kernels::cuda {
 
 #define QINCO_C(x, j) "+f"(x[j][0]), "+f"(x[j][1]), "+f"(x[j][2]), "+f"(x[j][3])
 #define QINCO_C_OUT(x, j) "=f"(x[j][0]), "=f"(x[j][1]), "=f"(x[j][2]), "=f"(x[j][3])
-#define QINCO_C_64                                                                                                   \
-  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%" \
-  "30,%31}"
+#define QINCO_C_64                                                                                                  \
+  "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29," \
+  "%30,%31}"
 
 /// d [64,128] += a b^T, begun; b is a descriptor.
 __device__ inline void wgmma_add_128(float (&d)[16][4], const uint32_t (&a)[4], uint64_t b) {
