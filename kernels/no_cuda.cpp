@@ -22,6 +22,9 @@ int device_count() {
 std::string description(int) {
   no_cuda();
 }
+int compute_capability(int) {
+  no_cuda();
+}
 MemoryInfo memory_info(int) {
   no_cuda();
 }

@@ -2,6 +2,7 @@
 // listed and counted on the device, in a list with room for all.
 #include "kernels/cuda/candidate_pack.cuh"
 #include "kernels/cuda/candidate_screen.cuh"
+#include "kernels/cuda/candidate_screen_hopper.h"
 #include "kernels/cuda/float_kernels.h"
 
 namespace qinco::kernels::cuda {
@@ -40,6 +41,7 @@ void run_screen(const Context& context, const CandidateLayout& p, const float* p
   s.a_table = reinterpret_cast<const float4*>(packed + p.a_table());
   s.slabs = reinterpret_cast<const uint4*>(packed + p.slabs());
   s.row = c.row, s.target = c.target, s.up_row = c.up_row, s.distances = c.distances;
+  if (takes_pieces(context.device, p)) return run_screen_hopper(context, s);
   with_tiles(p, [&](auto tiles) {
     constexpr int kTiles = tiles;
     static_assert(ScreenStream<kTiles>::kBytes <= kSharedBytes);
@@ -113,10 +115,15 @@ PackedWeights packed_weights(const CandidateLayout& p, const CandidateStep<float
   const bool up = m % 2 == 1;
   const int64_t l = (m + 1) / 2;
   const int64_t before = l == 0 ? 0 : 2 * l - 1;  // matrices before the block's
-  const int64_t turn = l > 0 && !up;              // of a block's two, piece by piece
+  const int64_t block = p.slabs() + before * p.H() * p.D() / 2;
+  const int64_t turn = l > 0 && !up;  // of a block's two, piece by piece
   const int64_t slab = kMmaTile * p.D() / 2, chunk = kHiddenChunk * p.D();
-  return {up ? step.w_up[l] : step.w_down[l], up, p.slabs() + before * p.H() * p.D() / 2 + turn * slab,
-          p.floats() + before * p.H128() * p.D() + turn * chunk, l == 0 ? 1 : 2};
+  return {up ? step.w_up[l] : step.w_down[l],
+          up,
+          block + turn * slab,
+          p.floats() + before * p.H128() * p.D() + turn * chunk,
+          l == 0 ? 1 : 2,
+          block};
 }
 
 void pack_weights(const Context& context, const CandidateLayout& p, const CandidateStep<float>& step, float* packed) {
@@ -124,6 +131,7 @@ void pack_weights(const Context& context, const CandidateLayout& p, const Candid
   for (int64_t first = 0; first < matrices; first += kMatrices) {
     const int64_t count = matrices - first < kMatrices ? matrices - first : kMatrices;
     PackedMatrices all{};
+    all.in_pieces = takes_pieces(context.device, p);
     for (int64_t m = 0; m < count; ++m) all.matrix[m] = packed_weights(p, step, first + m);
     launch(context, pack_weights_kernel, dim3(blocks_for(p.H128() * p.D()), static_cast<unsigned>(count)), kBlock, 0, p,
            all, packed);

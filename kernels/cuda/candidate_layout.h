@@ -42,7 +42,7 @@ QINCO_HOST_DEVICE constexpr int64_t group_vectors(int64_t width) {
 ///   norms     [Kp]  ||(a_k, z_k)||
 ///   z_table   [Kp/16][D/8][32 lanes][4]  as fragments C (mma.cuh), a_table [Kp/16][H/8][32][4] likewise
 ///   slabs     bfloat16 fragments B for 16 hidden units each: [H/16] of down 1, then [H/16][2] of up l, down l, l
-///             = 2..L
+///             = 2..L. Where Hopper's screen takes the step, its pieces (candidate_pieces.h), which are as large
 ///   floats    the same weights in float, in pieces of 128 hidden units: [H128/128] of down 1, then [H128/128][2] of
 ///             up l, down l. A piece is [8 warps][D/8][32 lanes][4]: for each load of a warp, lane 4 g + t has the
 ///             weights between outer index g of 8 and inner ones 4 t .. 4 t + 3 of 16. Warp w's loads are, of up,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/candidate_decide.cuh"
+#include "kernels/cuda/candidate_pieces.h"
 #include "kernels/cuda/mma.cuh"
 
 namespace qinco::kernels::cuda {
@@ -36,12 +37,14 @@ struct PackedWeights {
   bool up;
   int64_t slabs, floats;  // where its first pieces of 16 and of 128 hidden units are in the pack
   int stride;             // pieces from one to the next: up and down of a block alternate
+  int64_t pieces;         // where those of its block of the step are, if the step takes_pieces
 };
 
 constexpr int kMatrices = 8;
 
 // The matrices that a launch packs.
 struct PackedMatrices {
+  bool in_pieces;  // rather than slabs
   PackedWeights matrix[kMatrices];
 };
 
@@ -67,6 +70,24 @@ __device__ inline void pack_slabs(const CandidateLayout& p, const PackedWeights&
   }
 }
 
+// Pieces of 64 hidden units for Hopper's screen. A thread packs 8 neighbours of the inner dimension, which is d for up
+// and the hidden units for down.
+__device__ inline void pack_pieces(const CandidateLayout& p, const PackedWeights& w, float* packed) {
+  unsigned char* const pieces = reinterpret_cast<unsigned char*>(packed + w.pieces);
+  const int chunks = static_cast<int>(p.h) / kPieceHidden, units = kPieceBytes / 16;
+  const int N = w.up ? kPieceHidden : kPieceWidth, inner = (w.up ? kPieceWidth : kPieceHidden) / 8;
+  for (int64_t i = grid_thread(); i < int64_t{chunks} * units; i += grid_threads()) {
+    const int c = static_cast<int>(i / units), unit = static_cast<int>(i % units);
+    const int n = unit / inner, k = unit % inner * 8;
+    const auto pair = [&](int j) {  // inner k + j and k + j + 1
+      const int column = w.up ? k + j : n, hidden = c * kPieceHidden + (w.up ? n : k + j);
+      return pack_bf16(weight(p, w, column, hidden), weight(p, w, column + w.up, hidden + !w.up));
+    };
+    const int64_t at = int64_t{piece_place(w.stride == 1, w.up, c, chunks)} * kPieceBytes;
+    *reinterpret_cast<uint4*>(pieces + at + SwizzledOperand::offset(N, n, k)) = {pair(0), pair(2), pair(4), pair(6)};
+  }
+}
+
 // The same weights in float, 128 hidden units at a time, in the order in which the rescoring's lanes take them.
 __device__ inline void pack_floats(const CandidateLayout& p, const PackedWeights& w, float* packed) {
   const int D = static_cast<int>(p.D()), size = static_cast<int>(kHiddenChunk) * D, outer = w.up ? 2 : D / 32;
@@ -82,7 +103,10 @@ __device__ inline void pack_floats(const CandidateLayout& p, const PackedWeights
 
 // blockIdx.y: the matrix.
 __global__ void __launch_bounds__(kBlock) pack_weights_kernel(CandidateLayout p, PackedMatrices all, float* packed) {
-  pack_slabs(p, all.matrix[blockIdx.y], packed);
+  if (all.in_pieces)
+    pack_pieces(p, all.matrix[blockIdx.y], packed);
+  else
+    pack_slabs(p, all.matrix[blockIdx.y], packed);
   pack_floats(p, all.matrix[blockIdx.y], packed);
 }
 

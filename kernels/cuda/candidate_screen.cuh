@@ -6,7 +6,8 @@
 // but weights, packed in the order in which lanes take them: a load of 16 bytes per lane feeds 2 products per vector.
 //
 // Floor, d = 128, h = 256, L = 2, K = 256, per vector: 50.3 MFLOP, at bfloat16 dense peaks of 312 (A100) and 989
-// (H100) TFLOP/s 6.2 and 19.7 million vectors/s. docs/gpu.md has the budget of registers, shared memory and L2.
+// (H100) TFLOP/s 6.2 and 19.7 million vectors/s. docs/gpu.md has the budget of registers, shared memory and L2. On
+// Hopper the most usual steps have a screen of their own (candidate_screen_hopper.cuh).
 #pragma once
 
 #include "kernels/cuda/candidate_layout.h"
@@ -20,7 +21,7 @@ struct Screen {
   int hidden_tiles;                    // H/16
   const float4* z_table;               // fragments C: [candidate_tiles][D/8][32]
   const float4* a_table;               // [candidate_tiles][H/8][32]
-  const uint4* slabs;                  // CandidateLayout
+  const uint4* slabs;                  // CandidateLayout; for Hopper's screen the pieces
   const float *row, *target, *up_row;  // [n,D], [n,D], [n,H]; readable up to whole groups
   float* distances;                    // [n,K]
 };

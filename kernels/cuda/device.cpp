@@ -84,6 +84,13 @@ std::string description(int index) {
                      p.multiProcessorCount, static_cast<double>(p.totalGlobalMem) / 1e9);
 }
 
+int compute_capability(int index) {
+  int major = 0, minor = 0;
+  check_status(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "device attribute");
+  check_status(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "device attribute");
+  return 10 * major + minor;
+}
+
 MemoryInfo memory_info(int index) {
   const State& state = state_of(index);
   MemoryInfo info;

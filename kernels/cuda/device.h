@@ -16,6 +16,8 @@ int device_count();
 
 // The rest is for indices below device_count(). They throw Error where the runtime reports one.
 std::string description(int index);
+/// 10 times the major number plus the minor one.
+int compute_capability(int index);
 MemoryInfo memory_info(int index);
 void* allocate(int index, size_t bytes);
 void release(int index, void* memory) noexcept;

@@ -61,6 +61,7 @@ class Launch {
 
   void block_barrier(const Where& where);
   void warp_barrier(unsigned mask, const Where& where);
+  void yield() { threads_[static_cast<size_t>(current_)].fiber->suspend(); }
   int lane() const { return current_ % warpSize; }
   void* lane_slot(int of_lane, unsigned mask, const Where& where);
   void* shared() { return shared_; }
@@ -255,6 +256,8 @@ void Launch::run(const cudaLaunchConfig_t& config, void (*call)(void*), void* ar
   put_in_order(blocks);
   for (const unsigned block : blocks) {
     run_block(block);
+    const std::string left = wgmma::Begun::instance().forget();
+    if (error_.empty() && !left.empty()) error_ = fmt::format("block {} ends with {} not waited for", block, left);
     if (error_.empty()) continue;
     drop_fibers();
     return;
@@ -294,6 +297,9 @@ void block_barrier(const Where& where) {
 }
 void warp_barrier(unsigned mask, const Where& where) {
   launch_in_progress().warp_barrier(mask, where);
+}
+void yield() {
+  launch_in_progress().yield();
 }
 void* lane_slot(int of_lane, unsigned mask, const Where& where) {
   return launch_in_progress().lane_slot(of_lane, mask, where);

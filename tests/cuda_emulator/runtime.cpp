@@ -94,6 +94,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   if (!is_device(device)) return set_error(cudaErrorInvalidDevice, "no such device");
   *value = attribute == cudaDevAttrMultiProcessorCount            ? 2
+           : attribute == cudaDevAttrComputeCapabilityMajor       ? 9
+           : attribute == cudaDevAttrComputeCapabilityMinor       ? 0
            : attribute == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 227 << 10
                                                                   : 1;
   return cudaSuccess;

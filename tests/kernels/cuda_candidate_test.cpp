@@ -1,7 +1,7 @@
 // The candidate search on CUDA's tensor cores: its layout, its chunks, every width it is compiled for, and its margin.
 #include <doctest/doctest.h>
 
-#include "kernels/cuda/candidate_layout.h"
+#include "kernels/cuda/candidate_pieces.h"
 #include "tests/kernels/candidate_problem.h"
 
 namespace qinco::kernels::tests {
@@ -49,6 +49,27 @@ TEST_CASE(
   CHECK((fused_width(1) && fused_width(256) && !fused_width(257)));
 }
 
+TEST_CASE("cuda candidate: Hopper's pieces are each packed in a place of its own, and fill the slabs' room") {
+  using namespace cuda;
+  for (const int chunks : {1, 2, 3, 4, 16}) {
+    std::vector<int> places;
+    for (const bool up : {true, false})
+      for (int c = 0; c < chunks; ++c) {
+        CHECK(piece_place(true, false, c, chunks) == c);
+        places.push_back(piece_place(false, up, c, chunks));
+      }
+    for (int c = 0; c + 1 < chunks; ++c)
+      CHECK(piece_place(false, true, c + 1, chunks) < piece_place(false, false, c, chunks));
+    std::sort(places.begin(), places.end());
+    for (int i = 0; i < 2 * chunks; ++i) CHECK(places[i] == i);
+  }
+  const CandidateLayout p{17, 100, 192, 3};
+  CHECK(fits_pieces(p));
+  CHECK(int64_t{piece_count(192, 3)} * kPieceBytes / 4 == p.floats() - p.slabs());
+  CHECK(!fits_pieces({17, 100, 200, 3}));
+  CHECK(!fits_pieces({17, 96, 192, 3}));
+}
+
 TEST_CASE("cuda candidate: chunks bound the scratch memory, and hold a vector at least") {
   using namespace cuda;
   CHECK(chunk_vectors({256, 128, 256, 2}) == 8192);
@@ -90,6 +111,35 @@ TEST_CASE("cuda candidate: the same answers whether pairs are compared 16 or 32 
     CHECK(search(on_cuda(), p) == large);
   }
   cuda::pairs_of_small_tiles = before;
+}
+
+// Few and many pieces: up to 13 stay in shared memory, others pass through it; and one tile or several for a block.
+TEST_CASE("cuda candidate: Hopper's screen gives the same bits as the other") {
+  if (no_cuda()) return;
+  const Device device{DeviceType::cuda, 0};
+  if (!cuda::takes_pieces(device, {1, 128, 64, 1})) {
+    MESSAGE("skipped: " << device_description(device) << " has no warpgroup products");
+    return;
+  }
+  struct Case {
+    Sizes sizes;
+    int64_t n;
+    Precision precision;
+  };
+  const Precision exact = Precision::exact, fast = Precision::fast;
+  for (const auto& [s, n, precision] :
+       {Case{{20, 128, 64, 1}, 9, exact}, Case{{5, 128, 128, 2}, 17, fast}, Case{{16, 100, 192, 1}, 40, fast},
+        Case{{33, 128, 256, 1}, 8, fast}, Case{{1, 128, 256, 2}, 5, fast}, Case{{20, 97, 64, 3}, 19, fast},
+        Case{{18, 128, 192, 3}, 19, fast}, Case{{37, 128, 64, 4}, 9, fast}, Case{{18, 120, 256, 4}, 9, fast}}) {
+    CAPTURE(s);
+    const Problem<float> p = random_problem(s, n, 11);
+    REQUIRE(cuda::takes_pieces(device, {s.K, s.d, s.h, s.L}));
+    const Result<float> found = search(on_cuda(), p, 0, n, 1, precision);
+    cuda::use_wgmma = false;
+    const Result<float> expected = search(on_cuda(), p, 0, n, 1, precision);
+    cuda::use_wgmma = true;
+    CHECK(found == expected);
+  }
 }
 
 TEST_CASE("cuda candidate: the same answers in chunks of any size") {
