@@ -3,6 +3,7 @@
 // Prints a markdown table, and writes JSON with --json FILE. Inputs are made on the host once; no output is checked
 // here, the tests do that. usage: bench_gpu [--quick] [--json FILE] [FAMILY..], of those at the end
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -181,16 +182,25 @@ void products(Bench& b, int64_t scale) {
     g.precision = Precision::fast;
     b.run(fmt::format("TF32 gemm {}x{}x{}", s.m, s.n, s.k), 0, 2.0 * static_cast<double>(s.m * s.n * s.k),
           [&] { k.gemm(c, g); });
-    if (!g.trans_a && g.trans_b) {
-      float* const packed = b.floats(k.linear_packed_size(s.n, s.k));
-      k.linear_pack(c, s.n, s.k, g.b, g.ldb, packed);
-      Linear<float> l{s.m, s.n, s.k, g.a, g.lda, packed, g.c, g.ldc};
-      b.run(fmt::format("linear {}x{}x{}", s.m, s.n, s.k), 0, 2.0 * static_cast<double>(s.m * s.n * s.k),
-            [&] { k.linear(c, l); });
-      l.residual = g.c, l.ldr = g.ldc, l.relu = true;
-      b.run(fmt::format("linear {}x{}x{}, residual, relu", s.m, s.n, s.k), 0,
-            2.0 * static_cast<double>(s.m * s.n * s.k), [&] { k.linear(c, l); });
-    }
+    b.clear();
+  }
+}
+
+// Products with packed weights, beside gemm's of the same sizes.
+void linears(Bench& b, int64_t scale) {
+  const auto& k = b.kernels();
+  const Context& c = b.context();
+  for (const auto& [m, n, inner] :
+       {std::array<int64_t, 3>{scale * 1024, 256, 128}, {scale * 1024, 128, 256}, {1024, 256, 128}}) {
+    const std::string sizes = fmt::format("{}x{}x{}", m, n, inner);
+    const double flop = 2.0 * static_cast<double>(m * n * inner);
+    float *const x = b.floats(m * inner), *const w = b.floats(n * inner), *const y = b.floats(m * n);
+    float* const packed = b.floats(k.linear_packed_size(n, inner));
+    k.linear_pack(c, n, inner, w, inner, packed);
+    Linear<float> l{m, n, inner, x, inner, packed, y, n};
+    b.run("linear " + sizes, 0, flop, [&] { k.linear(c, l); });
+    l.residual = y, l.ldr = n, l.relu = true;
+    b.run("linear and residual, relu " + sizes, 0, flop, [&] { k.linear(c, l); });
     b.clear();
   }
 }
@@ -307,9 +317,10 @@ void report(const Bench& b, const std::string& json) {
 
 int main(int argc, char** argv) {
   using Family = void (*)(Bench&, int64_t);
-  const std::pair<std::string, Family> families[] = {{"streams", streams},       {"rows", rows},
-                                                     {"products", products},     {"nearest", assignments},
-                                                     {"candidates", candidates}, {"scans", scans}};
+  const std::pair<std::string, Family> families[] = {{"streams", streams},     {"rows", rows},
+                                                     {"products", products},   {"linears", linears},
+                                                     {"nearest", assignments}, {"candidates", candidates},
+                                                     {"scans", scans}};
   try {
     std::string json;
     bool quick = false;

@@ -23,10 +23,11 @@ void gather_rows(const Context& context, int64_t n, int64_t d, const T* x, const
   launch(context, gather_rows_kernel<T>, blocks_for(n * d), kBlock, 0, n, d, x, ids, out);
 }
 
-// A warp takes 32 columns of a row of the output; it looks at 32 ids at a time.
+// A warp takes 32 columns of a row of the output; it looks at 8 x 32 ids at a time, whose loads are under way together.
 template <class T>
 __global__ void __launch_bounds__(kBlock)
     find_rows_kernel(int64_t n, int64_t d, int64_t rows, const int32_t* ids, const T* x, T* out) {
+  constexpr int kTogether = 8;
   const int64_t groups = (d + kWarp - 1) / kWarp;
   for (int64_t w = grid_warp(); w < rows * groups; w += grid_warps()) {
     const Place at = place(w, groups);
@@ -34,12 +35,19 @@ __global__ void __launch_bounds__(kBlock)
     const bool own = col < d;
     T total = own ? out[at.row * d + col] : T(0);
     bool found = false;
-    for (int64_t first = 0; first < n; first += kWarp) {
-      const bool here = first + lane() < n && ids[first + lane()] == at.row;
-      for (unsigned places = __ballot_sync(kFullMask, here); places != 0; places &= places - 1) {
-        if (own) total += x[(first + __ffs(static_cast<int>(places)) - 1) * d + col];
-        found = true;
+    for (int64_t first = 0; first < n; first += kTogether * kWarp) {
+      int32_t seen[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        const int64_t place = first + i * kWarp + lane();
+        seen[i] = place < n ? ids[place] : -1;
       }
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i)
+        for (unsigned places = __ballot_sync(kFullMask, seen[i] == at.row); places != 0; places &= places - 1) {
+          if (own) total += x[(first + i * kWarp + __ffs(static_cast<int>(places)) - 1) * d + col];
+          found = true;
+        }
     }
     if (own && found) out[at.row * d + col] = total;
   }
