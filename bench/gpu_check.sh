@@ -126,10 +126,12 @@ run_cases() {
 }
 
 test_program() {
-  local status=0 jobs=1
+  local status=0 jobs=1 all
   [[ $cuda != ON ]] || jobs=$(nproc)
-  cases "$1" "$2" | { grep -v -E "$alone" || true; } | run_cases "$1" "$jobs" || status=1
-  cases "$1" "$2" | { grep -E "$alone" || true; } | run_cases "$1" 1 || status=1
+  all=$(cases "$1" "$2")
+  [[ -n $all ]] || { echo "$1: has no cases" && return 1; }
+  { grep -v -E "$alone" || true; } <<<"$all" | run_cases "$1" "$jobs" || status=1
+  { grep -E "$alone" || true; } <<<"$all" | run_cases "$1" 1 || status=1
   return $status
 }
 

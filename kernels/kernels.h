@@ -133,8 +133,8 @@ struct CandidateStep {
   const T* a_table = nullptr;          // [K,h]  W_up,1 (c + W_c c + b)
   const T* const* w_up = nullptr;      // L pointers (the host's) to [h,d]
   const T* const* w_down = nullptr;    // L pointers (the host's) to [d,h]
-  /// What the pack is for. One for `fast` lacks the margin of `exact`, which takes time to measure, and may be searched
-  /// with `fast` only.
+  /// What the pack is for. One for `fast` lacks the margin of `exact`, which takes time to measure: where it is
+  /// searched with `exact` all the same, the screen rules nothing out.
   Precision precision = Precision::exact;
 };
 
@@ -217,8 +217,8 @@ struct Table {
   /// W [n,k] has leading dimension ldw; packed is aligned to 64 bytes.
   void (*linear_pack)(const Context&, int64_t n, int64_t k, const T* w, int64_t ldw, T* packed) = nullptr;
   /// A row of y does not depend on the other rows (but for its rounding in double on CUDA). Float arithmetic, or that
-  /// of three products of parts of the operands: TF32 on CUDA, where y is within 2^-21 |x| |W|^T of what float would
-  /// give, and bfloat16 on AMX, within 2^-15 |x| |W|^T of the exact product.
+  /// of three products of parts of the operands: TF32 on CUDA, within (2^-21 + (k+3) 2^-24) |x| |W|^T of the exact
+  /// product for what is below 2^127, and bfloat16 on AMX, within 2^-15 |x| |W|^T.
   void (*linear)(const Context&, const Linear<T>&) = nullptr;
 
   // --- elementwise

@@ -334,12 +334,19 @@ int main(int argc, char** argv) {
       else
         asked.push_back(option);
     }
+    const auto named = [&](const std::string& name) {
+      return std::find(asked.begin(), asked.end(), name) != asked.end();
+    };
+    for (const std::string& name : asked)
+      check(std::any_of(std::begin(families), std::end(families), [&](const auto& f) { return f.first == name; }),
+            "{}: expected --quick, --json FILE or families: streams rows products linears nearest candidates scans",
+            name);
     const Device device{DeviceType::cuda, 0};
     check_device(device);
     Bench bench(device, quick ? 0.0 : 0.5);
     const int64_t scale = quick ? 1 : 64;  // --quick: whether it runs at all, as on the emulator
     for (const auto& [name, family] : families)
-      if (asked.empty() || std::find(asked.begin(), asked.end(), name) != asked.end()) family(bench, scale);
+      if (asked.empty() || named(name)) family(bench, scale);
     report(bench, json);
     return 0;
   } catch (const std::exception& error) {

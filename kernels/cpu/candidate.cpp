@@ -200,6 +200,7 @@ void pack_screen(const Context& context, const Layout& p, const CandidateStep<fl
     if (l > 0) pack_screen_matrix(context, p.screen.up(), s.w_up[l], part + p.screen.w_up(l));
     pack_screen_matrix(context, p.screen.down(), s.w_down[l], part + p.screen.w_down(l));
   }
+  part[0] = __builtin_inff();  // rules nothing out
   if (s.precision == Precision::fast) return;
   part[0] = measure_bound<kProbesTogether>(context, probe_floats(p), [&](int64_t first, float* memory) {
     const FlushDenormals flush;

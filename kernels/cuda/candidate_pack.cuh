@@ -22,7 +22,8 @@ __global__ void __launch_bounds__(kBlock)
     pack_tables_kernel(CandidateLayout p, const float* z_table, const float* a_table, float* packed) {
   const int d = static_cast<int>(p.d), h = static_cast<int>(p.h);
   const int D = static_cast<int>(p.D()), H = static_cast<int>(p.H());
-  if (grid_thread() < kPackHeader) packed[grid_thread()] = 0;
+  // A bound that rules nothing out, until there is a measured one.
+  if (grid_thread() < kPackHeader) packed[grid_thread()] = grid_thread() == 0 ? INFINITY : 0.0f;
   for (int64_t k = grid_warp(); k < p.Kp(); k += grid_warps()) {
     float squares = pack_table_row(z_table, k < p.K, k, d, D, packed + p.z_table());
     squares += pack_table_row(a_table, k < p.K, k, h, H, packed + p.a_table());

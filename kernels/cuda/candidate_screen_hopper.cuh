@@ -14,20 +14,7 @@
 // up product and the down product that follows: both pieces are waited for first.
 //
 // Floor, d = 128, h = 256, L = 2, K = 256, per vector: 50.3 MFLOP, at the 989 TFLOP/s of an H100's data sheet 19.7
-// million vectors/s, 416 us for 8,192. Measured (H100 80GB HBM3, 2026-11-26, K = 256 and h = 256 where nothing else is
-// said; cuBLAS's largest products in bfloat16 came to 718 to 735 TFLOP/s):
-//
-//                           this screen       with mma.sync
-//   n = 8192, L = 1        445 us, 309 TFLOP/s        277
-//             L = 2        757 us, 545       1186 us, 348
-//             L = 4       1382 us, 696                384
-//             L = 16      5869 us, 726                403
-//             L = 2, h = 64   326 us, 316             256
-//   n = 1024, L = 2        108 us, 478                315
-//   n = 65536, K = 16, L = 2   409 us, 504            302
-//
-// So a block after the first takes 312 us, 881 TFLOP/s. The first, with the tables' reads that begin a tile and the
-// distances that end it, takes 445.
+// million vectors/s, 416 us for 8,192. docs/gpu.md has what was measured.
 #pragma once
 
 #include "kernels/cuda/candidate_pieces.h"
@@ -161,6 +148,7 @@ __device__ inline void screen_first(PieceReader& pieces, const float4* a_table, 
     before = stage;
   };
   fetch();
+  pin(z[0]);
   int c = 0;
   for (; c + 1 < chunks; c += 2) {
     step(c, even);

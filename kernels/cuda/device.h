@@ -1,4 +1,4 @@
-// The CUDA half of kernels/device.h: in cuda/device.cu, or in no_cuda.cpp where the build has no CUDA. No CUDA types,
+// The CUDA half of kernels/device.h: in cuda/device.cpp, or in no_cuda.cpp where the build has no CUDA. No CUDA types,
 // so that plain C++ includes it.
 #pragma once
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cuda_runtime.h>
+#include <mutex>
 
 #include "kernels/context.h"
 #include "kernels/cuda/runtime.h"
@@ -38,7 +39,11 @@ void launch(const Context& context, void (*kernel)(Parameters...), dim3 grid, di
 
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   use_device(context.device.index);
+  // What is asked for a kernel holds for all threads: it must not change before the launch.
+  static std::mutex asking;
+  std::unique_lock<std::mutex> asked;
   if (shared_bytes > kSharedWithoutAsking) {
+    asked = std::unique_lock(asking);
     check_status(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
         "shared memory of a kernel");

@@ -102,7 +102,7 @@ class Feed {
     to += place / kColumns * kSlab + place % kColumns + row * kColumns;
 #pragma unroll
     for (int i = 0; i < kTile; i += kRows)
-      copy_async_or_zero<kWidth * 4>(to + i * kColumns, from + ((row + i) * operands_.d + column),
+      copy_async_or_zero<kWidth * 4>(to + i * kColumns, from + (int64_t{row + i} * operands_.d + column),
                                      row + i < rows && column < operands_.d);
   }
 

@@ -39,8 +39,8 @@ __global__ void __launch_bounds__(kBlock)
       int32_t seen[kTogether];
 #pragma unroll
       for (int i = 0; i < kTogether; ++i) {
-        const int64_t place = first + i * kWarp + lane();
-        seen[i] = place < n ? ids[place] : -1;
+        const int64_t id = first + i * kWarp + lane();
+        seen[i] = id < n ? ids[id] : -1;
       }
 #pragma unroll
       for (int i = 0; i < kTogether; ++i)
@@ -88,9 +88,9 @@ __global__ void add_rows_kernel(int64_t d, int64_t rows, const int32_t* begins, 
 template <class T>
 void scatter_add_rows(const Context& context, int64_t n, int64_t d, int64_t rows, const int32_t* ids, const T* x,
                       T* out) {
-  constexpr int64_t kFewIds = 4096, kFewLooks = int64_t{1} << 20;  // some microseconds' worth
+  constexpr int64_t kFewIds = 4096, kFewRows = 1024;
   if (n == 0 || d == 0) return;
-  if (n <= kFewIds && n * rows <= kFewLooks) {
+  if (n <= kFewIds && rows <= kFewRows) {
     launch(context, find_rows_kernel<T>, blocks_for(rows * ((d + kWarp - 1) / kWarp), kWarps), kBlock, 0, n, d, rows,
            ids, x, out);
     return;

@@ -69,15 +69,16 @@ __global__ void __launch_bounds__(kBlock) scan_kernel(ScanWork s) {
   Key* const keys = dynamic_shared<Key>();
   const Query query = s.queries[blockIdx.x / s.slices];
   const int64_t slice = blockIdx.x % s.slices;
+  const int64_t begin = query.blocks * slice / s.slices, end = query.blocks * (slice + 1) / s.slices;
   const float* tables = query.tables;
   if constexpr (shared_tables) {
     float* const own = reinterpret_cast<float*>(keys + s.capacity);
-    for (int i = threadIdx.x; i < s.M * static_cast<int>(kScanEntries); i += kBlock) own[i] = query.tables[i];
+    const int entries = begin < end ? s.M * static_cast<int>(kScanEntries) : 0;  // a query without lists has no tables
+    for (int i = threadIdx.x; i < entries; i += kBlock) own[i] = query.tables[i];
     tables = own;
   }
   BlockSelect best(keys, &state, s.capacity, s.k);
 
-  const int64_t begin = query.blocks * slice / s.slices, end = query.blocks * (slice + 1) / s.slices;
   const int at = threadIdx.x % 8 * 4;
   const Segment* next = s.segments + query.segments;
   Segment list{};

@@ -62,8 +62,9 @@ Process::Process(const Arguments& arguments, const Limits& limits)
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
-  const bool device = std::find(arguments.begin(), arguments.end(), "--device") != arguments.end();
-  if (device) limits_.memory = RLIM_INFINITY;  // a driver reserves addresses for all memory there is
+  const auto device = std::find(arguments.begin(), arguments.end(), "--device");
+  // A driver reserves addresses for all memory there is.
+  if (arguments.end() - device > 1 && device[1].rfind("cuda", 0) == 0) limits_.memory = RLIM_INFINITY;
   argv.push_back(nullptr);
   if (limits_.out.empty()) {
     limits_.out = directory_.file("out");

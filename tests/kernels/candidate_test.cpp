@@ -224,21 +224,25 @@ TEST_CASE("fast candidate search comes as near as its operands allow") {
   }
 }
 
-TEST_CASE("a step packed for fast search gives what one packed for exact search gives") {
+// A fast search by a step packed for exact search, and the other way round.
+TEST_CASE("a step packed for one precision is searched with the other") {
   for (const Sizes& s : {Sizes{75, 37, 42, 2}, Sizes{9, 20, 12, 1}}) {
     const Problem<float> p = random_problem(s, 20, 12);
-    for (const Version& version : versions()) {
-      CAPTURE(version.name);
-      const Table<float>& kernels = *version.table;
-      std::vector<const float*> pointers;
-      const Guarded packed(kernels.candidate_packed_size(s.K, s.d, s.h, s.L));
-      kernels.candidate_pack(Context::cpu(), p.step(pointers), packed.get());
-      Result<float> found{std::vector<int32_t>(20), std::vector<float>(20)};
-      kernels.candidate_search(Context::cpu(), s.K, s.d, s.h, s.L, packed.get(),
-                               {p.n, p.target.data(), p.row.data(), p.up_row.data(), found.codes.data(),
-                                found.distances.data(), Precision::fast});
-      CHECK(search(version, p, 0, p.n, 1, Precision::fast) == found);
-    }
+    for (const Version& version : versions())
+      for (const Precision precision : {Precision::fast, Precision::exact}) {
+        CAPTURE(version.name);
+        const Table<float>& kernels = *version.table;
+        std::vector<const float*> pointers;
+        const Guarded packed(kernels.candidate_packed_size(s.K, s.d, s.h, s.L));
+        CandidateStep<float> step = p.step(pointers);
+        step.precision = precision == Precision::fast ? Precision::exact : Precision::fast;
+        kernels.candidate_pack(Context::cpu(), step, packed.get());
+        Result<float> found{std::vector<int32_t>(20), std::vector<float>(20)};
+        kernels.candidate_search(Context::cpu(), s.K, s.d, s.h, s.L, packed.get(),
+                                 {p.n, p.target.data(), p.row.data(), p.up_row.data(), found.codes.data(),
+                                  found.distances.data(), precision});
+        CHECK(search(version, p, 0, p.n, 1, precision) == found);
+      }
   }
 }
 

@@ -8,6 +8,20 @@ namespace qinco::kernels::tests {
 
 namespace {
 
+// Gives a variable that a test changes its value back.
+template <class T>
+class Restore {
+ public:
+  explicit Restore(T& variable) : variable_(variable), value_(variable) {}
+  ~Restore() { variable_ = value_; }
+  Restore(const Restore&) = delete;
+  Restore& operator=(const Restore&) = delete;
+
+ private:
+  T& variable_;
+  T value_;
+};
+
 bool no_cuda() {
   if (device_count(DeviceType::cuda) > 0) return false;
   MESSAGE("skipped: no CUDA device");
@@ -102,7 +116,7 @@ TEST_CASE("cuda candidate: any number of hidden units, of which 128 are compared
 
 TEST_CASE("cuda candidate: the same answers whether pairs are compared 16 or 32 together") {
   if (no_cuda()) return;
-  const int64_t before = cuda::pairs_of_small_tiles;
+  const Restore restore(cuda::pairs_of_small_tiles);
   for (const int64_t d : {30, 70, 128}) {
     const Problem<float> p = random_problem({20, d, 20, 2}, 15, 7);
     cuda::pairs_of_small_tiles = 0;
@@ -110,7 +124,6 @@ TEST_CASE("cuda candidate: the same answers whether pairs are compared 16 or 32 
     cuda::pairs_of_small_tiles = 100000;
     CHECK(search(on_cuda(), p) == large);
   }
-  cuda::pairs_of_small_tiles = before;
 }
 
 // Few and many pieces: up to 13 stay in shared memory, others pass through it; and one tile or several for a block.
@@ -135,10 +148,9 @@ TEST_CASE("cuda candidate: Hopper's screen gives the same bits as the other") {
     const Problem<float> p = random_problem(s, n, 11);
     REQUIRE(cuda::takes_pieces(device, {s.K, s.d, s.h, s.L}));
     const Result<float> found = search(on_cuda(), p, 0, n, 1, precision);
+    const Restore restore(cuda::use_wgmma);
     cuda::use_wgmma = false;
-    const Result<float> expected = search(on_cuda(), p, 0, n, 1, precision);
-    cuda::use_wgmma = true;
-    CHECK(found == expected);
+    CHECK(search(on_cuda(), p, 0, n, 1, precision) == found);
   }
 }
 

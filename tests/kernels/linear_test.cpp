@@ -117,6 +117,45 @@ TEST_CASE("linear stays within its bound of the exact product") {
   }
 }
 
+// y of m rows with rows `stride` longer than needed, everything `offset` floats from where it would be aligned.
+std::vector<float> product(const Table<float>& t, const Problem<float>& p, int64_t m, int64_t stride, int64_t offset,
+                           bool residual_is_y) {
+  const auto [all, n, k, accumulate, residual, relu] = p.c;
+  Buffer<float> packed(t.linear_packed_size(n, k), 0), x(m * (k + stride), offset), y(m * (n + stride), offset);
+  std::vector<float> weights, from(static_cast<size_t>(m * (k + stride))), to(static_cast<size_t>(m * (n + stride)));
+  for (int64_t i = 0; i < m; ++i) {
+    std::copy_n(p.x.begin() + i * p.ldx, k, from.begin() + i * (k + stride));
+    std::copy_n(p.y.begin() + i * p.ldy, n, to.begin() + i * (n + stride));
+  }
+  const TestContext context;
+  t.linear_pack(context, n, k, p.w.data(), p.ldw, packed.data());
+  std::copy(from.begin(), from.end(), x.data());
+  std::copy(to.begin(), to.end(), y.data());
+  Linear<float> l{m, n, k, x.data(), k + stride, packed.data(), y.data(), n + stride, accumulate};
+  if (residual_is_y) l.residual = y.data(), l.ldr = n + stride;
+  l.relu = relu;
+  t.linear(context, l);
+  std::vector<float> found;
+  for (int64_t i = 0; i < m; ++i)
+    found.insert(found.end(), &y.data()[i * (n + stride)], &y.data()[i * (n + stride)] + n);
+  return found;
+}
+
+TEST_CASE("linear gives the same bits whether or not rows are aligned, and however many there are") {
+  // More than a GPU takes 16 rows at a time.
+  const int64_t many = device_count(DeviceType::cuda) > 0 && emulated({DeviceType::cuda, 0}) ? 600 : 9000;
+  for (const bool residual : {false, true}) {
+    const Problem<float> p = make_problem({many, 128, 32, residual, false, residual}, false, 8);
+    for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+      CAPTURE(version.name);
+      const std::vector<float> found = product(t, p, many, 0, 0, residual);
+      CHECK(product(t, p, many, 1, 1, residual) == found);
+      for (const int64_t m : {1, 15, 40})
+        CHECK(product(t, p, m, 0, 0, residual) == std::vector<float>(found.begin(), found.begin() + m * p.c.n));
+    });
+  }
+}
+
 TEST_CASE("linear adds a residual of one row to all") {
   Problem<float> p = make_problem({45, 70, 33, false, true, false}, true, 6);
   Problem<float> repeated = p;

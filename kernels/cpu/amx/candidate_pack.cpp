@@ -98,6 +98,7 @@ void candidate_pack(const Context& context, const CandidateStep<float>& s, float
     if (l > 0) pack(s.w_up[l], p.h, p.d, p.w_up(l));
     pack(s.w_down[l], p.d, p.h, p.w_down(l));
   }
+  packed[0] = __builtin_inff();  // rules nothing out
   if (s.precision == Precision::fast) return;
   packed[0] = measure_bound<kTogether>(context, ProbeScratch::floats(p), [&](int64_t first, float* memory) {
     const FlushDenormals flush;
