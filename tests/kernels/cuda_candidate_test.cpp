@@ -140,17 +140,19 @@ TEST_CASE("cuda candidate: Hopper's screen gives the same bits as the other") {
     Precision precision;
   };
   const Precision exact = Precision::exact, fast = Precision::fast;
-  for (const auto& [s, n, precision] :
+  for (const Case& c :
        {Case{{20, 128, 64, 1}, 9, exact}, Case{{5, 128, 128, 2}, 17, fast}, Case{{16, 100, 192, 1}, 40, fast},
         Case{{33, 128, 256, 1}, 8, fast}, Case{{1, 128, 256, 2}, 5, fast}, Case{{20, 97, 64, 3}, 19, fast},
         Case{{18, 128, 192, 3}, 19, fast}, Case{{37, 128, 64, 4}, 9, fast}, Case{{18, 120, 256, 4}, 9, fast}}) {
+    const Sizes& s = c.sizes;
+    const int64_t n = c.n;
     CAPTURE(s);
     const Problem<float> p = random_problem(s, n, 11);
     REQUIRE(cuda::takes_pieces(device, {s.K, s.d, s.h, s.L}));
-    const Result<float> found = search(on_cuda(), p, 0, n, 1, precision);
+    const Result<float> found = search(on_cuda(), p, 0, n, 1, c.precision);
     const Restore restore(cuda::use_wgmma);
     cuda::use_wgmma = false;
-    CHECK(search(on_cuda(), p, 0, n, 1, precision) == found);
+    CHECK(search(on_cuda(), p, 0, n, 1, c.precision) == found);
   }
 }
 
