@@ -31,6 +31,7 @@ struct Thread {
   State state = State::ready;
   Fiber* fiber = nullptr;  // null before it begins and after it ends
   Where where;             // the barrier's place
+  unsigned exchanges = 0;  // of its whole warp
   uint3 index{};
 };
 
@@ -63,7 +64,8 @@ class Launch {
   void warp_barrier(unsigned mask, const Where& where);
   void yield() { threads_[static_cast<size_t>(current_)].fiber->suspend(); }
   int lane() const { return current_ % warpSize; }
-  void* lane_slot(int of_lane, unsigned mask, const Where& where);
+  void* lane_slot(int of_lane, unsigned mask, int side, const Where& where);
+  int exchange_side(unsigned mask);
   void* shared() { return shared_; }
   [[noreturn]] void fail(const std::string& message, const Where& where);
   const std::string& error() const { return error_; }
@@ -90,7 +92,7 @@ class Launch {
   std::vector<Fiber*> idle_;
   std::string error_;
   std::mt19937 random_{1};
-  unsigned char slots_[kMaxThreads][32];
+  unsigned char slots_[kSideOfParts + 1][kMaxThreads][32];
   alignas(1024) unsigned char shared_[kSharedBytesOptIn + kSharedGuard];
 };
 
@@ -163,12 +165,17 @@ void Launch::warp_barrier(unsigned mask, const Where& where) {
     if (mask & warp.lanes & 1u << l) threads_[first + l].state = State::ready;
 }
 
-void* Launch::lane_slot(int of_lane, unsigned mask, const Where& where) {
+int Launch::exchange_side(unsigned mask) {
+  if (mask != 0xffffffffu) return kSideOfParts;
+  return static_cast<int>(threads_[static_cast<size_t>(current_)].exchanges++ % kSideOfParts);
+}
+
+void* Launch::lane_slot(int of_lane, unsigned mask, int side, const Where& where) {
   const int t = current_ / warpSize * warpSize + of_lane;
   if (of_lane == lane() && !(mask >> of_lane & 1)) fail("is not in the mask of its own warp operation", where);
   if (of_lane < 0 || of_lane >= warpSize || !(mask >> of_lane & 1) || t >= static_cast<int>(threads_.size()))
     fail(fmt::format("takes the value of lane {}, which is not there", of_lane), where);
-  return slots_[t];
+  return slots_[side][t];
 }
 
 void Launch::run_thread(int t) {
@@ -301,8 +308,11 @@ void warp_barrier(unsigned mask, const Where& where) {
 void yield() {
   launch_in_progress().yield();
 }
-void* lane_slot(int of_lane, unsigned mask, const Where& where) {
-  return launch_in_progress().lane_slot(of_lane, mask, where);
+void* lane_slot(int of_lane, unsigned mask, int side, const Where& where) {
+  return launch_in_progress().lane_slot(of_lane, mask, side, where);
+}
+int exchange_side(unsigned mask) {
+  return launch_in_progress().exchange_side(mask);
 }
 void* dynamic_shared() {
   return launch_in_progress().shared();

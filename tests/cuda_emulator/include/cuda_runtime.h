@@ -76,25 +76,30 @@ int lane();
 void block_barrier(const Where& where);
 /// Waits for the lanes of `mask`; every one must come to this same line with this same mask.
 void warp_barrier(unsigned mask, const Where& where);
-/// A slot of 32 bytes for each lane of this warp.
-void* lane_slot(int of_lane, unsigned mask, const Where& where);
+/// A slot of 32 bytes for each lane of this warp, on each of three sides.
+void* lane_slot(int of_lane, unsigned mask, int side, const Where& where);
+/// The side of this thread's next exchange: 0 and 1 in turn for whole warps, else kSideOfParts.
+int exchange_side(unsigned mask);
+inline constexpr int kSideOfParts = 2;
 /// The shared memory that the launch asked for.
 void* dynamic_shared();
 /// Ends the launch with an error.
 [[noreturn]] void fail(const std::string& message, const Where& where);
 
-// Every lane of `mask` puts down a value; read(lane) picks that of a lane of the mask.
+// Every lane of `mask` puts down a value; read(lane) picks that of a lane of the mask. Whole warps do so on two sides
+// in turn: who is at the next exchange has read the last one's values, so that one barrier is enough.
 template <class T, class Read>
 auto exchange(unsigned mask, T value, const Where& where, Read read) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 32);
-  std::memcpy(lane_slot(lane(), mask, where), &value, sizeof(T));
+  const int side = exchange_side(mask);
+  std::memcpy(lane_slot(lane(), mask, side, where), &value, sizeof(T));
   warp_barrier(mask, where);
   const auto result = read([&](int of_lane) {
     T other;
-    std::memcpy(&other, lane_slot(of_lane, mask, where), sizeof(T));
+    std::memcpy(&other, lane_slot(of_lane, mask, side, where), sizeof(T));
     return other;
   });
-  warp_barrier(mask, where);
+  if (side == kSideOfParts) warp_barrier(mask, where);
   return result;
 }
 
