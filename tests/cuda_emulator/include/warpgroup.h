@@ -192,6 +192,7 @@ void wgmma_wait(const Where& where = Where::current()) {
     mine.products.erase(mine.products.begin());
     --begun.products;
   }
+  warp_barrier(0xffffffffu, where);  // a warp's products are done together
 }
 
 // --- what only a compiler or a register file needs
