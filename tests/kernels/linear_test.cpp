@@ -120,20 +120,18 @@ TEST_CASE("linear stays within its bound of the exact product") {
 // y of m rows with rows `stride` longer than needed, everything `offset` floats from where it would be aligned.
 std::vector<float> product(const Table<float>& t, const Problem<float>& p, int64_t m, int64_t stride, int64_t offset,
                            bool residual_is_y) {
-  const auto [all, n, k, accumulate, residual, relu] = p.c;
-  Buffer<float> packed(t.linear_packed_size(n, k), 0), x(m * (k + stride), offset), y(m * (n + stride), offset);
-  std::vector<float> weights, from(static_cast<size_t>(m * (k + stride))), to(static_cast<size_t>(m * (n + stride)));
+  const int64_t n = p.c.n, k = p.c.k;
+  std::vector<float> from(static_cast<size_t>(m * (k + stride))), to(static_cast<size_t>(m * (n + stride)));
   for (int64_t i = 0; i < m; ++i) {
     std::copy_n(p.x.begin() + i * p.ldx, k, from.begin() + i * (k + stride));
     std::copy_n(p.y.begin() + i * p.ldy, n, to.begin() + i * (n + stride));
   }
+  Buffer<float> packed(t.linear_packed_size(n, k), 0), x(from, offset), y(to, offset);
   const TestContext context;
   t.linear_pack(context, n, k, p.w.data(), p.ldw, packed.data());
-  std::copy(from.begin(), from.end(), x.data());
-  std::copy(to.begin(), to.end(), y.data());
-  Linear<float> l{m, n, k, x.data(), k + stride, packed.data(), y.data(), n + stride, accumulate};
+  Linear<float> l{m, n, k, x.data(), k + stride, packed.data(), y.data(), n + stride, p.c.accumulate};
   if (residual_is_y) l.residual = y.data(), l.ldr = n + stride;
-  l.relu = relu;
+  l.relu = p.c.relu;
   t.linear(context, l);
   std::vector<float> found;
   for (int64_t i = 0; i < m; ++i)

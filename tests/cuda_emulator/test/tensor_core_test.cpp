@@ -8,14 +8,14 @@
 #include "kernels/check.h"
 #include "kernels/context.h"
 #include "kernels/cuda/mma.cuh"
+#include "tests/cuda_emulator/test/device_array.h"
 
 using namespace qinco;
 using namespace qinco::kernels;
 using namespace qinco::kernels::cuda;
+using namespace cuda_emulator::tests;
 
 namespace {
-
-const Device kDevice{DeviceType::cuda, 0};
 
 // c [16,8] = a [16,16] b [16,8], small whole numbers; a is row-major, b too.
 void mma_kernel(const float* a, const float* b, float* c) {
@@ -75,24 +75,6 @@ void copy_some_kernel(const float* from, float* out) {
   out[i] = shared[i];
   out[32 + i] = shared[32 + i];
 }
-
-template <class T>
-struct Array {
-  explicit Array(const std::vector<T>& values)
-      : bytes(values.size() * sizeof(T)), data(static_cast<T*>(allocate(kDevice, bytes))) {
-    copy_bytes(kDevice, data, {}, values.data(), bytes);
-  }
-  ~Array() { release(kDevice, data, bytes); }
-  Array(const Array&) = delete;
-  Array& operator=(const Array&) = delete;
-  std::vector<T> values() const {
-    std::vector<T> out(bytes / sizeof(T));
-    copy_bytes({}, out.data(), kDevice, data, bytes);
-    return out;
-  }
-  size_t bytes;
-  T* data;
-};
 
 }  // namespace
 

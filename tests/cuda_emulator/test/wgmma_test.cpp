@@ -9,35 +9,18 @@
 
 #include "kernels/check.h"
 #include "kernels/context.h"
+#include "tests/cuda_emulator/test/device_array.h"
 
 using namespace qinco;
 using namespace qinco::kernels;
 using namespace qinco::kernels::cuda;
+using namespace cuda_emulator::tests;
 
 namespace {
 
-const Device kDevice{DeviceType::cuda, 0};
 constexpr unsigned kOperandBytes = 16 << 10, kBarrier = 32 << 10;
 constexpr size_t kShared = kBarrier + 8;
 constexpr int kThreads = 128;
-
-template <class T>
-struct Array {
-  explicit Array(const std::vector<T>& values)
-      : bytes(values.size() * sizeof(T)), data(static_cast<T*>(allocate(kDevice, bytes))) {
-    copy_bytes(kDevice, data, {}, values.data(), bytes);
-  }
-  ~Array() { release(kDevice, data, bytes); }
-  Array(const Array&) = delete;
-  Array& operator=(const Array&) = delete;
-  std::vector<T> values() const {
-    std::vector<T> out(bytes / sizeof(T));
-    copy_bytes({}, out.data(), kDevice, data, bytes);
-    return out;
-  }
-  size_t bytes;
-  T* data;
-};
 
 uint64_t operand(unsigned address) {
   return SwizzledOperand::kDescriptor + address / 16;
