@@ -21,7 +21,10 @@
 namespace qinco::kernels {
 
 /// What a kernel may round. Gemm: `exact` is the arithmetic of T; `fast` lets CUDA round A and B to TF32, 10 bits of
-/// fraction, where T is float (the sums stay float), and changes nothing elsewhere. CandidateSearch: `exact` may have a
+/// fraction, where T is float (the sums stay float), and changes nothing elsewhere. Linear: `fast` lets the CPU round x
+/// and W to 16-bit integers, each row scaled by its length; it changes nothing where float or the matrix unit is as
+/// quick. The error of y = <x,w> is then about 2^-16 |x||w| in root mean square, and at most sqrt(k) 2^-15 |x||w|
+/// besides float's. CandidateSearch: `exact` may have a
 /// coarse screen first, but every candidate that its rounding may have put wrong, by a margin measured on the step and
 /// watched on the data, is computed again at the precision of `linear`; `fast` lets the screen decide.
 enum class Precision : uint8_t { exact, fast };
@@ -64,6 +67,7 @@ struct Linear {
   const T* residual = nullptr;  // [m,n] with leading dimension ldr (0: one row for all), added, or null; may be y
   int64_t ldr = 0;
   bool relu = false;
+  Precision precision = Precision::exact;  // that of the pack
 };
 
 /// out[i] = base[i] + tables[0,codes[i,0]] + .. + tables[M-1,codes[i,M-1]], in that order, or minus all of them with
@@ -213,9 +217,9 @@ struct Table {
 
   // --- linear: a product whose weights are packed once and used often; a pack is for this table only.
   /// Number of T that linear_pack writes for W [n,k].
-  int64_t (*linear_packed_size)(int64_t n, int64_t k) = nullptr;
+  int64_t (*linear_packed_size)(int64_t n, int64_t k, Precision) = nullptr;
   /// W [n,k] has leading dimension ldw; packed is aligned to 64 bytes.
-  void (*linear_pack)(const Context&, int64_t n, int64_t k, const T* w, int64_t ldw, T* packed) = nullptr;
+  void (*linear_pack)(const Context&, int64_t n, int64_t k, const T* w, int64_t ldw, Precision, T* packed) = nullptr;
   /// A row of y does not depend on the other rows (but for its rounding in double on CUDA). Float arithmetic, or that
   /// of three products of parts of the operands: TF32 on CUDA, within (2^-21 + (k+3) 2^-24) |x| |W|^T of the exact
   /// product for what is below 2^127, and bfloat16 on AMX, within 2^-15 |x| |W|^T.

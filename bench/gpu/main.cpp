@@ -195,8 +195,8 @@ void linears(Bench& b, int64_t scale) {
     const std::string sizes = fmt::format("{}x{}x{}", m, n, inner);
     const double flop = 2.0 * static_cast<double>(m * n * inner);
     float *const x = b.floats(m * inner), *const w = b.floats(n * inner), *const y = b.floats(m * n);
-    float* const packed = b.floats(k.linear_packed_size(n, inner));
-    k.linear_pack(c, n, inner, w, inner, packed);
+    float* const packed = b.floats(k.linear_packed_size(n, inner, Precision::exact));
+    k.linear_pack(c, n, inner, w, inner, Precision::exact, packed);
     Linear<float> l{m, n, inner, x, inner, packed, y, n};
     b.run("linear " + sizes, 0, flop, [&] { k.linear(c, l); });
     l.residual = y, l.ldr = n, l.relu = true;

@@ -9,6 +9,8 @@ namespace qinco::bench {
 
 namespace {
 
+using kernels::Precision;
+
 struct AlignedFree {
   void operator()(float* p) const { ::operator delete (p, std::align_val_t{64}); }
 };
@@ -47,11 +49,11 @@ void add_nearest(int64_t n, int64_t d, int64_t K) {
       });
 }
 
-void add_linear(int64_t m, int64_t n, int64_t k) {
-  const std::string shape = fmt::format("{}x{}x{}", m, n, k);
-  const auto pack = [n, k](const Context& context, const Table<float>& table) {
-    AlignedFloats packed = aligned(table.linear_packed_size(n, k));
-    table.linear_pack(context, n, k, normal(n * k).data(), k, packed.get());
+void add_linear(int64_t m, int64_t n, int64_t k, Precision precision) {
+  const std::string shape = fmt::format("{}x{}x{}_{}", m, n, k, name(precision));
+  const auto pack = [n, k, precision](const Context& context, const Table<float>& table) {
+    AlignedFloats packed = aligned(table.linear_packed_size(n, k, precision));
+    table.linear_pack(context, n, k, normal(n * k).data(), k, precision, packed.get());
     return packed;
   };
   add("linear", shape, {.flops = 2.0 * static_cast<double>(m * n * k), .products = true},
@@ -60,17 +62,18 @@ void add_linear(int64_t m, int64_t n, int64_t k) {
           kernels::Linear<float> l;
           l.m = m, l.n = n, l.k = k;
           l.x = x.data(), l.ldx = k, l.packed = packed.get(), l.y = y.data(), l.ldy = n;
+          l.precision = precision;
           table.linear(context, l);
         };
       });
   add("linear_pack", shape, {.bytes = 8.0 * static_cast<double>(n * k)},
       [=](const Context& context, const auto& table) {
-        return [=, &context, &table, w = normal(n * k), packed = aligned(table.linear_packed_size(n, k))] {
-          table.linear_pack(context, n, k, w.data(), k, packed.get());
+        return [=, &context, &table, w = normal(n * k), packed = aligned(table.linear_packed_size(n, k, precision))] {
+          table.linear_pack(context, n, k, w.data(), k, precision, packed.get());
         };
       });
   add("linear_packed_size", shape, {}, [=](const Context&, const auto& table) {
-    return [=, &table] { benchmark::DoNotOptimize(table.linear_packed_size(n, k)); };
+    return [=, &table] { benchmark::DoNotOptimize(table.linear_packed_size(n, k, precision)); };
   });
 }
 
@@ -137,8 +140,11 @@ void add_matrix_kernels() {
   add_gemm(512, 512, 512, false, false);
   add_gemm(1, 1024, 1024, false, true);
   add_gemm(8, 8, 8, false, false);
-  add_linear(504, 256, 128);
-  add_linear(504, 128, 256);
+  for (const Precision precision : {Precision::exact, Precision::fast}) {
+    add_linear(504, 256, 128, precision);
+    add_linear(504, 128, 256, precision);
+    add_linear(504, 4096, 128, precision);
+  }
   add_nearest(1024, 128, 256);
   add_nearest(1024, 128, 4096);
   add_nearest(128, 128, 65536);

@@ -17,8 +17,6 @@ import time
 import faiss
 import numpy as np
 
-NPROBE = (1, 4, 16, 64)
-NSHORT = (2, 5, 10, 20, 50, 100, 200)
 K = 10  # neighbours asked for, or nshort if that is less
 
 
@@ -39,9 +37,9 @@ def faiss_index(args, key):
     return faiss.read_index(path)
 
 
-def faiss_round(index, queries, nearest):
+def faiss_round(args, index, queries, nearest):
     points = []
-    for nprobe in NPROBE:
+    for nprobe in map(int, args.nprobe.split(",")):
         index.nprobe = nprobe
         start = time.perf_counter()
         _, ids = index.search(queries, K)
@@ -54,8 +52,8 @@ def our_round(args):
     report = os.path.join(args.work, "search.json")
     subprocess.run([os.path.join(args.bin, "qinco"), "index", "search", "--quiet", "--threads", "1", "--model",
                     args.model, "--index", args.index, "--queries", f"{args.data}/query.bvecs", "--groundtruth",
-                    f"{args.data}/groundtruth.ivecs", "--k", str(K), "--nprobe", ",".join(map(str, NPROBE)),
-                    "--nshort", ",".join(map(str, NSHORT)), "--json", report], check=True)
+                    f"{args.data}/groundtruth.ivecs", "--k", str(K), "--nprobe", args.nprobe, "--nshort", args.nshort,
+                    "--json", report], check=True)
     with open(report) as file:
         return [{"nprobe": point["nprobe"], "nshort": point["nshort"], "recall": point["recall"]["1"],
                  "seconds": point["seconds"]["total"], "scan": point["seconds"]["scan"]}
@@ -121,6 +119,8 @@ parser.add_argument("--index", required=True, help="its index of the base")
 parser.add_argument("--work", required=True)
 parser.add_argument("--bytes", type=int, default=8, help="codes of a vector in the model")
 parser.add_argument("--rounds", type=int, default=5)
+parser.add_argument("--nprobe", default="1,4,16,64", help="lists visited")
+parser.add_argument("--nshort", default="2,5,10,20,50,100,200", help="candidates that ours decodes")
 parser.add_argument("--train-only", action="store_true", help="make Faiss's indexes and stop")
 args = parser.parse_args()
 keys = (f"IVF1024,PQ{args.bytes}", f"IVF1024,RQ{args.bytes}x8_Nqint8")
@@ -133,7 +133,7 @@ if not args.train_only:
     for _ in range(args.rounds):
         rounds["IVF1024 QINCo"].append(our_round(args))
         for key, index in indexes.items():
-            rounds["Faiss " + key].append(faiss_round(index, queries, nearest))
+            rounds["Faiss " + key].append(faiss_round(args, index, queries, nearest))
     series = {name: median_of(each, len(queries)) for name, each in rounds.items()}
     with open(os.path.join(args.work, f"search_{args.bytes}_bytes.json"), "w") as file:
         json.dump(series, file, indent=1)

@@ -1,8 +1,10 @@
 // Matrix product after Goto & van de Geijn (2008), with the roles of a BLIS-style kernel fitted to row-major operands:
 // a block of B is packed once for all threads and stays in L2; A is read in place where its rows are contiguous (a tile
 // reads each cache line of it whole), else packed per task; every tile of C is finished in registers.
+#include "kernels/cpu/int16_linear.h"
 #include "kernels/cpu/microkernel.h"
 #include "kernels/cpu/pack.h"
+#include "kernels/cpu/tile_tasks.h"
 #include "kernels/families.h"
 #include "kernels/parallel.h"
 
@@ -16,9 +18,6 @@ constexpr int64_t kBlockN = 16 * kTileCols;
 constexpr int64_t kBlockK = 256;
 constexpr int64_t kBlockN = 16 * kTileCols;
 #endif
-constexpr int64_t kTaskPanels = 8;        // at most this many row panels per task
-constexpr int64_t kTasks = 16;            // aim for at least this many tasks,
-constexpr int64_t kTaskFlops = 1 << 18;   // of at least this many multiply-adds
 constexpr int64_t kPackFloats = 1 << 14;  // floats packed per task
 
 /// What a tile does with its sums before storing them.
@@ -147,31 +146,10 @@ void pack_b(const Context& context, const Pass& pass, float* packed) {
   });
 }
 
-/// How a pass is cut into tasks: rows x columns of tiles, by the sizes alone.
-struct Tasks {
-  int64_t rows, columns;  // per task
-  int64_t across, count;  // tasks per row of tasks, and in all
-  int64_t grain;
-
-  Tasks(int64_t m, int64_t n, int64_t k) {
-    const int64_t row_panels = blocks_of(m, kTileRows), column_panels = blocks_of(n, kTileCols);
-    rows = larger(1, smaller(kTaskPanels, row_panels / kTasks)) * kTileRows;
-    const int64_t down = blocks_of(m, rows);
-    columns = blocks_of(column_panels, smaller(column_panels, blocks_of(kTasks, down))) * kTileCols;
-    across = blocks_of(n, columns);
-    count = down * across;
-    grain = larger(1, kTaskFlops / larger(1, rows * columns * k));
-  }
-};
-
 void run_pass(const Context& context, const Pass& pass, const Tasks& tasks, float* scratch, int64_t scratch_size) {
-  parallel_for(context, tasks.count, tasks.grain, [&](int64_t begin, int64_t end, int worker) {
-    for (int64_t t = begin; t < end; ++t) {
-      const int64_t row = t / tasks.across * tasks.rows;
-      const int64_t column = pass.j + t % tasks.across * tasks.columns;
-      run_task(pass, row, smaller(pass.g.m, row + tasks.rows), column, smaller(pass.j + pass.n, column + tasks.columns),
-               scratch ? scratch + worker * scratch_size : nullptr);
-    }
+  tasks.for_each(context, [&](int64_t row, int64_t row_end, int64_t column, int64_t column_end, int worker) {
+    run_task(pass, row, row_end, pass.j + column, pass.j + column_end,
+             scratch ? scratch + worker * scratch_size : nullptr);
   });
 }
 
@@ -203,7 +181,7 @@ void gemm(const Context& context, const Gemm<float>& g) {
   const Blocks blocks(g.n, g.k);
   ScratchFrame frame(context);
   float* const packed = frame.get<float>(blocks.n * blocks.k);
-  const int64_t rows = Tasks(g.m, blocks.n, blocks.k).rows;
+  const int64_t rows = Tasks(g.m, blocks.n, blocks.k).rows();
   const int64_t scratch_size = blocks_of(rows, kTileRows) * row_panel_size(blocks.k);
   float* const scratch = g.trans_a ? frame.get<float>(scratch_size * context.threads) : nullptr;
   blocks.for_each(g.n, g.k, [&](int64_t j, int64_t n, int64_t p, int64_t k) {
@@ -218,11 +196,13 @@ int64_t padded(int64_t n) {
   return blocks_of(n, kLanes) * kLanes;
 }
 
-int64_t linear_packed_size(int64_t n, int64_t k) {
-  return padded(n) * k;
+int64_t linear_packed_size(int64_t n, int64_t k, Precision precision) {
+  return in_int16(precision) ? int16_packed_size(n, k) : padded(n) * k;
 }
 
-void linear_pack(const Context& context, int64_t n, int64_t k, const float* w, int64_t ldw, float* packed) {
+void linear_pack(const Context& context, int64_t n, int64_t k, const float* w, int64_t ldw, Precision precision,
+                 float* packed) {
+  if (in_int16(precision)) return int16_pack(context, n, k, w, ldw, packed);
   Gemm<float> g;
   g.n = n, g.k = k;
   g.b = w, g.ldb = ldw, g.trans_b = true;
@@ -234,6 +214,7 @@ void linear_pack(const Context& context, int64_t n, int64_t k, const float* w, i
 
 void linear(const Context& context, const Linear<float>& l) {
   if (l.m <= 0 || l.n <= 0) return;
+  if (in_int16(l.precision)) return int16_linear(context, l);
   Gemm<float> g;
   g.m = l.m, g.n = l.n, g.k = l.k;
   g.a = l.x, g.lda = l.ldx;

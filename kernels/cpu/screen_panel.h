@@ -7,7 +7,7 @@
 #pragma once
 
 #include "kernels/cpu/candidate_panel.h"
-#include "kernels/dispatch.h"
+#include "kernels/cpu/vnni.h"
 
 QINCO_CPU_NAMESPACE_BEGIN
 
@@ -18,22 +18,9 @@ constexpr int64_t kFour = 4;                 // features side by side in a lane
 constexpr int64_t kScreenInner = 2 * kFour;  // inner dimensions are padded to a multiple of this
 #if defined(QINCO_CPU_avx512)
 constexpr int kScreenRows = 8;
-#define QINCO_VNNI_TARGET __attribute__((target("avx512vnni")))
-#define QINCO_VNNI_DOT _mm512_dpbusd_epi32
 #else
 constexpr int kScreenRows = 4;
-#define QINCO_VNNI_TARGET __attribute__((target("avxvnni")))
-#define QINCO_VNNI_DOT _mm256_dpbusd_avx_epi32
 #endif
-
-// Whether this machine has VNNI as wide as this ISA's registers.
-bool has_vnni() {
-#if defined(QINCO_CPU_avx512)
-  return cpu_has(Feature::avx512_vnni);
-#else
-  return cpu_has(Feature::avx_vnni);
-#endif
-}
 
 // A panel's sums, in registers.
 struct PanelSums {
@@ -90,7 +77,8 @@ using MultiplyBytes = void (*)(int64_t inner, const int8_t* weights, const uint8
     for (int i = 0; i < kScreenRows; ++i) {
       const ByteVec weight = repeat_four(weights + i * kFour);
 #pragma GCC unroll 2
-      for (int v = 0; v < kUnits; ++v) sum.of[i][v] = IntVec(QINCO_VNNI_DOT(sum.of[i][v].v, column[v].v, weight.v));
+      for (int v = 0; v < kUnits; ++v)
+        sum.of[i][v] = IntVec(QINCO_VNNI_DOT_BYTES(sum.of[i][v].v, column[v].v, weight.v));
     }
     bytes += kTileWidth * kFour;
     weights += kScreenRows * kFour;

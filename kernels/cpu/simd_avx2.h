@@ -155,6 +155,18 @@ QINCO_INLINE Vec bit_cast_float(IntVec x) {
 QINCO_INLINE Vec to_float(IntVec x) {
   return _mm256_cvtepi32_ps(x.v);
 }
+QINCO_INLINE IntVec to_int(Vec x) {  // the nearest, ties to even
+  return _mm256_cvtps_epi32(x.v);
+}
+// kLanes / 2 pairs of the nearest values that 16 bits hold.
+QINCO_INLINE void store_int16(int32_t* p, IntVec x) {
+  const __m128i packed = _mm_packs_epi32(_mm256_castsi256_si128(x.v), _mm256_extracti128_si256(x.v, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), packed);
+}
+// Per lane, the sum of the products of a's and b's two 16-bit integers.
+QINCO_INLINE IntVec dot_pairs(IntVec a, IntVec b) {
+  return _mm256_madd_epi16(a.v, b.v);
+}
 QINCO_INLINE IntVec lane_numbers() {
   return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
 }

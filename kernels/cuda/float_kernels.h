@@ -14,8 +14,9 @@ void fused_candidate_search(const Context& context, int64_t K, int64_t d, int64_
                             const CandidateSearch<float>& search);
 
 /// For all sizes: on tensor cores, each product right to 2^-21.
-int64_t tiled_linear_packed_size(int64_t n, int64_t k);
-void tiled_linear_pack(const Context& context, int64_t n, int64_t k, const float* w, int64_t ldw, float* packed);
+int64_t tiled_linear_packed_size(int64_t n, int64_t k, Precision);
+void tiled_linear_pack(const Context& context, int64_t n, int64_t k, const float* w, int64_t ldw, Precision,
+                       float* packed);
 void tiled_linear(const Context& context, const Linear<float>& linear);
 
 /// For all sizes.

@@ -8,11 +8,12 @@ namespace qinco::kernels::cuda {
 
 namespace {
 
-int64_t linear_packed_size(int64_t n, int64_t k) {
+int64_t linear_packed_size(int64_t n, int64_t k, Precision) {
   return n * k;
 }
 
-void linear_pack(const Context& context, int64_t n, int64_t k, const double* w, int64_t ldw, double* packed) {
+void linear_pack(const Context& context, int64_t n, int64_t k, const double* w, int64_t ldw, Precision,
+                 double* packed) {
   const int64_t shape[] = {n, k}, strides[] = {ldw, 1};
   table<double>(context.device).strided_copy(context, 2, shape, strides, w, packed);
 }

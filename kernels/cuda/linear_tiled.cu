@@ -195,12 +195,13 @@ bool multiple_of(const void* pointer, int64_t stride, int64_t floats) {
 
 }  // namespace
 
-int64_t tiled_linear_packed_size(int64_t n, int64_t k) {
+int64_t tiled_linear_packed_size(int64_t n, int64_t k, Precision) {
   return round_up(n, kColumns) * round_up(k, kInner);
 }
 
-void tiled_linear_pack(const Context& context, int64_t n, int64_t k, const float* w, int64_t ldw, float* packed) {
-  const int64_t size = tiled_linear_packed_size(n, k);
+void tiled_linear_pack(const Context& context, int64_t n, int64_t k, const float* w, int64_t ldw, Precision precision,
+                       float* packed) {
+  const int64_t size = tiled_linear_packed_size(n, k, precision);
   launch(context, pack_kernel, blocks_for(size), kBlock, 0, n, k, w, ldw, size, packed);
 }
 

@@ -9,12 +9,12 @@ namespace qinco::kernels::reference {
 namespace {
 
 template <class T>
-int64_t linear_packed_size(int64_t n, int64_t k) {
+int64_t linear_packed_size(int64_t n, int64_t k, Precision) {
   return n * k;
 }
 
 template <class T>
-void linear_pack(const Context&, int64_t n, int64_t k, const T* w, int64_t ldw, T* packed) {
+void linear_pack(const Context&, int64_t n, int64_t k, const T* w, int64_t ldw, Precision, T* packed) {
   for (int64_t j = 0; j < n; ++j) std::copy_n(w + j * ldw, k, packed + j * k);
 }
 

@@ -11,10 +11,12 @@ namespace qinco {
 /// W [n,k] for products y = x W^T. Undefined until `allocate`.
 class PackedLinear {
  public:
-  void allocate(const kernels::Table<float>& kernels, Device device, int64_t n, int64_t k) {
+  void allocate(const kernels::Table<float>& kernels, Device device, int64_t n, int64_t k,
+                kernels::Precision precision = kernels::Precision::exact) {
     n_ = n;
     k_ = k;
-    packed_ = Tensor::empty({kernels.linear_packed_size(n, k)}, DType::f32, device);
+    precision_ = precision;
+    packed_ = Tensor::empty({kernels.linear_packed_size(n, k, precision)}, DType::f32, device);
   }
   bool defined() const { return packed_.defined(); }
   int64_t n() const { return n_; }
@@ -22,7 +24,7 @@ class PackedLinear {
 
   /// Takes the values of w [n,k], whose rows are ldw apart, with the kernels of `allocate`, on their device.
   void pack(const kernels::Table<float>& kernels, const kernels::Context& context, const float* w, int64_t ldw) {
-    kernels.linear_pack(context, n_, k_, w, ldw, packed_.data<float>());
+    kernels.linear_pack(context, n_, k_, w, ldw, precision_, packed_.data<float>());
   }
 
   /// y [m,n] = x [m,k] W^T, contiguous; the caller sets the epilogue.
@@ -32,11 +34,13 @@ class PackedLinear {
     l.x = x, l.ldx = k_;
     l.packed = packed_.data<float>();
     l.y = y, l.ldy = n_;
+    l.precision = precision_;
     return l;
   }
 
  private:
   int64_t n_ = 0, k_ = 0;
+  kernels::Precision precision_ = kernels::Precision::exact;
   Tensor packed_;
 };
 

@@ -34,7 +34,7 @@ ScanTables::ScanTables(const Tensor& codebooks, std::optional<NormQuantizer> nor
   for (int64_t m = 0; m < M_; ++m)
     for (int64_t i = 0; i < K * d; ++i)
       codewords.data<float>()[m * kScanEntries * d + i] = -2 * values.data<float>()[m * K * d + i];
-  product_.allocate(*kernels_, device, M_ * kScanEntries, d);
+  product_.allocate(*kernels_, device, M_ * kScanEntries, d, kernels::Precision::fast);
   product_.pack(*kernels_, kernels::Context::of(device), codewords.to(device).data<float>(), d);
   if (norms_) levels_ = from_vector(norms_->levels()).to(device);
 }

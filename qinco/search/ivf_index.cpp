@@ -21,6 +21,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kCoarseFloats = int64_t{1} << 22;  // distances to centroids held together
 constexpr int64_t kShortLists = int64_t{1} << 15;    // candidates held together
+constexpr int64_t kTableFloats = int64_t{1} << 16;   // of look-up tables that a core keeps in its L2 cache
 constexpr int64_t kMaxId = int64_t{std::numeric_limits<uint32_t>::max()} - 1;
 
 /// The fixed codebooks of the file with its levels of norms.
@@ -59,7 +60,7 @@ IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> code
   if (!graph_) {
     centroid_norms_ = from_vector(host_norms_).to(coder_->device());
     const Tensor centroids = scale(coder_->centroids(), -2).to(coder_->device());
-    coarse_.allocate(*kernels_, coder_->device(), p.K_ivf, p.d);
+    coarse_.allocate(*kernels_, coder_->device(), p.K_ivf, p.d, kernels::Precision::fast);
     coarse_.pack(*kernels_, kernels::Context::of(coder_->device()), centroids.data<float>(), p.d);
   }
   attach();
@@ -200,10 +201,30 @@ void IvfIndex::coarse_by_graph(int64_t nq, const float* queries, int64_t nprobe,
   });
 }
 
+// What each query visits, of its nprobe lists.
+std::vector<IvfIndex::Visits> IvfIndex::visits_of(int64_t nq, int64_t nprobe, const int32_t* lists,
+                                                  const float* biases) const {
+  const bool cpu = coder_->device().type == DeviceType::cpu;
+  const std::vector<Tensor>& copies = cpu ? lists_->codes : device_codes();
+  std::vector<Visits> all(static_cast<size_t>(nq));
+  for (int64_t i = 0; i < nq * nprobe; ++i) {
+    if (lists[i] < 0) continue;
+    const auto list = static_cast<size_t>(lists[i]);
+    for (uint32_t at = list_begin_[list]; at < list_begin_[list + 1]; ++at) {
+      const Piece& piece = pieces_[of_list_[at]];
+      const uint8_t* const codes =
+          cpu ? piece.codes : copies[static_cast<size_t>(piece.segment)].data<uint8_t>() + piece.offset;
+      all[static_cast<size_t>(i / nprobe)].push_back(
+          {piece.count, codes, nullptr, biases[i], piece.first_block * kernels::kScanBlock});
+    }
+  }
+  return all;
+}
+
 // The nshort best of the lists that each query visits: slots [nq,nshort]. Pointers are to the host's memory.
 void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t* slots) const {
   const kernels::Context& context = kernels::Context::of(coder_->device());
-  const int64_t nprobe = std::min(options.nprobe, file_.parameters().K_ivf),
+  const int64_t nprobe = std::min(options.nprobe, file_.parameters().K_ivf), nshort = options.nshort, d = tables_.d(),
                 table = tables_.width() * kernels::kScanEntries;
   std::vector<int32_t> lists(static_cast<size_t>(nq * nprobe));
   std::vector<float> biases(lists.size());
@@ -212,32 +233,26 @@ void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& op
   } else {
     coarse(nq, queries, nprobe, lists.data(), biases.data());
   }
-  kernels::ScratchFrame frame(context);
-  float* const tables = frame.get<float>(nq * table);
-  tables_.make(context, nq, to_device(context, frame, queries, nq * tables_.d()), tables);
+  const std::vector<Visits> visits = visits_of(nq, nprobe, lists.data(), biases.data());
   const bool cpu = context.device.type == DeviceType::cpu;
-  const std::vector<Tensor>& copies = cpu ? lists_->codes : device_codes();
-  std::vector<std::vector<kernels::ScanList<float>>> visited(static_cast<size_t>(nq));
+  const int64_t together = cpu ? std::clamp<int64_t>(context.threads * kTableFloats / table, 1, nq) : nq;
+  kernels::ScratchFrame frame(context);
+  const float* const vectors = to_device(context, frame, queries, nq * d);
+  float* const tables = frame.get<float>(together * table);
+  int64_t* const found = result_of(context, frame, slots, nq * nshort);
+  float* const scores = frame.get<float>(together * nshort);
   std::vector<kernels::ScanQuery<float>> scans;
-  for (int64_t q = 0; q < nq; ++q) {
-    auto& visits = visited[static_cast<size_t>(q)];
-    for (int64_t i = q * nprobe; i < (q + 1) * nprobe; ++i) {
-      if (lists[static_cast<size_t>(i)] < 0) continue;
-      const auto list = static_cast<size_t>(lists[static_cast<size_t>(i)]);
-      for (uint32_t at = list_begin_[list]; at < list_begin_[list + 1]; ++at) {
-        const Piece& piece = pieces_[of_list_[at]];
-        const uint8_t* const codes =
-            cpu ? piece.codes : copies[static_cast<size_t>(piece.segment)].data<uint8_t>() + piece.offset;
-        visits.push_back(
-            {piece.count, codes, nullptr, biases[static_cast<size_t>(i)], piece.first_block * kernels::kScanBlock});
-      }
+  for (int64_t begin = 0; begin < nq; begin += together) {
+    const int64_t count = std::min(together, nq - begin);
+    tables_.make(context, count, vectors + begin * d, tables);
+    scans.clear();
+    for (int64_t q = 0; q < count; ++q) {
+      const Visits& visited = visits[static_cast<size_t>(begin + q)];
+      scans.push_back({tables + q * table, static_cast<int64_t>(visited.size()), visited.data()});
     }
-    scans.push_back({tables + q * table, static_cast<int64_t>(visits.size()), visits.data()});
+    kernels_->scan(context, {count, tables_.width(), nshort, scans.data(), found + begin * nshort, scores});
   }
-  int64_t* const found = result_of(context, frame, slots, nq * options.nshort);
-  float* const scores = frame.get<float>(nq * options.nshort);
-  kernels_->scan(context, {nq, tables_.width(), options.nshort, scans.data(), found, scores});
-  to_host(context, found, slots, nq * options.nshort);
+  to_host(context, found, slots, nq * nshort);
 }
 
 IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOptions& options) const {

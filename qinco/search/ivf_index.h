@@ -72,12 +72,15 @@ class IvfIndex {
     std::vector<Tensor> codes;  // u8, one a segment; empty until a search needs them
   };
 
+  using Visits = std::vector<kernels::ScanList<float>>;  // the pieces of lists that a query visits
+
   void check_ids(int64_t n, int64_t first_id) const;
   void attach();
   void coarse(int64_t nq, const float* queries, int64_t nprobe, int32_t* lists, float* biases) const;
   void coarse_by_graph(int64_t nq, const float* queries, int64_t nprobe, int64_t ef, int32_t* lists,
                        float* biases) const;
   const std::vector<Tensor>& device_codes() const;
+  std::vector<Visits> visits_of(int64_t nq, int64_t nprobe, const int32_t* lists, const float* biases) const;
   void scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t* slots) const;
   const Piece& piece_of(int64_t slot) const;
   void codes_of(int64_t slot, int32_t* codes) const;

@@ -46,10 +46,11 @@ Problem<float> make_problem(const Case& c, bool whole, unsigned seed) {
 
 // y after the product of the rows [begin, end), packed afresh.
 template <class T>
-std::vector<T> run(const Table<T>& t, const Problem<T>& p, const Context& context, int64_t begin, int64_t end) {
+std::vector<T> run(const Table<T>& t, const Problem<T>& p, const Context& context, int64_t begin, int64_t end,
+                   Precision precision = Precision::exact) {
   const Case& c = p.c;
-  Buffer<T> packed(t.linear_packed_size(c.n, c.k), 0);
-  t.linear_pack(context, c.n, c.k, p.w.data(), p.ldw, packed.data());
+  Buffer<T> packed(t.linear_packed_size(c.n, c.k, precision), 0);
+  t.linear_pack(context, c.n, c.k, p.w.data(), p.ldw, precision, packed.data());
   CHECK(packed.guards_hold());
   Buffer<T> y({p.y.begin() + begin * p.ldy, p.y.begin() + end * p.ldy});
   Linear<T> l;
@@ -60,9 +61,24 @@ std::vector<T> run(const Table<T>& t, const Problem<T>& p, const Context& contex
   l.accumulate = c.accumulate;
   l.residual = c.residual ? p.residual.data() + begin * p.ldr : nullptr, l.ldr = p.ldr;
   l.relu = c.relu;
+  l.precision = precision;
   t.linear(context, l);
   CHECK(y.guards_hold());
   return y.values();
+}
+
+template <class Body>
+void for_each_precision(Body&& body) {
+  for (const Precision precision : {Precision::exact, Precision::fast}) {
+    CAPTURE(name(precision));
+    body(precision);
+  }
+}
+
+double length(const float* v, int64_t k) {
+  double sum = 0;
+  for (int64_t i = 0; i < k; ++i) sum += static_cast<double>(v[i]) * v[i];
+  return std::sqrt(sum);
 }
 
 std::vector<Case> cases() {
@@ -117,21 +133,65 @@ TEST_CASE("linear stays within its bound of the exact product") {
   }
 }
 
+TEST_CASE("linear at precision fast stays within the bound of 16-bit integers, and errs as if at random") {
+  for (const float scale : {1.0F, 1e-18F, 1e18F}) {  // squares that float cannot hold
+    for (Case c : cases()) {
+      c.accumulate = c.residual = c.relu = false;
+      CAPTURE(c.m);
+      CAPTURE(c.n);
+      CAPTURE(c.k);
+      CAPTURE(scale);
+      Problem<float> p = make_problem(c, false, 9);
+      for (float& x : p.x) x *= scale;
+      const std::vector<double> expected = run(table<double>(), p.as<double>(), TestContext(), 0, c.m);
+      for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+        CAPTURE(version.name);
+        const std::vector<float> found = run(t, p, TestContext(), 0, c.m, Precision::fast);
+        const double most = std::sqrt(static_cast<double>(c.k)) * 0x1.02p-15 + static_cast<double>(c.k + 3) * kEpsilon;
+        double squares = 0;
+        for (int64_t i = 0; i < c.m; ++i)
+          for (int64_t j = 0; j < c.n; ++j) {
+            const auto at = static_cast<size_t>(i * p.ldy + j);
+            const double size = length(&p.x[i * p.ldx], c.k) * length(&p.w[j * p.ldw], c.k);
+            const double error = std::abs(found[at] - expected[at]) / size;
+            REQUIRE(error <= most);
+            squares += error * error;
+          }
+        // Of two roundings by up to a half each, sqrt(1/6) 2^-15.
+        if (std::min(c.m, c.n) >= 8) CHECK(std::sqrt(squares / static_cast<double>(c.m * c.n)) <= 0x1p-16);
+      });
+    }
+  }
+}
+
+TEST_CASE("linear at precision fast takes rows of zeros and weights of zeros") {
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+    CAPTURE(version.name);
+    Problem<float> p = make_problem({9, 21, 40, false, false, false}, false, 10);
+    std::fill_n(p.x.begin() + 4 * p.ldx, 40, 0.0F);
+    std::fill_n(p.w.begin() + 20 * p.ldw, 40, 0.0F);
+    const std::vector<float> found = run(t, p, TestContext(), 0, p.c.m, Precision::fast);
+    for (int64_t j = 0; j < p.c.n; ++j) CHECK(found[static_cast<size_t>(4 * p.ldy + j)] == 0.0F);
+    for (int64_t i = 0; i < p.c.m; ++i) CHECK(found[static_cast<size_t>(i * p.ldy + 20)] == 0.0F);
+  });
+}
+
 // y of m rows with rows `stride` longer than needed, everything `offset` floats from where it would be aligned.
 std::vector<float> product(const Table<float>& t, const Problem<float>& p, int64_t m, int64_t stride, int64_t offset,
-                           bool residual_is_y) {
+                           bool residual_is_y, Precision precision) {
   const int64_t n = p.c.n, k = p.c.k;
   std::vector<float> from(static_cast<size_t>(m * (k + stride))), to(static_cast<size_t>(m * (n + stride)));
   for (int64_t i = 0; i < m; ++i) {
     std::copy_n(p.x.begin() + i * p.ldx, k, from.begin() + i * (k + stride));
     std::copy_n(p.y.begin() + i * p.ldy, n, to.begin() + i * (n + stride));
   }
-  Buffer<float> packed(t.linear_packed_size(n, k), 0), x(from, offset), y(to, offset);
+  Buffer<float> packed(t.linear_packed_size(n, k, precision), 0), x(from, offset), y(to, offset);
   const TestContext context;
-  t.linear_pack(context, n, k, p.w.data(), p.ldw, packed.data());
+  t.linear_pack(context, n, k, p.w.data(), p.ldw, precision, packed.data());
   Linear<float> l{m, n, k, x.data(), k + stride, packed.data(), y.data(), n + stride, p.c.accumulate};
   if (residual_is_y) l.residual = y.data(), l.ldr = n + stride;
   l.relu = p.c.relu;
+  l.precision = precision;
   t.linear(context, l);
   std::vector<float> found;
   for (int64_t i = 0; i < m; ++i)
@@ -146,10 +206,13 @@ TEST_CASE("linear gives the same bits whether or not rows are aligned, and howev
     const Problem<float> p = make_problem({many, 128, 32, residual, false, residual}, false, 8);
     for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
       CAPTURE(version.name);
-      const std::vector<float> found = product(t, p, many, 0, 0, residual);
-      CHECK(product(t, p, many, 1, 1, residual) == found);
-      for (const int64_t m : {1, 15, 40})
-        CHECK(product(t, p, m, 0, 0, residual) == std::vector<float>(found.begin(), found.begin() + m * p.c.n));
+      for_each_precision([&](Precision precision) {
+        const std::vector<float> found = product(t, p, many, 0, 0, residual, precision);
+        CHECK(product(t, p, many, 1, 1, residual, precision) == found);
+        for (const int64_t m : {1, 15, 40})
+          CHECK(product(t, p, m, 0, 0, residual, precision) ==
+                std::vector<float>(found.begin(), found.begin() + m * p.c.n));
+      });
     });
   }
 }
@@ -171,32 +234,36 @@ TEST_CASE("a row of linear depends neither on the other rows nor on the number o
   const Problem<float> p = make_problem({200, 70, 90, true, false, true}, false, 3);
   for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
     CAPTURE(version.name);
-    const std::vector<float> all = run(t, p, TestContext(), 0, p.c.m);
-    for (int threads : {2, 3}) CHECK(run(t, p, TestContext(threads), 0, p.c.m) == all);
-    for (int64_t begin = 0; begin < p.c.m; begin += 37)
-      for (int64_t end : {begin + 1, begin + 15}) {
-        CHECK(run(t, p, TestContext(), begin, end) ==
-              std::vector<float>(all.begin() + begin * p.ldy, all.begin() + end * p.ldy));
-      }
+    for_each_precision([&](Precision precision) {
+      const std::vector<float> all = run(t, p, TestContext(), 0, p.c.m, precision);
+      for (int threads : {2, 3}) CHECK(run(t, p, TestContext(threads), 0, p.c.m, precision) == all);
+      for (int64_t begin = 0; begin < p.c.m; begin += 37)
+        for (int64_t end : {begin + 1, begin + 15}) {
+          CHECK(run(t, p, TestContext(), begin, end, precision) ==
+                std::vector<float>(all.begin() + begin * p.ldy, all.begin() + end * p.ldy));
+        }
+    });
   });
 }
 
 TEST_CASE("linear leaves NaN and infinity in their own rows") {
   for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
     CAPTURE(version.name);
-    Problem<float> p = make_problem({40, 33, 50, false, false, false}, false, 4);
-    const std::vector<float> clean = run(t, p, TestContext(), 0, p.c.m);
-    p.x[5 * p.ldx + 7] = kNan;
-    p.x[9 * p.ldx + 49] = kInf;
-    const std::vector<float> found = run(t, p, TestContext(), 0, p.c.m);
-    for (int64_t i = 0; i < p.c.m; ++i)
-      for (int64_t j = 0; j < p.c.n; ++j) {
-        const auto at = static_cast<size_t>(i * p.ldy + j);
-        if (i == 5 || i == 9)
-          CHECK_FALSE(std::isfinite(found[at]));
-        else
-          CHECK(found[at] == clean[at]);
-      }
+    for_each_precision([&](Precision precision) {
+      Problem<float> p = make_problem({40, 33, 50, false, false, false}, false, 4);
+      const std::vector<float> clean = run(t, p, TestContext(), 0, p.c.m, precision);
+      p.x[5 * p.ldx + 7] = kNan;
+      p.x[9 * p.ldx + 49] = kInf;
+      const std::vector<float> found = run(t, p, TestContext(), 0, p.c.m, precision);
+      for (int64_t i = 0; i < p.c.m; ++i)
+        for (int64_t j = 0; j < p.c.n; ++j) {
+          const auto at = static_cast<size_t>(i * p.ldy + j);
+          if (i == 5 || i == 9)
+            CHECK_FALSE(std::isfinite(found[at]));
+          else
+            CHECK(found[at] == clean[at]);
+        }
+    });
   });
 }
 

@@ -123,14 +123,16 @@ void gemm(const Context&, const Gemm<float>& host) {
   kernels_of_device().gemm(s.context(), g);
 }
 
-int64_t linear_packed_size(int64_t n, int64_t k) {
-  return kernels_of_device().linear_packed_size(n, k);
+int64_t linear_packed_size(int64_t n, int64_t k, Precision precision) {
+  return kernels_of_device().linear_packed_size(n, k, precision);
 }
 
-void linear_pack(const Context&, int64_t n, int64_t k, const float* w, int64_t ldw, float* packed) {
+void linear_pack(const Context&, int64_t n, int64_t k, const float* w, int64_t ldw, Precision precision,
+                 float* packed) {
   Stage s;
   const float* const weights = s.matrix(w, n, k, ldw);
-  kernels_of_device().linear_pack(s.context(), n, k, weights, ldw, s.both(packed, linear_packed_size(n, k)));
+  float* const out = s.both(packed, linear_packed_size(n, k, precision));
+  kernels_of_device().linear_pack(s.context(), n, k, weights, ldw, precision, out);
 }
 
 void linear(const Context&, const Linear<float>& host) {
@@ -138,7 +140,7 @@ void linear(const Context&, const Linear<float>& host) {
   Linear<float> l = host;
   l.y = s.both(host.y, Stage::extent(l.m, l.n, l.ldy));
   l.x = s.matrix(host.x, l.m, l.k, l.ldx);
-  l.packed = s.in(host.packed, linear_packed_size(l.n, l.k));
+  l.packed = s.in(host.packed, linear_packed_size(l.n, l.k, l.precision));
   l.residual = s.matrix(host.residual, l.m, l.n, l.ldr);
   kernels_of_device().linear(s.context(), l);
 }

@@ -6,11 +6,11 @@ QINCO_CPU_NAMESPACE_BEGIN
 
 constexpr int64_t kBlocksTogether = 4;  // of 32 rows: the splitting of all but the first hides behind products
 
-int64_t linear_packed_size(int64_t n, int64_t k) {
+int64_t linear_packed_size(int64_t n, int64_t k, Precision) {
   return part_values(n, k);  // two parts of half a float each
 }
 
-void linear_pack(const Context& context, int64_t n, int64_t k, const float* w, int64_t ldw, float* packed) {
+void linear_pack(const Context& context, int64_t n, int64_t k, const float* w, int64_t ldw, Precision, float* packed) {
   Bf16* const first = reinterpret_cast<Bf16*>(packed);
   pack_weights(context, w, ldw, n, k, first, first + part_values(n, k));
 }
