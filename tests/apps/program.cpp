@@ -10,14 +10,10 @@
 #include <thread>
 #include <unistd.h>
 
+#include "tests/sanitized.h"
+
 namespace qinco::tests {
 namespace {
-
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kLimitMemory = false;
-#else
-constexpr bool kLimitMemory = true;
-#endif
 
 void set_limit(decltype(RLIMIT_AS) which, int64_t value) {
   const rlimit limit = {static_cast<rlim_t>(value), static_cast<rlim_t>(value)};
@@ -34,7 +30,7 @@ void redirect(const std::string& path, int to) {
                          const std::string& err) {
   redirect(out, STDOUT_FILENO);
   redirect(err, STDERR_FILENO);
-  if (kLimitMemory) set_limit(RLIMIT_AS, limits.memory);
+  if (!kAddressSanitizer) set_limit(RLIMIT_AS, limits.memory);
   set_limit(RLIMIT_CORE, 0);
   if (limits.file_size > 0) set_limit(RLIMIT_FSIZE, limits.file_size);
   setenv("ASAN_OPTIONS", "allocator_may_return_null=1", 0);

@@ -8,6 +8,7 @@
 
 #include "kernels/check.h"
 #include "tests/kernels/harness.h"
+#include "tests/sanitized.h"
 
 namespace qinco::kernels::tests {
 
@@ -90,16 +91,8 @@ TEST_CASE("Scratch: an inner frame gives back its own memory and leaves the oute
 }
 
 // The address sanitizer stops the program at such a request.
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kAllocationsMayFail = false;
-#elif defined(__has_feature)
-constexpr bool kAllocationsMayFail = !__has_feature(address_sanitizer);
-#else
-constexpr bool kAllocationsMayFail = true;
-#endif
-
 TEST_CASE("Scratch: a size that no machine has is bad_alloc, and the frame goes on working" *
-          doctest::skip(!kAllocationsMayFail)) {
+          doctest::skip(qinco::tests::kAddressSanitizer)) {
   const TestContext context;
   ScratchFrame frame(context);
   CHECK_THROWS_AS(frame.get<char>(int64_t{1} << 60), std::bad_alloc);
