@@ -1,89 +1,16 @@
 #include "tests/kernels/staged.h"
 
 #include <algorithm>
-#include <cstring>
 #include <deque>
-#include <doctest/doctest.h>
 #include <vector>
 
-#include "tests/kernels/harness.h"
+#include "tests/kernels/stage.h"
 
 namespace qinco::kernels::tests {
 
 namespace {
 
 Device device_in_use;
-
-// The operands of one call on the device, each a block of host memory between guard zones.
-class Stage {
- public:
-  Stage() = default;
-  Stage(const Stage&) = delete;
-  Stage& operator=(const Stage&) = delete;
-  ~Stage() {
-    for (const Operand& o : operands_) {
-      std::vector<unsigned char> all(o.total);
-      copy_bytes({}, all.data(), device_in_use, o.block, o.total);
-      const unsigned char *const begin = all.data(), *const data = begin + kGuard + o.shift;
-      const auto is_guard = [](unsigned char byte) { return byte == kGuardByte; };
-      CHECK_MESSAGE((std::all_of(begin, data, is_guard) && std::all_of(data + o.bytes, begin + o.total, is_guard)),
-                    "a kernel wrote beyond an operand of " << o.bytes << " bytes on " << device_in_use.name());
-      if (o.writable)
-        std::memcpy(o.host, data, o.bytes);
-      else
-        CHECK_MESSAGE(std::memcmp(o.host, data, o.bytes) == 0, "a kernel wrote to an operand that it may only read");
-      release(device_in_use, o.block, o.total);
-    }
-  }
-
-  /// The device's copy of n elements; the same for the same host memory. Null for null.
-  template <class T>
-  T* both(T* host, int64_t n) {
-    return static_cast<T*>(put(host, static_cast<size_t>(n) * sizeof(T), sizeof(T), true));
-  }
-  template <class T>
-  const T* in(const T* host, int64_t n) {
-    return static_cast<const T*>(put(const_cast<T*>(host), static_cast<size_t>(n) * sizeof(T), sizeof(T), false));
-  }
-  /// [rows,cols] with a leading dimension.
-  template <class T>
-  const T* matrix(const T* host, int64_t rows, int64_t cols, int64_t ld) {
-    return in(host, extent(rows, cols, ld));
-  }
-  static int64_t extent(int64_t rows, int64_t cols, int64_t ld) { return rows == 0 ? 0 : (rows - 1) * ld + cols; }
-
-  const Context& context() const { return Context::of(device_in_use); }
-
- private:
-  static constexpr size_t kGuard = 256;
-  static constexpr unsigned char kGuardByte = 0xfb;
-  struct Operand {
-    void* host;
-    void* block;
-    size_t bytes, shift, total;
-    bool writable;
-  };
-
-  void* put(void* host, size_t bytes, size_t element, bool writable) {
-    if (!host) return nullptr;
-    for (Operand& o : operands_) {
-      if (o.host != host || o.bytes < bytes) continue;
-      o.writable = o.writable || writable;
-      return static_cast<unsigned char*>(o.block) + kGuard + o.shift;
-    }
-    // Off the alignment that vector loads need, as a slice of a tensor may be; packs are aligned to 64 bytes.
-    const size_t shift = reinterpret_cast<uintptr_t>(host) % 64 == 0 ? 0 : element;
-    Operand o{host, nullptr, bytes, shift, bytes + shift + 2 * kGuard, writable};
-    std::vector<unsigned char> all(o.total, kGuardByte);
-    if (bytes > 0) std::memcpy(all.data() + kGuard + shift, host, bytes);
-    o.block = allocate(device_in_use, o.total);
-    copy_bytes(device_in_use, o.block, {}, all.data(), o.total);
-    operands_.push_back(o);
-    return static_cast<unsigned char*>(o.block) + kGuard + shift;
-  }
-
-  std::deque<Operand> operands_;
-};
 
 const Table<float>& kernels_of_device() {
   return table<float>(device_in_use);
@@ -94,7 +21,7 @@ using RowsToValues = void (*)(const Context&, int64_t, int64_t, const float*, fl
 
 template <RowsToValues Table<float>::*kernel, bool whole, bool columns = false>
 void rows_kernel(const Context&, int64_t rows, int64_t cols, const float* x, float* out) {
-  Stage s;
+  Stage s(device_in_use);
   const float* const from = s.in(x, rows * cols);
   (kernels_of_device().*kernel)(s.context(), rows, cols, from,
                                 s.both(out, whole     ? rows * cols
@@ -106,14 +33,14 @@ using SoftmaxBackward = void (*)(const Context&, int64_t, int64_t, const float*,
 
 template <SoftmaxBackward Table<float>::*kernel>
 void softmax_backward(const Context&, int64_t rows, int64_t cols, const float* y, const float* dy, float* dx) {
-  Stage s;
+  Stage s(device_in_use);
   const int64_t n = rows * cols;
   const float *const ys = s.in(y, n), *const gradient = s.in(dy, n);
   (kernels_of_device().*kernel)(s.context(), rows, cols, ys, gradient, s.both(dx, n));
 }
 
 void gemm(const Context&, const Gemm<float>& host) {
-  Stage s;
+  Stage s(device_in_use);
   Gemm<float> g = host;
   g.c = s.both(host.c, Stage::extent(g.m, g.n, g.ldc));
   g.a = g.trans_a ? s.matrix(host.a, g.k, g.m, g.lda) : s.matrix(host.a, g.m, g.k, g.lda);
@@ -129,14 +56,14 @@ int64_t linear_packed_size(int64_t n, int64_t k, Precision precision) {
 
 void linear_pack(const Context&, int64_t n, int64_t k, const float* w, int64_t ldw, Precision precision,
                  float* packed) {
-  Stage s;
+  Stage s(device_in_use);
   const float* const weights = s.matrix(w, n, k, ldw);
   float* const out = s.both(packed, linear_packed_size(n, k, precision));
   kernels_of_device().linear_pack(s.context(), n, k, weights, ldw, precision, out);
 }
 
 void linear(const Context&, const Linear<float>& host) {
-  Stage s;
+  Stage s(device_in_use);
   Linear<float> l = host;
   l.y = s.both(host.y, Stage::extent(l.m, l.n, l.ldy));
   l.x = s.matrix(host.x, l.m, l.k, l.ldx);
@@ -146,19 +73,19 @@ void linear(const Context&, const Linear<float>& host) {
 }
 
 void unary(const Context&, UnaryOp op, int64_t n, const float* x, float* y) {
-  Stage s;
+  Stage s(device_in_use);
   const float* const from = s.in(x, n);
   kernels_of_device().unary(s.context(), op, n, from, s.both(y, n));
 }
 
 void unary_backward(const Context&, UnaryOp op, int64_t n, const float* x, const float* y, const float* dy, float* dx) {
-  Stage s;
+  Stage s(device_in_use);
   const float *const xs = s.in(x, n), *const ys = s.in(y, n), *const gradient = s.in(dy, n);
   kernels_of_device().unary_backward(s.context(), op, n, xs, ys, gradient, s.both(dx, n));
 }
 
 void binary(const Context&, BinaryOp op, int64_t rows, int64_t cols, Operand<float> a, Operand<float> b, float* out) {
-  Stage s;
+  Stage s(device_in_use);
   const auto stage = [&](Operand<float>& o) {
     const bool empty = rows == 0 || cols == 0;
     o.data = s.in(o.data, empty ? 0 : (rows - 1) * o.row_stride + (cols - 1) * o.col_stride + 1);
@@ -169,18 +96,18 @@ void binary(const Context&, BinaryOp op, int64_t rows, int64_t cols, Operand<flo
 }
 
 void axpby(const Context&, int64_t n, float alpha, const float* x, float beta, float* y) {
-  Stage s;
+  Stage s(device_in_use);
   const float* const from = s.in(x, n);
   kernels_of_device().axpby(s.context(), n, alpha, from, beta, s.both(y, n));
 }
 
 void fill(const Context&, int64_t n, float value, float* y) {
-  Stage s;
+  Stage s(device_in_use);
   kernels_of_device().fill(s.context(), n, value, s.both(y, n));
 }
 
 void strided_copy(const Context&, int ndim, const int64_t* shape, const int64_t* strides, const float* x, float* y) {
-  Stage s;
+  Stage s(device_in_use);
   int64_t n = 1, reach = 1;
   for (int i = 0; i < ndim; ++i) {
     n *= shape[i];
@@ -191,24 +118,24 @@ void strided_copy(const Context&, int ndim, const int64_t* shape, const int64_t*
 }
 
 double sum(const Context&, int64_t n, const float* x) {
-  Stage s;
+  Stage s(device_in_use);
   return kernels_of_device().sum(s.context(), n, s.in(x, n));
 }
 
 double sum_squared_difference(const Context&, int64_t n, const float* a, const float* b) {
-  Stage s;
+  Stage s(device_in_use);
   const float *const left = s.in(a, n), *const right = s.in(b, n);
   return kernels_of_device().sum_squared_difference(s.context(), n, left, right);
 }
 
 void row_argmin(const Context&, int64_t rows, int64_t cols, const float* x, int32_t* ids) {
-  Stage s;
+  Stage s(device_in_use);
   const float* const from = s.in(x, rows * cols);
   kernels_of_device().row_argmin(s.context(), rows, cols, from, s.both(ids, rows));
 }
 
 void strided_write(const Context&, int ndim, const int64_t* shape, const int64_t* strides, const float* x, float* y) {
-  Stage s;
+  Stage s(device_in_use);
   int64_t n = 1, reach = 1;
   for (int i = 0; i < ndim; ++i) {
     n *= shape[i];
@@ -219,7 +146,7 @@ void strided_write(const Context&, int ndim, const int64_t* shape, const int64_t
 }
 
 void gather_sum(const Context&, const GatherSum<float>& g) {
-  Stage s;
+  Stage s(device_in_use);
   GatherSum<float> there = g;
   const int64_t rows = g.n == 0 ? 0 : g.base_ids ? *std::max_element(g.base_ids, g.base_ids + g.n) + 1 : g.n;
   there.tables = s.in(g.tables, g.M * g.K * g.d);
@@ -231,7 +158,7 @@ void gather_sum(const Context&, const GatherSum<float>& g) {
 }
 
 void gather_rows(const Context&, int64_t n, int64_t d, const float* x, const int32_t* ids, float* out) {
-  Stage s;
+  Stage s(device_in_use);
   const int64_t rows = n == 0 ? 0 : *std::max_element(ids, ids + n) + 1;
   const float* const from = s.in(x, rows * d);
   const int32_t* const index = s.in(ids, n);
@@ -240,7 +167,7 @@ void gather_rows(const Context&, int64_t n, int64_t d, const float* x, const int
 
 void scatter_add_rows(const Context&, int64_t n, int64_t d, int64_t rows, const int32_t* ids, const float* x,
                       float* out) {
-  Stage s;
+  Stage s(device_in_use);
   const float* const from = s.in(x, n * d);
   const int32_t* const index = s.in(ids, n);
   kernels_of_device().scatter_add_rows(s.context(), n, d, rows, index, from, s.both(out, rows * d));
@@ -248,7 +175,7 @@ void scatter_add_rows(const Context&, int64_t n, int64_t d, int64_t rows, const 
 
 void layer_norm(const Context&, int64_t rows, int64_t cols, const float* x, const float* gamma, const float* beta,
                 double eps, float* y, float* mean, float* rstd) {
-  Stage s;
+  Stage s(device_in_use);
   const float *const xs = s.in(x, rows * cols), *const g = s.in(gamma, cols), *const b = s.in(beta, cols);
   float *const out = s.both(y, rows * cols), *const means = s.both(mean, rows), *const scales = s.both(rstd, rows);
   kernels_of_device().layer_norm(s.context(), rows, cols, xs, g, b, eps, out, means, scales);
@@ -257,7 +184,7 @@ void layer_norm(const Context&, int64_t rows, int64_t cols, const float* x, cons
 void layer_norm_backward(const Context&, int64_t rows, int64_t cols, const float* x, const float* gamma,
                          const float* mean, const float* rstd, const float* dy, float* dx, float* dgamma,
                          float* dbeta) {
-  Stage s;
+  Stage s(device_in_use);
   const float *const xs = s.in(x, rows * cols), *const gradient = s.in(dy, rows * cols), *const g = s.in(gamma, cols);
   const float *const means = s.in(mean, rows), *const scales = s.in(rstd, rows);
   float *const out = s.both(dx, rows * cols), *const dg = s.both(dgamma, cols), *const db = s.both(dbeta, cols);
@@ -265,7 +192,7 @@ void layer_norm_backward(const Context&, int64_t rows, int64_t cols, const float
 }
 
 void adam(const Context&, const AdamStep& step, int64_t count, const AdamParameter<float>* parameters) {
-  Stage s;
+  Stage s(device_in_use);
   std::vector<AdamParameter<float>> all(parameters, parameters + count);
   for (AdamParameter<float>& of : all) {
     of.g = s.in(of.g, of.n);
@@ -275,7 +202,7 @@ void adam(const Context&, const AdamStep& step, int64_t count, const AdamParamet
 }
 
 void sgd(const Context&, const SgdStep& step, int64_t n, float* p, const float* g, float* buf) {
-  Stage s;
+  Stage s(device_in_use);
   const float* const gradient = s.in(g, n);
   float *const ps = s.both(p, n), *const velocity = s.both(buf, n);
   kernels_of_device().sgd(s.context(), step, n, ps, gradient, velocity);
@@ -283,7 +210,7 @@ void sgd(const Context&, const SgdStep& step, int64_t n, float* p, const float* 
 
 void nearest(const Context&, int64_t n, int64_t d, int64_t K, const float* x, const float* c, int32_t* ids,
              float* distances) {
-  Stage s;
+  Stage s(device_in_use);
   const float *const xs = s.in(x, n * d), *const codebook = s.in(c, K * d);
   int32_t* const found = s.both(ids, n);
   kernels_of_device().nearest(s.context(), n, d, K, xs, codebook, found, s.both(distances, n));
@@ -294,7 +221,7 @@ int64_t candidate_packed_size(int64_t K, int64_t d, int64_t h, int64_t L) {
 }
 
 void candidate_pack(const Context&, const CandidateStep<float>& host, float* packed) {
-  Stage s;
+  Stage s(device_in_use);
   CandidateStep<float> step = host;
   std::vector<const float*> up, down;
   for (int64_t l = 0; l < host.L; ++l) {
@@ -311,7 +238,7 @@ void candidate_pack(const Context&, const CandidateStep<float>& host, float* pac
 
 void candidate_search(const Context&, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,
                       const CandidateSearch<float>& host) {
-  Stage s;
+  Stage s(device_in_use);
   CandidateSearch<float> search = host;
   search.target = s.in(host.target, host.n * d);
   search.row = s.in(host.row, host.n * d);
@@ -323,7 +250,7 @@ void candidate_search(const Context&, int64_t K, int64_t d, int64_t h, int64_t L
 }
 
 void topk(const Context&, int64_t rows, int64_t cols, int64_t k, const float* x, int32_t* ids, float* values) {
-  Stage s;
+  Stage s(device_in_use);
   const float* const from = s.in(x, rows * cols);
   int32_t* const found = s.both(ids, rows * k);
   kernels_of_device().topk(s.context(), rows, cols, k, from, found, s.both(values, rows * k));
@@ -331,14 +258,14 @@ void topk(const Context&, int64_t rows, int64_t cols, int64_t k, const float* x,
 
 void topk_merge(const Context&, int64_t rows, int64_t cols, int64_t k, int64_t held, const float* x, int32_t first_id,
                 int32_t* ids, float* values) {
-  Stage s;
+  Stage s(device_in_use);
   const float* const from = s.in(x, rows * cols);
   int32_t* const found = s.both(ids, rows * k);
   kernels_of_device().topk_merge(s.context(), rows, cols, k, held, from, first_id, found, s.both(values, rows * k));
 }
 
 void scan(const Context&, const Scan<float>& host) {
-  Stage s;
+  Stage s(device_in_use);
   Scan<float> all = host;
   std::vector<ScanQuery<float>> queries(host.queries, host.queries + host.nq);
   std::deque<std::vector<ScanList<float>>> lists;
