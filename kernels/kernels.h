@@ -21,12 +21,13 @@
 namespace qinco::kernels {
 
 /// What a kernel may round. Gemm: `exact` is the arithmetic of T; `fast` lets CUDA round A and B to TF32, 10 bits of
-/// fraction, where T is float (the sums stay float), and changes nothing elsewhere. Linear: `fast` lets the CPU round x
-/// and W to 16-bit integers, each row scaled by its length; it changes nothing where float or the matrix unit is as
-/// quick. The error of y = <x,w> is then about 2^-16 |x||w| in root mean square, and at most sqrt(k) 2^-15 |x||w|
-/// besides float's. CandidateSearch: `exact` may have a
-/// coarse screen first, but every candidate that its rounding may have put wrong, by a margin measured on the step and
-/// watched on the data, is computed again at the precision of `linear`; `fast` lets the screen decide.
+/// fraction, where T is float (the sums stay float), and changes nothing elsewhere. Linear: `fast` lets the CPU round
+/// the rows of x and W to 16-bit integers, scaled by their lengths, where that is quicker than float; rows shorter than
+/// 1e-28 may then count as zeros, and those longer than the largest float as NaN. The error of <x,w> is then, besides
+/// float's own, about 2^-16 |x||w| in root mean square, and at most 1.01 sqrt(k) 2^-15 |x||w| for k up to 2^20.
+/// CandidateSearch: `exact` may have a coarse screen first, but every candidate that its rounding may have put wrong,
+/// by a margin measured on the step and watched on the data, is computed again as by an exact `linear`; `fast` lets the
+/// screen decide.
 enum class Precision : uint8_t { exact, fast };
 /// "exact" or "fast".
 inline const char* name(Precision precision) {
@@ -215,13 +216,13 @@ struct Table {
   // --- gemm
   void (*gemm)(const Context&, const Gemm<T>&) = nullptr;
 
-  // --- linear: a product whose weights are packed once and used often; a pack is for this table only.
+  // --- linear: a product whose weights are packed once and used often; a pack is for this table and precision only.
   /// Number of T that linear_pack writes for W [n,k].
   int64_t (*linear_packed_size)(int64_t n, int64_t k, Precision) = nullptr;
   /// W [n,k] has leading dimension ldw; packed is aligned to 64 bytes.
   void (*linear_pack)(const Context&, int64_t n, int64_t k, const T* w, int64_t ldw, Precision, T* packed) = nullptr;
-  /// A row of y does not depend on the other rows (but for its rounding in double on CUDA). Float arithmetic, or that
-  /// of three products of parts of the operands: TF32 on CUDA, within (2^-21 + (k+3) 2^-24) |x| |W|^T of the exact
+  /// A row of y does not depend on the other rows (but for its rounding in double on CUDA). Exact: float arithmetic, or
+  /// that of three products of parts of the operands: TF32 on CUDA, within (2^-21 + (k+3) 2^-24) |x| |W|^T of the exact
   /// product for what is below 2^127, and bfloat16 on AMX, within 2^-15 |x| |W|^T.
   void (*linear)(const Context&, const Linear<T>&) = nullptr;
 

@@ -58,23 +58,24 @@ void add_picks() {
   });
 }
 
-// A flat scan of 100,000 vectors for 16 queries; the rate counts the code bytes.
-void add_scan() {
+// A scan of 100,000 vectors for 16 queries, which visit the same list or, as far as the kernel knows, lists of their
+// own; the rate counts the code bytes.
+void add_scan(int64_t M, bool same_list) {
   constexpr int64_t n = 100'000 / kernels::kScanBlock * kernels::kScanBlock, nq = 16, k = 100;
-  for (const int64_t M : {8, 16})
-    add("scan", fmt::format("{}x{}_M{}_k{}", nq, n, M, k), {.bytes = static_cast<double>(nq * n * M)},
-        [=](const Context& context, const auto& table) {
-          const std::vector<int32_t> drawn = ids_below(n * M, 256);
-          const auto results = static_cast<size_t>(nq * k);
-          return [=, &context, &table, codes = std::vector<uint8_t>(drawn.begin(), drawn.end()),
-                  tables = normal(nq * M * 256), norms = normal(n), ids = std::vector<int64_t>(results),
-                  scores = std::vector<float>(results)]() mutable {
-            const kernels::ScanList<float> list{n, codes.data(), norms.data(), 0, 0};
-            std::vector<kernels::ScanQuery<float>> queries;
-            for (int64_t q = 0; q < nq; ++q) queries.push_back({tables.data() + q * M * 256, 1, &list});
-            table.scan(context, {nq, M, k, queries.data(), ids.data(), scores.data()});
-          };
-        });
+  add("scan", fmt::format("{}x{}_M{}_k{}_{}", nq, n, M, k, same_list ? "together" : "apart"),
+      {.bytes = static_cast<double>(nq * n * M)}, [=](const Context& context, const auto& table) {
+        const std::vector<int32_t> drawn = ids_below(n * M, 256);
+        const auto results = static_cast<size_t>(nq * k);
+        return [=, &context, &table, codes = std::vector<uint8_t>(drawn.begin(), drawn.end()),
+                tables = normal(nq * M * 256), norms = normal(n), ids = std::vector<int64_t>(results),
+                scores = std::vector<float>(results)]() mutable {
+          const std::vector<kernels::ScanList<float>> lists(nq, {n, codes.data(), norms.data(), 0, 0});
+          std::vector<kernels::ScanQuery<float>> queries;
+          for (int64_t q = 0; q < nq; ++q)
+            queries.push_back({tables.data() + q * M * 256, 1, &lists[same_list ? 0 : static_cast<size_t>(q)]});
+          table.scan(context, {nq, M, k, queries.data(), ids.data(), scores.data()});
+        };
+      });
 }
 
 void add_gathers() {
@@ -140,7 +141,8 @@ void add_row_kernels() {
   add_backward("softmax_backward", &Table<float>::softmax_backward);
   add_backward("log_softmax_backward", &Table<float>::log_softmax_backward);
   add_picks();
-  add_scan();
+  for (const int64_t M : {8, 16})
+    for (const bool same_list : {true, false}) add_scan(M, same_list);
   add_gathers();
   add_sums();
   add_norms();

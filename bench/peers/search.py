@@ -121,6 +121,7 @@ parser.add_argument("--bytes", type=int, default=8, help="codes of a vector in t
 parser.add_argument("--rounds", type=int, default=5)
 parser.add_argument("--nprobe", default="1,4,16,64", help="lists visited")
 parser.add_argument("--nshort", default="2,5,10,20,50,100,200", help="candidates that ours decodes")
+parser.add_argument("--name", help="of the results in --work (default: search_N_bytes)")
 parser.add_argument("--train-only", action="store_true", help="make Faiss's indexes and stop")
 args = parser.parse_args()
 keys = (f"IVF1024,PQ{args.bytes}", f"IVF1024,RQ{args.bytes}x8_Nqint8")
@@ -135,7 +136,8 @@ if not args.train_only:
         for key, index in indexes.items():
             rounds["Faiss " + key].append(faiss_round(args, index, queries, nearest))
     series = {name: median_of(each, len(queries)) for name, each in rounds.items()}
-    with open(os.path.join(args.work, f"search_{args.bytes}_bytes.json"), "w") as file:
+    results = os.path.join(args.work, args.name or f"search_{args.bytes}_bytes")
+    with open(results + ".json", "w") as file:
         json.dump(series, file, indent=1)
     print_tables(series)
-    draw(series, os.path.join(args.work, f"search_{args.bytes}_bytes.svg"))
+    draw(series, results + ".svg")

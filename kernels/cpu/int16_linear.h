@@ -1,9 +1,10 @@
-// `linear` in 16-bit integers: two multiply-adds a lane and instruction, where float has one.
+// `linear` in 16-bit integers: on two ports for the products and others for their sums, twice as many a cycle as float.
 //
-// A row v of x or W becomes whole numbers of length 32767 at most: round(v * 32767 / |v|). By the Cauchy-Schwarz
-// inequality every sum of products, and every part of it, then fits 32 bits: (32767 + sqrt(k)/2)^2 < 2^31. Rounding
-// moves an element by up to half, so the product of two rows by up to sqrt(k) 2^-15 of |x||w|; as the errors have
-// either sign, they add up to about 2^-16 of it.
+// A row v of x or W becomes whole numbers: v scaled to length 32767, then rounded, which adds sqrt(k)/2 to the length
+// at most. By the Cauchy-Schwarz inequality every sum of products, and every part of it, is at most (32767 +
+// sqrt(k)/2)^2, which fits 32 bits for k up to 2^20 (and well beyond). Rounding moves an element by up to half, so the
+// product of two rows by up to sqrt(k) 2^-15 of |x||w|; as the errors have either sign, they add up to about 2^-16 of
+// it.
 #pragma once
 
 #include "kernels/cpu/tile_tasks.h"
@@ -13,7 +14,8 @@
 QINCO_CPU_NAMESPACE_BEGIN
 
 constexpr float kInt16Length = 32767;
-constexpr int64_t kInt16Rows = 1024;            // of x converted together
+constexpr double kLeastLength = 1e-28;          // of rows that count: over 32767^2 it still is a normal float
+constexpr int64_t kInt16RowPairs = 1 << 16;     // of x converted together, in all, or kTileRows rows
 constexpr int64_t kInt16WeightPairs = 1 << 15;  // 128 KB of weights that all rows are multiplied by before the next
 
 // Without VNNI, 512-bit registers take an addition more than float and gain nothing.
@@ -45,19 +47,19 @@ inline double row_length(int64_t k, const float* v) {
   return __builtin_sqrt(sum);
 }
 
-/// v [k] as pairs_of(k) pairs of integers; returns what they are to be multiplied by: NaN where v has NaN or infinity.
-/// Rows shorter than 1e-33 are taken for zeros.
+/// v [k] as pairs_of(k) pairs of integers; returns the length of v, which they have for 32767: NaN where v has NaN or
+/// infinity.
 inline float to_int16(int64_t k, const float* v, int32_t* pairs) {
   const double length = row_length(k, v);
-  const bool usable = length > 1e-33 && length < __builtin_inf();
+  const bool usable = length >= kLeastLength && length <= static_cast<double>(__FLT_MAX__);
   const Vec scale(usable ? static_cast<float>(kInt16Length / length) : 0.0f);
   for_lanes(0, k, [&](int64_t j, auto lanes) { store_int16(pairs + j / 2, to_int(lanes.get(v + j) * scale)); });
-  if (usable) return static_cast<float>(length / kInt16Length);
-  return length <= 1e-33 ? 0.0f : __builtin_nanf("");
+  if (usable) return static_cast<float>(length);
+  return length < kLeastLength ? 0.0f : __builtin_nanf("");
 }
 
-// The pack: panels [pairs][kTileCols] of pairs, one after the other, then a factor for every column; columns beyond n
-// are zeros.
+// The pack: panels [pairs][kTileCols] of pairs, one after the other, then the factor |w| / 32767^2 of every column, so
+// that sums times factors are at most about |w|. Columns beyond n are zeros.
 constexpr int64_t int16_columns(int64_t n) {
   return blocks_of(n, kTileCols) * kTileCols;
 }
@@ -75,7 +77,7 @@ inline void int16_pack(const Context& context, int64_t n, int64_t k, const float
   parallel_for(context, int16_columns(n), kTileCols, [&](int64_t begin, int64_t end, int worker) {
     int32_t* const row = rows + worker * pairs;
     for (int64_t j = begin; j < end; ++j) {
-      factors[j] = j < n ? to_int16(k, w + j * ldw, row) : 0.0f;
+      factors[j] = j < n ? to_int16(k, w + j * ldw, row) / (kInt16Length * kInt16Length) : 0.0f;
       int32_t* const column = out + begin * pairs + (j - begin);
       for (int64_t p = 0; p < pairs; ++p) column[p * kTileCols] = j < n ? row[p] : 0;
     }
@@ -86,7 +88,7 @@ inline void int16_pack(const Context& context, int64_t n, int64_t k, const float
 struct Int16Tile {
   int64_t pairs;
   const int32_t *x, *w;
-  const float *row_factors, *column_factors;
+  const float *row_lengths, *column_factors;
   float* out;  // rows of kTileCols
   int64_t ldo;
 };
@@ -109,11 +111,12 @@ QINCO_INLINE void store_products(IntVec (&sum)[kRows][kTileVecs], const Int16Til
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < kTileVecs; ++v) {
-      const Vec product = to_float(sum[r][v]) * Vec(tile.row_factors[r]) * load(tile.column_factors + v * kLanes);
+      const Vec product = to_float(sum[r][v]) * load(tile.column_factors + v * kLanes) * Vec(tile.row_lengths[r]);
       store(tile.out + r * tile.ldo + v * kLanes, product);
     }
 }
 
+#if !defined(QINCO_CPU_avx512)  // which takes this form with VNNI alone
 template <int kRows>
 [[gnu::noinline]] void multiply_pairs(const Int16Tile& tile) {
   IntVec sum[kRows][kTileVecs];
@@ -131,6 +134,7 @@ template <int kRows>
   }
   store_products(sum, tile);
 }
+#endif
 
 // The same on machines that have VNNI.
 template <int kRows>
@@ -153,10 +157,13 @@ template <int kRows>
 
 /// `rows` rows, at most kRows.
 template <int kRows = kTileRows>
-void multiply_rows(int rows, const Int16Tile& tile, bool vnni) {
+void multiply_rows(int rows, const Int16Tile& tile, [[maybe_unused]] bool vnni) {
   if constexpr (kRows > 1)
     if (rows < kRows) return multiply_rows<kRows - 1>(rows, tile, vnni);
-  (vnni ? multiply_pairs_vnni<kRows> : multiply_pairs<kRows>)(tile);
+#if !defined(QINCO_CPU_avx512)
+  if (!vnni) return multiply_pairs<kRows>(tile);
+#endif
+  multiply_pairs_vnni<kRows>(tile);
 }
 
 /// y's elements [columns] at column j of row i, of the products [kTileCols].
@@ -172,9 +179,9 @@ inline void finish_row(const Linear<float>& l, int64_t i, int64_t j, int64_t col
   });
 }
 
-/// Rows [first, first + m) of y, from those of x as pairs [m][pairs] and their factors [m].
+/// Rows [first, first + m) of y, from those of x as pairs [m][pairs] and their lengths [m].
 inline void int16_multiply(const Context& context, const Linear<float>& l, int64_t first, int64_t m, const int32_t* x,
-                           const float* row_factors) {
+                           const float* row_lengths) {
   const int64_t pairs = pairs_of(l.k), panels = larger(1, kInt16WeightPairs / larger(1, pairs * kTileCols));
   const auto* const w = reinterpret_cast<const int32_t*>(l.packed);
   const float* const column_factors = l.packed + int16_columns(l.n) * pairs;
@@ -191,7 +198,7 @@ inline void int16_multiply(const Context& context, const Linear<float>& l, int64
           for (int r = 0; r < rows; ++r) __builtin_prefetch(y + r * l.ldy, 1);
           const bool direct = plain && columns == kTileCols;
           multiply_rows(rows,
-                        {pairs, x + i * pairs, w + c * pairs, row_factors + i, column_factors + c,
+                        {pairs, x + i * pairs, w + c * pairs, row_lengths + i, column_factors + c,
                          direct ? y : products, direct ? l.ldy : kTileCols},
                         vnni);
           if (direct) continue;
@@ -203,16 +210,17 @@ inline void int16_multiply(const Context& context, const Linear<float>& l, int64
 }
 
 inline void int16_linear(const Context& context, const Linear<float>& l) {
-  const int64_t pairs = pairs_of(l.k), together = smaller(kInt16Rows, l.m);
+  const int64_t pairs = pairs_of(l.k);
+  const int64_t together = smaller(l.m, larger(kTileRows, kInt16RowPairs / larger(1, pairs) / kTileRows * kTileRows));
   ScratchFrame frame(context);
   int32_t* const x = frame.get<int32_t>(together * pairs);
-  float* const factors = frame.get<float>(together);
+  float* const lengths = frame.get<float>(together);
   for (int64_t first = 0; first < l.m; first += together) {
     const int64_t m = smaller(together, l.m - first);
     parallel_for(context, m, row_grain(l.k), [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) factors[i] = to_int16(l.k, l.x + (first + i) * l.ldx, x + i * pairs);
+      for (int64_t i = begin; i < end; ++i) lengths[i] = to_int16(l.k, l.x + (first + i) * l.ldx, x + i * pairs);
     });
-    int16_multiply(context, l, first, m, x, factors);
+    int16_multiply(context, l, first, m, x, lengths);
   }
 }
 

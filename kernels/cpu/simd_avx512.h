@@ -157,10 +157,6 @@ QINCO_INLINE IntVec to_int(Vec x) {  // the nearest, ties to even
 QINCO_INLINE void store_int16(int32_t* p, IntVec x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(x.v));
 }
-// Per lane, the sum of the products of a's and b's two 16-bit integers.
-QINCO_INLINE IntVec dot_pairs(IntVec a, IntVec b) {
-  return _mm512_madd_epi16(a.v, b.v);
-}
 QINCO_INLINE IntVec lane_numbers() {
   return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }

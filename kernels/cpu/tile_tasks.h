@@ -6,7 +6,7 @@
 
 QINCO_CPU_NAMESPACE_BEGIN
 
-/// Tasks of rows x columns of tiles, for a product [m,n] of inner dimension k.
+/// Tasks of rows x columns of tiles, for a product [m,n] of k steps of multiply-adds.
 class Tasks {
  public:
   Tasks(int64_t m, int64_t n, int64_t k) : m_(m), n_(n) {

@@ -5,6 +5,8 @@
 #include <cuda_runtime.h>
 #include <mutex>
 
+#include "kernels/cuda/pinned_parts.h"
+
 namespace qinco::kernels::cuda {
 
 /// Page-locked memory in parts: while the device fills some of them, several threads empty the one before into the
@@ -19,14 +21,8 @@ class DownloadRing {
   void copy(cudaStream_t stream, void* host, const void* source, size_t bytes);
 
  private:
-  static constexpr int kParts = 4;
-  static constexpr size_t kPartBytes = size_t{4} << 20;
-
-  void prepare();
-
   std::mutex mutex_;
-  unsigned char* memory_ = nullptr;
-  cudaEvent_t arrived_[kParts] = {};
+  PinnedParts<4, size_t{4} << 20> parts_;  // events: what was asked for is there
 };
 
 }  // namespace qinco::kernels::cuda

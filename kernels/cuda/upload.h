@@ -5,6 +5,8 @@
 #include <cuda_runtime.h>
 #include <mutex>
 
+#include "kernels/cuda/pinned_parts.h"
+
 namespace qinco::kernels::cuda {
 
 /// A ring of page-locked memory through which one device's stream is fed: what is copied is first put there, so that
@@ -16,18 +18,14 @@ class UploadRing {
   void copy(cudaStream_t stream, void* destination, const void* host, size_t bytes);
 
  private:
-  static constexpr int kParts = 16;
-  static constexpr size_t kPartBytes = size_t{1} << 20;
+  using Parts = PinnedParts<16, size_t{1} << 20>;
 
-  void prepare();
   void next_part(cudaStream_t stream);
 
   std::mutex mutex_;
-  unsigned char* memory_ = nullptr;
-  cudaEvent_t left_[kParts] = {};  // when the device has read what a part held
-  bool used_[kParts] = {};         // whether that was ever recorded
-  int part_ = 0;
-  size_t at_ = 0;  // where the free rest of the part begins
+  Parts parts_;      // events: the device has read what a part held
+  size_t part_ = 0;  // counted on
+  size_t at_ = 0;    // where the free rest of the part begins
 };
 
 }  // namespace qinco::kernels::cuda

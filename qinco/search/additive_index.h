@@ -46,7 +46,8 @@ class ScanTables {
   int64_t width() const { return M_ + (norms_ ? 1 : 0); }
   const std::optional<NormQuantizer>& norms() const { return norms_; }
 
-  /// tables [nq,width,256] of queries [nq,d], both in the device's memory: -2 <q, T_m[k]>, and the levels of the norms.
+  /// tables [nq,width,256] of queries [nq,d], both in the device's memory: -2 <q, T_m[k]>, as by `linear` at
+  /// Precision::fast, and the levels of the norms.
   void make(const kernels::Context& context, int64_t nq, const float* queries, float* tables) const;
   /// bytes [n,width] of codes [n,M] and, with a norm quantizer, norms [n].
   void to_bytes(int64_t n, const int32_t* codes, const float* norms, uint8_t* bytes) const;
@@ -80,7 +81,7 @@ class AdditiveIndex {
   void codes(int64_t id, int32_t* out) const;
 
   /// The k vectors of least ||q - x_AQ||^2 for each of queries [nq,d], ascending: ids [nq,k], -1 where there are fewer,
-  /// and scores [nq,k], that distance less ||q||^2 (+infinity beside -1).
+  /// and scores [nq,k], that distance less ||q||^2 (+infinity beside -1), both by the tables of ScanTables.
   void search(const kernels::Context& context, int64_t nq, const float* queries, int64_t k, int64_t* ids,
               float* scores) const;
 

@@ -19,9 +19,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kCoarseFloats = int64_t{1} << 22;  // distances to centroids held together
-constexpr int64_t kShortLists = int64_t{1} << 15;    // candidates held together
-constexpr int64_t kTableFloats = int64_t{1} << 16;   // of look-up tables that a core keeps in its L2 cache
+constexpr int64_t kCoarseFloats = int64_t{1} << 22;   // distances to centroids held together
+constexpr int64_t kShortLists = int64_t{1} << 15;     // candidates held together
+constexpr int64_t kTablesInCache = int64_t{1} << 16;  // floats of look-up tables that a core's L2 cache keeps
 constexpr int64_t kMaxId = int64_t{std::numeric_limits<uint32_t>::max()} - 1;
 
 /// The fixed codebooks of the file with its levels of norms.
@@ -235,7 +235,7 @@ void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& op
   }
   const std::vector<Visits> visits = visits_of(nq, nprobe, lists.data(), biases.data());
   const bool cpu = context.device.type == DeviceType::cpu;
-  const int64_t together = cpu ? std::clamp<int64_t>(context.threads * kTableFloats / table, 1, nq) : nq;
+  const int64_t together = cpu ? std::clamp<int64_t>(context.threads * kTablesInCache / table, 1, nq) : nq;
   kernels::ScratchFrame frame(context);
   const float* const vectors = to_device(context, frame, queries, nq * d);
   float* const tables = frame.get<float>(together * table);

@@ -1,5 +1,6 @@
-// Page-locked memory of the host: copies from it arrive as late as the stream's order and its events allow, so that
-// whoever writes to it too early spoils what is on its way. For callers that hold the device (Memory::open).
+// Page-locked memory of the host: copies from and to it arrive as late as the stream's order and its events allow, so
+// that whoever writes to it too early spoils what is on its way, and whoever reads it too early finds nothing of use.
+// For callers that hold the device (Memory::open).
 #pragma once
 
 #include <cstddef>

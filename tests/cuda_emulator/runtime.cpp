@@ -1,5 +1,6 @@
 // The runtime's functions on one emulated device (CUDA_EMULATOR_DEVICES=n for several that share its memory).
-// Everything is done when the function that asks for it returns, but copies from page-locked memory (pinned.cpp).
+// Everything is done when the function that asks for it returns, but copies from and to page-locked memory
+// (pinned.cpp).
 #include <cstdio>
 #include <cstdlib>
 #include <fmt/format.h>
@@ -27,6 +28,8 @@ bool is_device(int device) {
   return device >= 0 && device < devices();
 }
 
+constexpr int kNotArrived = 0xfb;  // in page-locked memory until a copy to it arrives
+
 // What is wrong with one end of a copy.
 std::string end_error(const void* memory, size_t bytes, bool on_device) {
   const Memory& device = Memory::instance();
@@ -39,7 +42,8 @@ cudaError_t copy(void* to, bool to_device, const void* from, bool from_device, s
   Memory::instance().open();
   std::string error = end_error(to, bytes, to_device);
   if (error.empty()) error = end_error(from, bytes, from_device);
-  if (error.empty() && to_device && is_pinned(from)) {
+  if (error.empty() && is_pinned(to_device ? from : to)) {
+    if (!to_device) std::memset(to, kNotArrived, bytes);
     copy_later(to, from, bytes);
   } else if (error.empty()) {
     arrive();

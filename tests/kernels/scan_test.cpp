@@ -30,7 +30,8 @@ struct Problem {
     }
   }
 
-  Result run(const Table<float>& t, const Context& context, int64_t k) const {
+  /// All queries visit all lists where they `share`; else every second one leaves out the first.
+  Result run(const Table<float>& t, const Context& context, int64_t k, bool share = false) const {
     std::vector<ScanList<float>> lists;
     std::vector<std::vector<float>> own_norms = norms;  // exactly n: a read beyond would be seen by sanitizers
     for (size_t l = 0; l < lengths.size(); ++l)
@@ -39,7 +40,7 @@ struct Problem {
     Buffer<float> all_tables(tables);
     std::vector<ScanQuery<float>> queries;
     for (int64_t q = 0; q < nq; ++q) {
-      const int64_t skipped = q % 2;  // the second query does not visit the first list
+      const int64_t skipped = share ? 0 : q % 2;
       queries.push_back(
           {all_tables.data() + q * M * 256, static_cast<int64_t>(lists.size()) - skipped, lists.data() + skipped});
     }
@@ -59,12 +60,15 @@ struct Problem {
 };
 
 void check_against_reference(const Problem& problem, int64_t k, const std::string& what) {
-  const Result expected = problem.run(table<float>(Isa::reference), TestContext(), k);
-  for_each_version([&](const Table<float>& t, const Version& version) {
-    const Result result = problem.run(t, TestContext(), k);
-    CHECK_MESSAGE(result.ids == expected.ids, fmt::format("{} {} k={}", version.name, what, k));
-    check_equal(result.scores, expected.scores, what);
-  });
+  for (const bool share : {false, true}) {
+    if (share && problem.nq == 1) continue;
+    const Result expected = problem.run(table<float>(Isa::reference), TestContext(), k, share);
+    for_each_version([&](const Table<float>& t, const Version& version) {
+      const Result result = problem.run(t, TestContext(), k, share);
+      CHECK_MESSAGE(result.ids == expected.ids, fmt::format("{} {} k={} share={}", version.name, what, k, share));
+      check_equal(result.scores, expected.scores, what);
+    });
+  }
 }
 
 }  // namespace
@@ -103,6 +107,9 @@ TEST_CASE("scan: real tables give the reference's bits: every version adds in th
     for (const int64_t M : {4, 8, 64})
       check_against_reference(Problem(4, M, {1000, 333, 64}, true, Data(3).normal(4 * M * 256, 0, 10)), k,
                               fmt::format("real, M={}", M));
+  for (const int64_t nq : {7, 8, 9, 16, 17, 33})
+    check_against_reference(Problem(nq, 3, {100, 45}, true, Data(6).normal(nq * 3 * 256, 0, 10)), 20,
+                            fmt::format("real, nq={}", nq));
 }
 
 TEST_CASE("scan: NaN never enters, infinities order, and nothing to scan gives nothing") {
@@ -110,7 +117,12 @@ TEST_CASE("scan: NaN never enters, infinities order, and nothing to scan gives n
   for (size_t i = 0; i < 512; i += 7) tables[i] = kNan;
   for (size_t i = 3; i < 512; i += 11) tables[i] = kInf;
   for (size_t i = 5; i < 512; i += 64) tables[i] = -kInf;
-  for (const int64_t k : {1, 5, 300}) check_against_reference(Problem(1, 2, {200}, false, tables), k, "special");
+  std::vector<float> twice = tables;
+  twice.insert(twice.end(), tables.rbegin(), tables.rend());
+  for (const int64_t k : {1, 5, 300}) {
+    check_against_reference(Problem(1, 2, {200}, false, tables), k, "special");
+    check_against_reference(Problem(2, 2, {200}, false, twice), k, "special, two queries");
+  }
   for_each_version_and_reference([&](const Table<float>& t, const Version&) {
     const Result all_nan = Problem(1, 1, {40}, false, std::vector<float>(256, kNan)).run(t, TestContext(), 3);
     CHECK(all_nan.ids == std::vector<int64_t>{-1, -1, -1});
@@ -124,7 +136,8 @@ TEST_CASE("scan: NaN never enters, infinities order, and nothing to scan gives n
 TEST_CASE("scan: the same results at any thread count") {
   const Problem problem(37, 5, {500, 100}, true, Data(5).normal(37 * 5 * 256));
   for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
-    check_any_thread_count([&](const Context& c) { return problem.run(t, c, 30).ids; }, version.name);
+    for (const bool share : {false, true})
+      check_any_thread_count([&](const Context& c) { return problem.run(t, c, 30, share).ids; }, version.name);
   });
 }
 

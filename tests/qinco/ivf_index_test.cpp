@@ -83,6 +83,25 @@ TEST_CASE("IVF index: nprobe lists are visited and no others, the short-list is 
   }
 }
 
+TEST_CASE("IVF index: many queries at once find what each finds alone, on any number of threads") {
+  const World world;
+  const IvfIndex index = world.full();
+  const int64_t nq = 400, k = 5;
+  const Tensor queries = random_vectors(ivf_config(), nq, 6);
+  const IvfSearchOptions options{k, 3, 20};
+  const int threads = kernels::default_threads();
+  for (const int count : {1, 3}) {
+    kernels::set_default_threads(count);
+    const IvfResult all = index.search(span_of(queries), options);
+    for (int64_t q = 0; q < nq; ++q) {
+      const IvfResult one = index.search({queries.data<float>() + q * kD, static_cast<size_t>(kD)}, options);
+      CHECK(std::equal(one.ids.begin(), one.ids.end(), all.ids.begin() + q * k));
+      CHECK(std::equal(one.short_list.begin(), one.short_list.end(), all.short_list.begin() + q * k));
+    }
+  }
+  kernels::set_default_threads(threads);
+}
+
 TEST_CASE("IVF index: batches, given codes and merged shards hold the same entries") {
   const World world;
   const IvfIndex batches = world.full();

@@ -271,6 +271,15 @@ TEST_CASE("emulator: copies from page-locked memory arrive when something has to
   REQUIRE(cudaEventSynchronize(event) == cudaSuccess);
   upload(3, 2);  // and again
   CHECK(array.values() == std::vector<int>{2, 3, 3});
+  REQUIRE(cudaMemcpyAsync(values, array.get(), sizeof(int), cudaMemcpyDeviceToHost, nullptr) == cudaSuccess);
+  CHECK(values[0] != 2);
+  REQUIRE(cudaEventRecord(event, nullptr) == cudaSuccess);
+  REQUIRE(cudaMemcpyAsync(values + 1, array.get() + 2, sizeof(int), cudaMemcpyDeviceToHost, nullptr) == cudaSuccess);
+  REQUIRE(cudaEventSynchronize(event) == cudaSuccess);
+  CHECK(values[0] == 2);
+  CHECK(values[1] != 3);
+  REQUIRE(cudaStreamSynchronize(nullptr) == cudaSuccess);
+  CHECK(values[1] == 3);
 }
 
 TEST_CASE("emulator: what no device would launch is refused") {
