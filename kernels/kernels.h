@@ -5,7 +5,8 @@
 // element (i,j) at i*ld+j, and where no `ld` is named rows are contiguous. Sizes may be 0. Outputs do not overlap
 // inputs unless a comment says "in place".
 //
-// Results are the same bits at any thread count: work is cut into chunks that depend on the sizes alone.
+// Results are the same bits at any thread count: work is cut into chunks that depend on the sizes alone, or that do not
+// show in the results.
 //
 // On a CUDA device pointers are to its memory, and what holds them is the host's: the structs below, the arrays of
 // pointers in CandidateStep, the arrays of ScanQuery and ScanList, `shape` and `strides`. Kernels are queued on the

@@ -58,10 +58,10 @@ void add_picks() {
   });
 }
 
-// A scan of 100,000 vectors for 16 queries, which visit the same list or, as far as the kernel knows, lists of their
-// own; the rate counts the code bytes.
-void add_scan(int64_t M, bool same_list) {
-  constexpr int64_t n = 100'000 / kernels::kScanBlock * kernels::kScanBlock, nq = 16, k = 100;
+// A scan of n vectors, in whole blocks, for 16 queries, which visit the same list or, as far as the kernel knows, lists
+// of their own; the rate counts the code bytes.
+void add_scan(int64_t n, int64_t M, int64_t k, bool same_list) {
+  constexpr int64_t nq = 16;
   add("scan", fmt::format("{}x{}_M{}_k{}_{}", nq, n, M, k, same_list ? "together" : "apart"),
       {.bytes = static_cast<double>(nq * n * M)}, [=](const Context& context, const auto& table) {
         const std::vector<int32_t> drawn = ids_below(n * M, 256);
@@ -141,8 +141,10 @@ void add_row_kernels() {
   add_backward("softmax_backward", &Table<float>::softmax_backward);
   add_backward("log_softmax_backward", &Table<float>::log_softmax_backward);
   add_picks();
-  for (const int64_t M : {8, 16})
-    for (const bool same_list : {true, false}) add_scan(M, same_list);
+  for (const bool same_list : {true, false}) {
+    for (const int64_t M : {8, 16}) add_scan(100'000, M, 100, same_list);
+    for (const int64_t M : {8, 9, 16}) add_scan(500'000, M, 10, same_list);
+  }
   add_gathers();
   add_sums();
   add_norms();

@@ -80,7 +80,7 @@ void scan_apart(const Context& context, const Scan<float>& all) {
 /// Up to kLanes queries of the same lists, one a lane.
 class LaneQueries {
  public:
-  // tables holds M * kScanEntries * kLanes floats, heaps kLanes * k.
+  // tables holds M * kScanEntries * kLanes floats, heaps count * k.
   LaneQueries(const Scan<float>& all, int64_t first, int64_t count, float* tables, uint64_t* heaps)
       : M_(all.M), k_(all.k), count_(count), tables_(tables), heaps_(heaps) {
     for (int64_t e = 0; e < M_ * kScanEntries; e += kLanes) {
@@ -91,7 +91,7 @@ class LaneQueries {
 #pragma GCC unroll 16
       for (int64_t i = 0; i < kLanes; ++i) store(tables_ + (e + i) * kLanes, block[i]);
     }
-    for (int64_t i = 0; i < kLanes * k_; ++i) heaps_[i] = kNone;
+    for (int64_t i = 0; i < count_ * k_; ++i) heaps_[i] = kNone;
     for (int64_t q = 0; q < kLanes; ++q) limits_[q] = q < count ? __builtin_inff() : __builtin_nanf("");
   }
 
@@ -100,12 +100,15 @@ class LaneQueries {
       Vec sum[kTogether];
       score(list, begin, sum);
       const Vec limit = load(limits_);
-      uint32_t below[kTogether], any = 0;
+      uint32_t any = 0;
 #pragma GCC unroll 8
-      for (int64_t i = 0; i < kTogether; ++i) any |= below[i] = bits_of(sum[i] <= limit);
+      for (int64_t i = 0; i < kTogether; ++i) any |= bits_of(sum[i] <= limit);
       if (any == 0) continue;
+      alignas(64) float scores[kTogether * kLanes];
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < kTogether; ++i) store(scores + i * kLanes, sum[i]);
       for (int64_t i = 0; i < smaller(kTogether, list.n - begin); ++i)
-        if (below[i] != 0) enter(sum[i], below[i], list.first + begin + i);
+        enter(scores + i * kLanes, list.first + begin + i);
     }
   }
 
@@ -132,10 +135,8 @@ class LaneQueries {
     }
   }
 
-  void enter(Vec sum, uint32_t below, int64_t index) {
-    alignas(64) float scores[kLanes];
-    store(scores, sum);
-    for (; below != 0; below &= below - 1) {
+  void enter(const float* scores, int64_t index) {
+    for (uint32_t below = bits_of(load(scores) <= load(limits_)); below != 0; below &= below - 1) {
       const int q = __builtin_ctz(below);
       uint64_t* const heap = heaps_ + q * k_;
       const uint64_t key = make_key(scores[q], index);
@@ -151,28 +152,35 @@ class LaneQueries {
   alignas(64) float limits_[kLanes];  // NaN, which nothing is below, where there is no query
 };
 
-void scan_together(const Context& context, const Scan<float>& all) {
-  const int64_t table = all.M * kScanEntries * kLanes;
-  const int64_t count = smaller(kLanes, blocks_of(all.nq, context.threads));
+void scan_together(const Context& context, const Scan<float>& all, int64_t count) {
+  const int64_t table = all.M * kScanEntries * kLanes, workers = smaller(context.threads, blocks_of(all.nq, count));
   ScratchFrame frame(context);
-  float* const tables = frame.get<float>(context.threads * table);
-  uint64_t* const heaps = frame.get<uint64_t>(context.threads * kLanes * all.k);
+  float* const tables = frame.get<float>(workers * table);
+  uint64_t* const heaps = frame.get<uint64_t>(workers * count * all.k);
   parallel_for(context, all.nq, count, [&](int64_t begin, int64_t end, int worker) {
-    LaneQueries queries(all, begin, end - begin, tables + worker * table, heaps + worker * kLanes * all.k);
+    LaneQueries queries(all, begin, end - begin, tables + worker * table, heaps + worker * count * all.k);
     for (int64_t l = 0; l < all.queries[begin].lists; ++l) queries.scan_list(all.queries[begin].list[l]);
     queries.give_results(all.ids + begin * all.k, all.scores + begin * all.k);
   });
 }
 
-bool visit_the_same(const Scan<float>& all) {
+// How many queries to scan together: as many as there are for each thread (a query's result does not depend on it), or
+// 1 where they do not all visit the same lists, or are so few that most lanes would be idle.
+int64_t queries_together(const Context& context, const Scan<float>& all) {
+  constexpr int64_t kLeast = kLanes == 8 ? 2 : 4;
   for (int64_t q = 1; q < all.nq; ++q)
-    if (all.queries[q].list != all.queries[0].list || all.queries[q].lists != all.queries[0].lists) return false;
-  return true;
+    if (all.queries[q].list != all.queries[0].list || all.queries[q].lists != all.queries[0].lists) return 1;
+  const int64_t count = smaller(kLanes, blocks_of(all.nq, context.threads));
+  return count >= kLeast ? count : 1;
 }
 
 void scan(const Context& context, const Scan<float>& all) {
   if (all.k == 0 || all.nq == 0) return;
-  (all.nq > 1 && visit_the_same(all) ? scan_together : scan_apart)(context, all);
+  const int64_t count = queries_together(context, all);
+  if (count > 1)
+    scan_together(context, all, count);
+  else
+    scan_apart(context, all);
 }
 
 QINCO_CPU_NAMESPACE_END

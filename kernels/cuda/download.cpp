@@ -10,7 +10,7 @@ namespace qinco::kernels::cuda {
 
 void DownloadRing::copy(cudaStream_t stream, void* host, const void* source, size_t bytes) {
   constexpr int64_t kGrain = int64_t{1} << 18;
-  constexpr size_t kParts = decltype(parts_)::kParts, kPartBytes = decltype(parts_)::kBytes;
+  constexpr size_t kParts = Parts::kParts, kPartBytes = Parts::kPartBytes;
   const std::lock_guard lock(mutex_);
   parts_.prepare();
   auto* const to = static_cast<unsigned char*>(host);

@@ -21,8 +21,10 @@ class DownloadRing {
   void copy(cudaStream_t stream, void* host, const void* source, size_t bytes);
 
  private:
+  using Parts = PinnedParts<4, size_t{4} << 20>;
+
   std::mutex mutex_;
-  PinnedParts<4, size_t{4} << 20> parts_;  // events: what was asked for is there
+  Parts parts_;  // events: what was asked for is there
 };
 
 }  // namespace qinco::kernels::cuda

@@ -22,12 +22,12 @@ void UploadRing::copy(cudaStream_t stream, void* destination, const void* host, 
   auto* to = static_cast<unsigned char*>(destination);
   const auto* from = static_cast<const unsigned char*>(host);
   while (bytes > 0) {
-    if (at_ == Parts::kBytes) next_part(stream);
-    const size_t count = std::min(bytes, Parts::kBytes - at_);
+    if (at_ == Parts::kPartBytes) next_part(stream);
+    const size_t count = std::min(bytes, Parts::kPartBytes - at_);
     unsigned char* const place = parts_.memory(part_) + at_;
     std::memcpy(place, from, count);
     check_status(cudaMemcpyAsync(to, place, count, cudaMemcpyHostToDevice, stream), "copy");
-    at_ = std::min(Parts::kBytes, (at_ + count + kAlignment - 1) / kAlignment * kAlignment);
+    at_ = std::min(Parts::kPartBytes, (at_ + count + kAlignment - 1) / kAlignment * kAlignment);
     to += count, from += count, bytes -= count;
   }
 }

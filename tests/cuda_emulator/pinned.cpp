@@ -18,6 +18,8 @@ namespace cuda_emulator {
 
 namespace {
 
+constexpr int kNotArrived = 0xfb;
+
 struct Copy {
   void* to;
   const void* from;
@@ -60,6 +62,17 @@ bool is_pinned(const void* memory) {
 
 void copy_later(void* to, const void* from, size_t bytes) {
   state().queued.push_back({to, from, bytes});
+}
+
+void await_copy(void* to, size_t bytes) {
+  const auto* const begin = static_cast<const unsigned char*>(to);
+  for (const Copy& copy : state().queued) {
+    const auto* const from = static_cast<const unsigned char*>(copy.from);
+    if (from >= begin + bytes || begin >= from + copy.bytes) continue;
+    arrive();
+    break;
+  }
+  std::memset(to, kNotArrived, bytes);
 }
 
 void arrive() {

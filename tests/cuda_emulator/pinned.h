@@ -9,6 +9,8 @@ namespace cuda_emulator {
 
 bool is_pinned(const void* memory);
 void copy_later(void* to, const void* from, size_t bytes);
+/// Before copy_later to page-locked memory, which holds nothing of use from now on: what is queued from it has arrived.
+void await_copy(void* to, size_t bytes);
 /// All copies queued so far arrive.
 void arrive();
 

@@ -28,8 +28,6 @@ bool is_device(int device) {
   return device >= 0 && device < devices();
 }
 
-constexpr int kNotArrived = 0xfb;  // in page-locked memory until a copy to it arrives
-
 // What is wrong with one end of a copy.
 std::string end_error(const void* memory, size_t bytes, bool on_device) {
   const Memory& device = Memory::instance();
@@ -43,7 +41,7 @@ cudaError_t copy(void* to, bool to_device, const void* from, bool from_device, s
   std::string error = end_error(to, bytes, to_device);
   if (error.empty()) error = end_error(from, bytes, from_device);
   if (error.empty() && is_pinned(to_device ? from : to)) {
-    if (!to_device) std::memset(to, kNotArrived, bytes);
+    if (!to_device) await_copy(to, bytes);
     copy_later(to, from, bytes);
   } else if (error.empty()) {
     arrive();

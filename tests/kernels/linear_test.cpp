@@ -140,14 +140,18 @@ TEST_CASE("linear stays within its bound of the exact product") {
 }
 
 TEST_CASE("linear at precision fast stays within the bound of 16-bit integers") {
-  for (const float scale : {1.0F, 1e-21F, 1e21F, 1e35F}) {  // float holds the squares of the first alone
+  // Float holds the squares of the first alone, and 32767 times the length of a row of the third.
+  for (const auto& [scale, scale_of_w] :
+       {std::pair(1.0F, 1.0F), {1e-21F, 1e21F}, {1e35F, 1.0F}, {1.0F, 1e35F}, {1e28F, 1e-23F}}) {
     for (const Case& c : cases()) {
       CAPTURE(c.m);
       CAPTURE(c.n);
       CAPTURE(c.k);
-      CAPTURE(scale);
       Problem<float> p = make_problem(c, false, 9);
       for (float& x : p.x) x *= scale;
+      for (float& w : p.w) w *= scale_of_w;
+      CAPTURE(p.x[0]);
+      CAPTURE(p.w[0]);
       const std::vector<double> expected = run(table<double>(), p.as<double>(), TestContext(), 0, c.m);
       const std::vector<double> size = size_of_terms(p.as<double>());
       const double most = 1.01 * std::sqrt(static_cast<double>(c.k)) * 0x1p-15;
@@ -200,15 +204,29 @@ TEST_CASE("linear at precision fast has the same bits with and without VNNI") {
   }
 }
 
-TEST_CASE("linear at precision fast takes rows of zeros and weights of zeros") {
+TEST_CASE("linear at precision fast takes rows of zeros, and rows too short or too long to scale") {
   for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
     CAPTURE(version.name);
     Problem<float> p = make_problem({9, 21, 40, false, false, false}, false, 10);
+    const std::vector<float> clean = run(t, p, TestContext(), 0, p.c.m, Precision::fast);
     std::fill_n(p.x.begin() + 4 * p.ldx, 40, 0.0F);
+    std::fill_n(p.x.begin() + 5 * p.ldx, 40, 1e-30F);  // too short to scale
+    std::fill_n(p.x.begin() + 6 * p.ldx, 40, 3e38F);   // longer than any float
     std::fill_n(p.w.begin() + 20 * p.ldw, 40, 0.0F);
     const std::vector<float> found = run(t, p, TestContext(), 0, p.c.m, Precision::fast);
-    for (int64_t j = 0; j < p.c.n; ++j) CHECK(found[static_cast<size_t>(4 * p.ldy + j)] == 0.0F);
-    for (int64_t i = 0; i < p.c.m; ++i) CHECK(found[static_cast<size_t>(i * p.ldy + 20)] == 0.0F);
+    for (int64_t i = 0; i < p.c.m; ++i)
+      for (int64_t j = 0; j < p.c.n; ++j) {
+        const auto at = static_cast<size_t>(i * p.ldy + j);
+        CAPTURE(i);
+        CAPTURE(j);
+        if (i == 6) continue;  // NaN, or the sum
+        if (i == 4 || j == 20)
+          CHECK(found[at] == 0.0F);
+        else if (i == 5)
+          CHECK(std::abs(found[at]) <= 1e-27F);
+        else
+          CHECK(found[at] == clean[at]);
+      }
   });
 }
 

@@ -119,26 +119,38 @@ TEST_CASE("scan: NaN never enters, infinities order, and nothing to scan gives n
   for (size_t i = 5; i < 512; i += 64) tables[i] = -kInf;
   std::vector<float> twice = tables;
   twice.insert(twice.end(), tables.rbegin(), tables.rend());
+  Problem norms(2, 2, {203}, true, twice);
+  norms.norms[0][201] = kNan, norms.norms[0][202] = -kInf, norms.norms[0][7] = kInf, norms.norms[0][8] = -0.0F;
   for (const int64_t k : {1, 5, 300}) {
     check_against_reference(Problem(1, 2, {200}, false, tables), k, "special");
     check_against_reference(Problem(2, 2, {200}, false, twice), k, "special, two queries");
+    check_against_reference(norms, k, "special norms");
   }
   for_each_version_and_reference([&](const Table<float>& t, const Version&) {
     const Result all_nan = Problem(1, 1, {40}, false, std::vector<float>(256, kNan)).run(t, TestContext(), 3);
     CHECK(all_nan.ids == std::vector<int64_t>{-1, -1, -1});
     CHECK(all_nan.scores == std::vector<float>{kInf, kInf, kInf});
-    CHECK(Problem(2, 1, {0}, false, std::vector<float>(512, 1)).run(t, TestContext(), 1).ids ==
-          std::vector<int64_t>{-1, -1});
-    CHECK(Problem(1, 1, {40}, false, std::vector<float>(256, 1)).run(t, TestContext(), 0).ids.empty());
+    for (const bool share : {false, true}) {
+      CHECK(Problem(2, 1, {0}, false, std::vector<float>(512, 1)).run(t, TestContext(), 1, share).ids ==
+            std::vector<int64_t>{-1, -1});
+      CHECK(Problem(2, 1, {40}, false, std::vector<float>(512, kNan)).run(t, TestContext(), 1, share).ids ==
+            std::vector<int64_t>{-1, -1});
+      CHECK(Problem(2, 1, {40}, false, std::vector<float>(512, 1)).run(t, TestContext(), 0, share).ids.empty());
+    }
+    CHECK(Problem(0, 1, {40}, false, {}).run(t, TestContext(), 3).ids.empty());
   });
 }
 
 TEST_CASE("scan: the same results at any thread count") {
-  const Problem problem(37, 5, {500, 100}, true, Data(5).normal(37 * 5 * 256));
-  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
-    for (const bool share : {false, true})
-      check_any_thread_count([&](const Context& c) { return problem.run(t, c, 30, share).ids; }, version.name);
-  });
+  for (const int64_t nq : {2, 5, 10, 37}) {  // groups of 1, 2, 4 and 8 on three threads, where a vector has eight lanes
+    const Problem problem(nq, 5, {500, 100}, true, Data(5).normal(nq * 5 * 256));
+    for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+      for (const bool share : {false, true}) {
+        check_any_thread_count([&](const Context& c) { return problem.run(t, c, 30, share).ids; }, version.name);
+        check_any_thread_count([&](const Context& c) { return problem.run(t, c, 30, share).scores; }, version.name);
+      }
+    });
+  }
 }
 
 }  // namespace qinco::kernels::tests

@@ -12,7 +12,7 @@
 
 namespace qinco::kernels::tests {
 
-/// The operands of one call on a device, each a block of host memory between guard zones.
+/// The operands of one call on a device, each copied to a block of its memory, between guard zones.
 class Stage {
  public:
   explicit Stage(Device device) : device_(device) {}

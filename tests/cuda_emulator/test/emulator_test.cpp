@@ -254,7 +254,7 @@ TEST_CASE("emulator: a host that touches device memory dies at once") {
         }) == SIGABRT);
 }
 
-TEST_CASE("emulator: copies from page-locked memory arrive when something has to wait for them") {
+TEST_CASE("emulator: copies from and to page-locked memory arrive when something has to wait for them") {
   void* pinned = nullptr;
   REQUIRE(cudaMallocHost(&pinned, 8) == cudaSuccess);
   cudaEvent_t event = nullptr;
@@ -280,6 +280,9 @@ TEST_CASE("emulator: copies from page-locked memory arrive when something has to
   CHECK(values[1] != 3);
   REQUIRE(cudaStreamSynchronize(nullptr) == cudaSuccess);
   CHECK(values[1] == 3);
+  upload(4, 1);  // in the stream's order: out of memory that the next copy goes to
+  REQUIRE(cudaMemcpyAsync(values, array.get(), sizeof(int), cudaMemcpyDeviceToHost, nullptr) == cudaSuccess);
+  CHECK(array.values() == std::vector<int>{2, 4, 3});
 }
 
 TEST_CASE("emulator: what no device would launch is refused") {
