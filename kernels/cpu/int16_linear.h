@@ -7,6 +7,7 @@
 // it.
 #pragma once
 
+#include "kernels/cpu/row_sums.h"
 #include "kernels/cpu/tile_tasks.h"
 #include "kernels/cpu/vnni.h"
 #include "kernels/kernels.h"
@@ -34,12 +35,10 @@ constexpr int64_t pairs_of(int64_t k) {
 
 /// The length of v [k]; the double arithmetic is for what float cannot square.
 inline double row_length(int64_t k, const float* v) {
-  Vec squares(0.0f);
-  for_lanes(0, k, [&](int64_t j, auto lanes) {
+  double sum = sum_along(k, [&](int64_t j, auto lanes, Vec total) {
     const Vec x = lanes.get(v + j);
-    squares = fma(x, x, squares);
+    return fma(x, x, total);
   });
-  double sum = horizontal_sum(squares);
   if (!(sum > 1e-30 && sum < 1e30)) {
     sum = 0;
     for (int64_t j = 0; j < k; ++j) sum += static_cast<double>(v[j]) * v[j];
@@ -136,7 +135,8 @@ template <int kRows>
 }
 #endif
 
-// The same on machines that have VNNI.
+// The same on machines that have VNNI; written again, because code for VNNI cannot be inlined into a loop that is
+// compiled for other machines too.
 template <int kRows>
 [[gnu::noinline]] QINCO_VNNI_TARGET void multiply_pairs_vnni(const Int16Tile& tile) {
   IntVec sum[kRows][kTileVecs];
