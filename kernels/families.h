@@ -15,7 +15,7 @@
   X(gemm) X(linear) X(elementwise) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk) X(scan)
 
 // The families that have a version for the matrix unit in cpu/amx/.
-#define QINCO_AMX_FAMILIES(X) X(linear) X(candidate)
+#define QINCO_AMX_FAMILIES(X) X(gemm) X(linear) X(candidate)
 
 namespace qinco::kernels {
 

@@ -37,7 +37,7 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a = false, bool trans
 /// act(x w^T + bias + residual): x [..,in], w [out,in], bias [out] or undefined, residual [..,out] or undefined.
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias = {}, const Tensor& residual = {},
               bool relu = false);
-/// While it lives, matmul and linear of this thread are of this precision (`fast`: TF32 on CUDA); else of `exact`.
+/// While it lives, matmul and linear of this thread are of this precision (kernels::Precision, Gemm); else of `exact`.
 class MatmulPrecision {
  public:
   explicit MatmulPrecision(kernels::Precision precision);

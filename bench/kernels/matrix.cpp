@@ -21,22 +21,26 @@ AlignedFloats aligned(int64_t size) {
   return {static_cast<float*>(::operator new (bytes, std::align_val_t{64})), AlignedFree()};
 }
 
-void add_gemm(int64_t m, int64_t n, int64_t k, bool trans_a, bool trans_b, const char* epilogue = "") {
+void add_gemm(int64_t m, int64_t n, int64_t k, bool trans_a, bool trans_b, const char* epilogue = "",
+              Precision precision = Precision::exact) {
   const auto letter = [](bool transposed) { return transposed ? "t" : "n"; };
-  const std::string shape = fmt::format("{}x{}x{}:{}{}{}", m, n, k, letter(trans_a), letter(trans_b), epilogue);
+  const bool fast = precision == Precision::fast;
+  const std::string shape =
+      fmt::format("{}x{}x{}:{}{}{}{}", m, n, k, letter(trans_a), letter(trans_b), epilogue, fast ? "_fast" : "");
   const bool relu = *epilogue != 0;
-  add("gemm", shape, {.flops = 2.0 * static_cast<double>(m * n * k)}, [=](const Context& context, const auto& table) {
-    kernels::Gemm<float> g;
-    g.m = m, g.n = n, g.k = k;
-    g.lda = trans_a ? m : k, g.trans_a = trans_a, g.ldb = trans_b ? k : n, g.trans_b = trans_b, g.ldc = n;
-    g.relu = relu;
-    return [&context, &table, g, relu, a = normal(m * k), b = normal(k * n), c = normal(m * n),
-            bias = normal(n)]() mutable {
-      g.a = a.data(), g.b = b.data(), g.c = c.data();
-      if (relu) g.bias = bias.data();
-      table.gemm(context, g);
-    };
-  });
+  add("gemm", shape, {.flops = 2.0 * static_cast<double>(m * n * k), .products = fast},
+      [=](const Context& context, const auto& table) {
+        kernels::Gemm<float> g;
+        g.m = m, g.n = n, g.k = k;
+        g.lda = trans_a ? m : k, g.trans_a = trans_a, g.ldb = trans_b ? k : n, g.trans_b = trans_b, g.ldc = n;
+        g.relu = relu, g.precision = precision;
+        return [&context, &table, g, relu, a = normal(m * k), b = normal(k * n), c = normal(m * n),
+                bias = normal(n)]() mutable {
+          g.a = a.data(), g.b = b.data(), g.c = c.data();
+          if (relu) g.bias = bias.data();
+          table.gemm(context, g);
+        };
+      });
 }
 
 void add_nearest(int64_t n, int64_t d, int64_t K) {
@@ -135,6 +139,10 @@ void add_matrix_kernels() {
   add_gemm(1024, 256, 128, false, true, "+bias+relu");
   add_gemm(1024, 128, 256, false, false);
   add_gemm(256, 128, 1024, true, false);
+  // forward, dx and dW again, as in training with --precision fast
+  add_gemm(1024, 256, 128, false, true, "+bias+relu", Precision::fast);
+  add_gemm(1024, 128, 256, false, false, "", Precision::fast);
+  add_gemm(256, 128, 1024, true, false, "", Precision::fast);
   add_gemm(1024, 256, 784, false, true);
   add_gemm(32768, 128, 256, false, false);
   add_gemm(512, 512, 512, false, false);

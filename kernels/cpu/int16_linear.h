@@ -105,7 +105,7 @@ QINCO_INLINE void store_products(IntVec (&sum)[kRows][kTileVecs], const Int16Til
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
-    for (int v = 0; v < kTileVecs; ++v) asm("" : "+v"(sum[r][v].v));  // or GCC 12 keeps the loop's sums in memory
+    for (int v = 0; v < kTileVecs; ++v) keep_in_register(sum[r][v].v);  // or GCC 12 keeps the loop's sums in memory
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2

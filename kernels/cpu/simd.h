@@ -25,6 +25,12 @@
 
 QINCO_CPU_NAMESPACE_BEGIN
 
+// Makes the compiler have it in a register at this point.
+template <class Native>
+QINCO_INLINE void keep_in_register(Native& x) {
+  asm("" : "+v"(x));
+}
+
 // --- horizontal, halving in a fixed order
 QINCO_INLINE float horizontal_sum(Vec x) {
   const __m256 eight = fold_sum(x);

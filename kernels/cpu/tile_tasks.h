@@ -6,20 +6,25 @@
 
 QINCO_CPU_NAMESPACE_BEGIN
 
+/// A tile, and the least multiply-adds that are worth a task.
+struct TileSize {
+  int64_t rows = kTileRows, columns = kTileCols;
+  int64_t least_work = int64_t{1} << 18;
+};
+
 /// Tasks of rows x columns of tiles, for a product [m,n] of k steps of multiply-adds.
 class Tasks {
  public:
-  Tasks(int64_t m, int64_t n, int64_t k) : m_(m), n_(n) {
-    constexpr int64_t kPanels = 8;       // at most this many row panels a task
-    constexpr int64_t kTasks = 16;       // aim for at least this many tasks,
-    constexpr int64_t kFlops = 1 << 18;  // of at least this many multiply-adds
-    const int64_t row_panels = blocks_of(m, kTileRows), column_panels = blocks_of(n, kTileCols);
-    rows_ = larger(1, smaller(kPanels, row_panels / kTasks)) * kTileRows;
+  Tasks(int64_t m, int64_t n, int64_t k, const TileSize& tile = {}) : m_(m), n_(n) {
+    constexpr int64_t kPanels = 8;  // at most this many row panels a task
+    constexpr int64_t kTasks = 16;  // aim for at least this many tasks
+    const int64_t row_panels = blocks_of(m, tile.rows), column_panels = blocks_of(n, tile.columns);
+    rows_ = larger(1, smaller(kPanels, row_panels / kTasks)) * tile.rows;
     const int64_t down = blocks_of(m, rows_);
-    columns_ = blocks_of(column_panels, smaller(column_panels, blocks_of(kTasks, down))) * kTileCols;
+    columns_ = blocks_of(column_panels, smaller(column_panels, blocks_of(kTasks, down))) * tile.columns;
     across_ = blocks_of(n, columns_);
     count_ = down * across_;
-    grain_ = larger(1, kFlops / larger(1, rows_ * columns_ * k));
+    grain_ = larger(1, tile.least_work / larger(1, rows_ * columns_ * k));
   }
 
   /// Rows of a task, at most.

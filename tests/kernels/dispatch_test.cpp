@@ -45,7 +45,9 @@ TEST_CASE("dispatch: the available ISAs ascend from the reference to the best") 
 }
 
 TEST_CASE("dispatch: the best ISA is what the compiler's own detection says") {
-#if defined(__x86_64__)
+#if defined(QINCO_EMULATE_ISA)
+  CHECK(best_isa() == Isa::amx);
+#elif defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

@@ -1,4 +1,5 @@
-// The matrix product on every ISA against its definition: tails, transposes, epilogues, leading dimensions, threads.
+// The matrix product on every ISA against its definition: tails, transposes, epilogues, leading dimensions, threads; at
+// Precision::fast too where a version rounds.
 #include <cmath>
 #include <cstring>
 #include <doctest/doctest.h>
@@ -54,11 +55,36 @@ struct Case {
   int64_t m, n, k;
   bool trans_a, trans_b;
   int epilogue;
+  Precision precision = Precision::exact;
+
+  Case fast() const {
+    Case other = *this;
+    other.precision = Precision::fast;
+    return other;
+  }
 };
 
 std::string describe(const Version& version, const Case& s) {
-  return fmt::format("{} m={} n={} k={} trans_a={} trans_b={} epilogue={}", version.name, s.m, s.n, s.k, s.trans_a,
-                     s.trans_b, s.epilogue);
+  return fmt::format("{} {} m={} n={} k={} trans_a={} trans_b={} epilogue={}", version.name, name(s.precision), s.m,
+                     s.n, s.k, s.trans_a, s.trans_b, s.epilogue);
+}
+
+/// What one operand may be off by, relative to itself, at Precision::fast: TF32 has 10 bits of fraction, bfloat16,
+/// which is rounded to nearest, 7; elsewhere nothing is rounded.
+double operand_error(const Version& version) {
+  return version.cuda ? 0x1p-10 : version.matrix_unit ? 0x1p-8 : 0;
+}
+
+/// body(version, case) for every version, and with the case at Precision::fast where that rounds.
+template <class Body>
+void for_each_product(const Case& s, Body&& body) {
+  for (const Version& version : versions()) {
+    for (const Case& each : {s, s.fast()}) {
+      if (each.precision == Precision::fast && operand_error(version) == 0) continue;
+      CAPTURE(describe(version, each));
+      body(version, each);
+    }
+  }
 }
 
 /// Operands of one product; small integers (whose products and sums are exact) or normal numbers.
@@ -96,6 +122,7 @@ struct Problem {
     if (e == residual_in_place) gemm.residual = c.data(), gemm.ldr = c.ld;
     gemm.accumulate = e == accumulate || e == accumulate_bias || e == everything;
     gemm.relu = e == bias_relu || e == everything;
+    gemm.precision = s.precision;
     // C is poisoned with NaN unless the product reads it.
     if (gemm.accumulate || e == residual_in_place) fill(c, s.m, s.n);
   }
@@ -115,15 +142,14 @@ std::vector<float> run(const Version& version, const Case& s, int threads, bool 
 
 void check_exact(const Case& s) {
   const std::vector<float> expected = run(Isa::reference, s, 1, true);
-  for (const Version& version : versions()) {
-    CAPTURE(describe(version, s));
-    const std::vector<float> found = run(version, s, 1, true);
+  for_each_product(s, [&](const Version& version, const Case& each) {
+    const std::vector<float> found = run(version, each, 1, true);
     // The NaN around C must still be there; elsewhere == also takes -0 for 0.
     bool equal = found.size() == expected.size();
     for (size_t i = 0; equal && i < found.size(); ++i)
       equal = std::isnan(expected[i]) ? std::isnan(found[i]) : found[i] == expected[i];
     CHECK(equal);
-  }
+  });
 }
 
 TEST_CASE("gemm: exact on integers at every tail, transpose and epilogue") {
@@ -192,23 +218,22 @@ TEST_CASE("gemm: within the rounding bound of the double reference") {
   }
 }
 
-// TF32 has 10 bits of fraction: an operand is off by 2^-10 at most, however it is rounded.
-TEST_CASE("gemm: fast rounds what it multiplies to TF32 on CUDA, and nothing elsewhere") {
+TEST_CASE("gemm: fast rounds what it multiplies on CUDA and on the matrix unit, and nothing elsewhere") {
   for (const Version& version : versions())
     for (const bool ta : {false, true})
       for (const bool tb : {false, true}) {
         const Case s{64, 128, 96, ta, tb, accumulate_bias};
         CAPTURE(describe(version, s));
-        Problem exact(s, false, 0), fast(s, false, 0);
+        Problem exact(s, false, 0), fast(s.fast(), false, 0);
         const std::vector<float> before = fast.c.store;
-        fast.gemm.precision = Precision::fast;
         version.table->gemm(with_threads(1), exact.gemm);
         version.table->gemm(with_threads(1), fast.gemm);
-        CHECK(within_bound(fast.gemm, before.data() + fast.c.offset, 0x1p-9 + 0x1p-20 + 100 * 0x1p-24));
+        const double one = operand_error(version);
+        CHECK(within_bound(fast.gemm, before.data() + fast.c.offset, 2 * one + one * one + 100 * 0x1p-24));
         const bool same = same_bits(fast.c.store, exact.c.store);
-        if (!version.cuda)
+        if (one == 0)
           CHECK(same);
-        else if (emulated({DeviceType::cuda, 0}))
+        else if (version.matrix_unit || emulated({DeviceType::cuda, 0}))
           CHECK_FALSE(same);
         else
           WARN_FALSE(same);  // cuBLAS may, it need not
@@ -216,58 +241,59 @@ TEST_CASE("gemm: fast rounds what it multiplies to TF32 on CUDA, and nothing els
 }
 
 TEST_CASE("gemm: the same bits at 1, 2 and 3 threads") {
-  for (const Version& version : versions())
-    for (const Case& s : {Case{500, 130, 300, false, true, bias_relu}, Case{256, 128, 1024, true, false, accumulate},
-                          Case{7, 2000, 333, false, false, none}, Case{3, 3000, 500, false, true, none},
-                          Case{1000, 700, 90, true, true, residual}}) {
-      CAPTURE(version.name);
-      const std::vector<float> one = run(version, s, 1, false);
-      CHECK(same_bits(one, run(version, s, 2, false)));
-      CHECK(same_bits(one, run(version, s, 3, false)));
-    }
+  for (const Case& s : {Case{500, 130, 300, false, true, bias_relu}, Case{256, 128, 1024, true, false, accumulate},
+                        Case{7, 2000, 333, false, false, none}, Case{3, 3000, 500, false, true, none},
+                        Case{1000, 700, 90, true, true, residual}})
+    for_each_product(s, [](const Version& version, const Case& each) {
+      const std::vector<float> one = run(version, each, 1, false);
+      CHECK(same_bits(one, run(version, each, 2, false)));
+      CHECK(same_bits(one, run(version, each, 3, false)));
+    });
 }
 
 TEST_CASE("gemm: the same bits at any leading dimension and alignment") {
-  for (const Version& version : versions()) {
-    if (version.cuda) continue;  // cuBLAS chooses by alignment
-    const Case s{45, 75, 401, true, false, bias};
+  for_each_product({45, 75, 401, true, false, bias}, [](const Version& version, const Case& s) {
+    if (version.cuda) return;  // cuBLAS chooses by alignment
     Problem tight(s, false, 0), loose(s, false, 12);
     version.table->gemm(with_threads(1), tight.gemm);
     version.table->gemm(with_threads(1), loose.gemm);
     for (int64_t i = 0; i < s.m; ++i)
       CHECK(std::memcmp(tight.c.data() + i * tight.c.ld, loose.c.data() + i * loose.c.ld,
                         static_cast<size_t>(s.n) * sizeof(float)) == 0);
-  }
+  });
+}
+
+void check_spread(const Version& version, const Case& s, float bad) {
+  Problem p(s, false);
+  const int64_t row = s.m - 1, column = s.n - 2, q = s.k - 1;
+  p.a.data()[s.trans_a ? q * p.a.ld + row : row * p.a.ld + q] = bad;
+  p.b.data()[s.trans_b ? column * p.b.ld + q : q * p.b.ld + column] = kNan;
+  version.table->gemm(with_threads(1), p.gemm);
+  for (int64_t i = 0; i < s.m; ++i)
+    for (int64_t j = 0; j < s.n; ++j) {
+      const float found = p.c.data()[i * p.c.ld + j];
+      if (j == column)
+        CHECK(std::isnan(found));  // relu keeps a NaN
+      else if (i != row)
+        CHECK(std::isfinite(found));
+      else if (std::isnan(bad))
+        CHECK(std::isnan(found));
+      else
+        CHECK((found == 0.0f || found == kInf));  // relu(-inf) or relu(inf)
+    }
 }
 
 TEST_CASE("gemm: NaN and infinity reach their row and column, and nothing else") {
-  for (const Version& version : versions())
-    for (const int64_t m : {2, 8, 40})
-      for (const int64_t n : {3, 9, 50})
-        for (const bool ta : {false, true})
-          for (const bool tb : {false, true})
+  for (const int64_t m : {2, 8, 40})
+    for (const int64_t n : {3, 9, 50})
+      for (const bool ta : {false, true})
+        for (const bool tb : {false, true})
+          for_each_product({m, n, 19, ta, tb, bias_relu}, [](const Version& version, const Case& s) {
             for (const float bad : {kNan, kInf}) {
-              const Case s{m, n, 19, ta, tb, bias_relu};
-              CAPTURE(describe(version, s));
               CAPTURE(bad);
-              Problem p(s, false);
-              const int64_t row = m - 1, column = n - 2, q = 18;
-              p.a.data()[ta ? q * p.a.ld + row : row * p.a.ld + q] = bad;
-              p.b.data()[tb ? column * p.b.ld + q : q * p.b.ld + column] = kNan;
-              version.table->gemm(with_threads(1), p.gemm);
-              for (int64_t i = 0; i < m; ++i)
-                for (int64_t j = 0; j < n; ++j) {
-                  const float found = p.c.data()[i * p.c.ld + j];
-                  if (j == column)
-                    CHECK(std::isnan(found));  // relu keeps a NaN
-                  else if (i != row)
-                    CHECK(std::isfinite(found));
-                  else if (std::isnan(bad))
-                    CHECK(std::isnan(found));
-                  else
-                    CHECK((found == 0.0f || found == kInf));  // relu(-inf) or relu(inf)
-                }
+              check_spread(version, s, bad);
             }
+          });
 }
 
 TEST_CASE("gemm: relu on a NaN bias and on negative zero agrees with the reference") {

@@ -125,6 +125,39 @@ TEST_CASE("training gives the same bits at any thread count") {
   kernels::set_default_threads(threads);
 }
 
+TEST_CASE("training at precision fast follows exact training, with the same bits at any thread count, on every ISA") {
+  using kernels::Isa, kernels::Precision;
+  constexpr QincoConfig config{.d = 40, .M = 3, .K = 64, .L = 2, .h = 48, .db_scale = 128};
+  constexpr int64_t kRows = 100, kBatches = 6;
+  const Data data = Data::sift(kRows * kBatches, 1, config.d);
+  const Qinco start = initial_model(config, train_initial_rq(data.train, config.M, config.K, {}), 5);
+  for (const Isa isa : kernels::available_isas()) {
+    CAPTURE(isa_name(isa));
+    const kernels::ScopedIsa scope(isa);
+    const auto losses = [&](Precision precision) {
+      Random unused(0);
+      Qinco model(config, unused);
+      model.load(start.state());
+      BatchTrainer trainer(model, 1e-3, precision);
+      const Tensor rows = Tensor::empty({kRows, config.d});
+      std::vector<double> all;
+      for (int64_t b = 0; b < kBatches; ++b) {
+        data.train.copy(b * kRows, (b + 1) * kRows, rows.data<float>());
+        all.push_back(trainer.step(rows));
+      }
+      return all;
+    };
+    const std::vector<double> exact = losses(Precision::exact), fast = losses(Precision::fast);
+    for (size_t i = 0; i < exact.size(); ++i) CHECK(fast[i] == doctest::Approx(exact[i]).epsilon(5e-3));
+    CHECK(exact.back() < 0.95 * exact.front());
+    if (isa == Isa::amx) CHECK(fast != exact);
+    const int threads = kernels::default_threads();
+    kernels::set_default_threads(3);
+    CHECK(losses(Precision::fast) == fast);
+    kernels::set_default_threads(threads);
+  }
+}
+
 TEST_CASE("an epoch visits every vector once, in an order of its own, the last batch being smaller") {
   const Data data = Data::sift(kNt, kNval, kConfig.d);
   Qinco model = start_model(data);

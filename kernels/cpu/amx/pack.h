@@ -34,7 +34,7 @@ QINCO_INLINE void load_row(const float* p, int64_t left, Vec& low, Vec& high) {
 }
 
 // Rows [row, row + 16) x values [col, col + 32) of w as one tile of each part: tile row r holds the values col + 2r and
-// col + 2r + 1 of each of the 16 rows. Outside the matrix is zero.
+// col + 2r + 1 of each of the 16 rows. Outside the matrix is zero. Without `second` there is only the first part.
 inline void pack_tile(const float* w, int64_t ldw, int64_t rows, int64_t cols, int64_t row, int64_t col, Bf16* first,
                       Bf16* second) {
   Vec parts[2][16];
@@ -43,14 +43,13 @@ inline void pack_tile(const float* w, int64_t ldw, int64_t rows, int64_t cols, i
     if (row + i < rows) load_row(w + (row + i) * ldw + col, cols - col, low, high);
     const __m512i rounded = to_bf16(low, high);
     parts[0][i] = _mm512_castsi512_ps(rounded);
-    parts[1][i] = _mm512_castsi512_ps(rounding_rest(low, high, rounded));
+    if (second) parts[1][i] = _mm512_castsi512_ps(rounding_rest(low, high, rounded));
   }
   transpose(parts[0]);
+  for (int i = 0; i < 16; ++i) store(reinterpret_cast<float*>(first) + i * kLanes, parts[0][i]);
+  if (!second) return;
   transpose(parts[1]);
-  for (int i = 0; i < 16; ++i) {
-    store(reinterpret_cast<float*>(first) + i * kLanes, parts[0][i]);
-    store(reinterpret_cast<float*>(second) + i * kLanes, parts[1][i]);
-  }
+  for (int i = 0; i < 16; ++i) store(reinterpret_cast<float*>(second) + i * kLanes, parts[1][i]);
 }
 
 // w [rows,cols], its rows ldw apart -> its parts, each [rows/32][cols/32] pairs of tiles, `first` and `second` of

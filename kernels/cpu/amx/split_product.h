@@ -5,13 +5,11 @@
 // of the C block before, are done in slices between the products.
 #pragma once
 
+#include "kernels/cpu/amx/finish.h"
 #include "kernels/cpu/amx/pack.h"
 #include "kernels/kernels.h"
 
 QINCO_CPU_NAMESPACE_BEGIN
-
-constexpr int64_t kRowSlice = 4;  // rows split or finished at a time
-constexpr int64_t kRowSlices = kBlock / kRowSlice;
 
 // Splits 32 rows of x [.,k] from row `row` on into A blocks of both parts, slice by slice; absent rows and columns are
 // zero.
@@ -53,40 +51,6 @@ class RowSplit {
   Bf16 *first_ = nullptr, *second_ = nullptr;
 };
 
-// Takes a C block to its place in y, from (row, column) on, with the epilogue, slice by slice.
-class Finish {
- public:
-  Finish() = default;
-  Finish(const Linear<float>& linear, const float* block, int64_t row, int64_t column)
-      : l_(&linear), block_(block), row_(row), column_(column), left_(smaller(kBlock, linear.m - row)) {}
-
-  QINCO_INLINE void do_slice() {
-    const int64_t count = smaller(kRowSlice, left_ - done_);
-    if (count <= 0) return;
-    for (int64_t half = 0; half < 2; ++half) {
-      const int64_t j = column_ + half * kLanes, width = smaller(kLanes, l_->n - j);
-      if (width <= 0) break;
-      for (int64_t i = done_; i < done_ + count; ++i) {
-        float* const out = l_->y + (row_ + i) * l_->ldy + j;
-        Vec sum = load(block_ + (i / 16 * 2 + half) * kTileFloats + i % 16 * kLanes);
-        if (l_->accumulate) sum = sum + load_partial(out, width);
-        if (l_->residual) sum = sum + load_partial(l_->residual + (row_ + i) * l_->ldr + j, width);
-        if (l_->relu) sum = max(Vec(0.0f), sum);
-        store_partial(out, sum, width);
-      }
-    }
-    done_ += count;
-  }
-  void do_all() {
-    while (done_ < left_) do_slice();
-  }
-
- private:
-  const Linear<float>* l_ = nullptr;
-  const float* block_ = nullptr;
-  int64_t row_ = 0, column_ = 0, left_ = 0, done_ = 0;
-};
-
 // Floats of scratch for multiply_blocks: two C blocks, and both parts of two times 32 rows.
 inline int64_t split_scratch(int64_t k) {
   return 2 * kBlockFloats + 2 * blocks(k) * kPairValues;
@@ -122,6 +86,7 @@ inline void multiply_blocks(const Linear<float>& l, int64_t begin, int64_t end, 
     Bf16* const x = parts + i % 2 * 2 * part;
     return i < end ? RowSplit(l, i * kBlock, x, x + part) : RowSplit();
   };
+  const Output output{l.m, l.n, l.y, l.ldy, l.accumulate, nullptr, l.residual, l.ldr, l.relu};
   RowSplit split = split_of(begin);
   Finish finish;
   for (int64_t i = begin, side = 0; i < end; ++i) {
@@ -139,7 +104,7 @@ inline void multiply_blocks(const Linear<float>& l, int64_t begin, int64_t end, 
       }
       finish.do_all();
       store_accumulators(block[side]);
-      finish = Finish(l, block[side], i * kBlock, j * kBlock);
+      finish = Finish(output, block[side], i * kBlock, j * kBlock);
     }
   }
   finish.do_all();
