@@ -23,6 +23,24 @@ void gather_rows(const Context& context, int64_t n, int64_t d, const T* x, const
   launch(context, gather_rows_kernel<T>, blocks_for(n * d), kBlock, 0, n, d, x, ids, out);
 }
 
+constexpr int kTermsTogether = 4;  // of a sum: their loads are under way together
+
+// total + the values of the rows `places` (bit i: row i), d apart, in order.
+template <class T>
+__device__ T add_places(T total, unsigned places, const T* column, int64_t d) {
+  while (places != 0) {
+    const int terms = __popc(places);
+    T values[kTermsTogether];
+#pragma unroll
+    for (int j = 0; j < kTermsTogether; ++j, places &= places - 1)
+      values[j] = j < terms ? column[(__ffs(static_cast<int>(places)) - 1) * d] : T(0);
+#pragma unroll
+    for (int j = 0; j < kTermsTogether; ++j)
+      if (j < terms) total += values[j];
+  }
+  return total;
+}
+
 // A warp takes 32 columns of a row of the output; it looks at 8 x 32 ids at a time, whose loads are under way together.
 template <class T>
 __global__ void __launch_bounds__(kBlock)
@@ -43,11 +61,11 @@ __global__ void __launch_bounds__(kBlock)
         seen[i] = id < n ? ids[id] : -1;
       }
 #pragma unroll
-      for (int i = 0; i < kTogether; ++i)
-        for (unsigned places = __ballot_sync(kFullMask, seen[i] == at.row); places != 0; places &= places - 1) {
-          if (own) total += x[(first + i * kWarp + __ffs(static_cast<int>(places)) - 1) * d + col];
-          found = true;
-        }
+      for (int i = 0; i < kTogether; ++i) {
+        const unsigned places = __ballot_sync(kFullMask, seen[i] == at.row);
+        found = found || places != 0;
+        if (own) total = add_places(total, places, x + (first + i * kWarp) * d + col, d);
+      }
     }
     if (own && found) out[at.row * d + col] = total;
   }
@@ -80,7 +98,14 @@ __global__ void add_rows_kernel(int64_t d, int64_t rows, const int32_t* begins, 
     const int32_t begin = begins[at.row], end = begins[at.row + 1];
     if (begin == end) continue;
     T total = out[e];
-    for (int32_t p = begin; p < end; ++p) total += x[places[p] * d + at.col];
+    for (int32_t p = begin; p < end; p += kTermsTogether) {
+      T values[kTermsTogether];
+#pragma unroll
+      for (int j = 0; j < kTermsTogether; ++j) values[j] = j < end - p ? x[places[p + j] * d + at.col] : T(0);
+#pragma unroll
+      for (int j = 0; j < kTermsTogether; ++j)
+        if (j < end - p) total += values[j];
+    }
     out[e] = total;
   }
 }
@@ -88,11 +113,11 @@ __global__ void add_rows_kernel(int64_t d, int64_t rows, const int32_t* begins, 
 template <class T>
 void scatter_add_rows(const Context& context, int64_t n, int64_t d, int64_t rows, const int32_t* ids, const T* x,
                       T* out) {
-  constexpr int64_t kFewIds = 4096, kFewRows = 1024;
+  constexpr int64_t kFewIds = 4096, kFewRows = 1024, kFewLooks = int64_t{1} << 24;
   if (n == 0 || d == 0) return;
-  if (n <= kFewIds && rows <= kFewRows) {
-    launch(context, find_rows_kernel<T>, blocks_for(rows * ((d + kWarp - 1) / kWarp), kWarps), kBlock, 0, n, d, rows,
-           ids, x, out);
+  const int64_t warps = rows * ((d + kWarp - 1) / kWarp);  // each of which looks at all ids
+  if (n <= kFewIds && rows <= kFewRows && n * warps <= kFewLooks) {
+    launch(context, find_rows_kernel<T>, blocks_for(warps, kWarps), kBlock, 0, n, d, rows, ids, x, out);
     return;
   }
   ScratchFrame frame(context);

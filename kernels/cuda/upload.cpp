@@ -10,9 +10,10 @@ namespace qinco::kernels::cuda {
 // Goes on to the next part, once the device has read what it held.
 void UploadRing::next_part(cudaStream_t stream) {
   check_status(cudaEventRecord(parts_.event(part_), stream), "event");
-  ++part_;
+  const size_t next = part_ + 1;
+  if (next >= Parts::kParts) check_status(cudaEventSynchronize(parts_.event(next)), "device");
+  part_ = next;
   at_ = 0;
-  if (part_ >= Parts::kParts) check_status(cudaEventSynchronize(parts_.event(part_)), "device");
 }
 
 void UploadRing::copy(cudaStream_t stream, void* destination, const void* host, size_t bytes) {
