@@ -11,7 +11,7 @@ QINCO_CPU_NAMESPACE_BEGIN
 
 constexpr int64_t kChunkWork = int64_t{1} << 27;  // multiply-adds per chunk, about a millisecond
 constexpr int64_t kDistances = int64_t{1} << 16;  // screened distances kept per chunk, unless four vectors have more
-constexpr int64_t kLeastGrain = 16;               // vectors per chunk, if there are enough and their distances fit
+constexpr int64_t kLeastGrain = 32;               // vectors per chunk, if there are enough and their distances fit
 constexpr int64_t kProbesTogether = 16;           // a multiple of kUnits, and of the floats in a cache line
 
 // A whole pack: the step in float, then its screen.
@@ -217,10 +217,10 @@ void candidate_pack(const Context& context, const CandidateStep<float>& s, float
 void candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,
                       const CandidateSearch<float>& s) {
   const Layout p(K, d, h, L);
-  // Several vectors a chunk, so that they share the tables; at least 32 chunks, so that threads end together.
+  // Many vectors a chunk, so that they share the tables and fill tiles of pairs.
   const int64_t work = p.stride() * d * h * (2 * L - 1);
   const int64_t most = p.screened() ? larger(4, smaller(kMostVectors, kDistances / p.stride())) : kMostVectors;
-  const int64_t grain = larger(1, smaller(s.n / 32, smaller(most, larger(kLeastGrain, kChunkWork / work))));
+  const int64_t grain = chunk_vectors(context, s.n, smaller(most, larger(kLeastGrain, kChunkWork / work)));
   const int64_t float_size = group_size(p.step) * (d + h) * kTileWidth;
   const int64_t size = float_size + (p.screened() ? Chunk::floats(p, grain) : 0);
   ScratchFrame frame(context);

@@ -14,6 +14,12 @@ struct Pair {
 
 constexpr int64_t kMostVectors = 64;  // per chunk
 
+// Vectors per chunk: `most`, but at least four chunks a thread, so that threads end together. What a vector gets does
+// not depend on its chunk.
+inline int64_t chunk_vectors(const Context& context, int64_t n, int64_t most) {
+  return larger(1, smaller(most, n / (4 * context.threads)));
+}
+
 // What the margin is made of.
 struct Margin {
   int64_t K, d;
@@ -57,12 +63,19 @@ class ScreenedSearch {
       for (int64_t i = 0; i < count; ++i) take_screened(i);
       return 0;
     }
+    // The screen's nearest first: what it comes to exactly leaves less open than its screened distance would.
     for (int64_t i = 0; i < count; ++i) {
       start(i);
+      doubted_[i] = all_[i] = false;
+      nearest_[i] = screened_nearest(i);
+      add(i, nearest_[i]);
+    }
+    compare();
+    for (int64_t i = 0; i < count; ++i) {
+      if (doubted_[i]) continue;
       const int64_t before = compared_ + waiting_;
-      doubted_[i] = false;
       add_possible(i);
-      all_[i] = compared_ + waiting_ - before == margin_.K;
+      all_[i] = compared_ + waiting_ - before == margin_.K - 1;
     }
     compare();
     for (int64_t i = 0; i < count; ++i) {
@@ -81,40 +94,48 @@ class ScreenedSearch {
     s_.codes[begin_ + i] = 0;
   }
 
-  // The lowest index of the least distance, NaN aside.
-  void take_screened(int64_t i) {
+  // The lowest index of the least screened distance, NaN aside.
+  int64_t screened_nearest(int64_t i) const {
     const float* const mine = distances_ + i * stride_;
+    Vec least(__builtin_inff());
+    for (int64_t k = 0; k < margin_.K; k += kLanes)
+      least = select(lanes_from(k), min(load(mine + k), least), least);  // NaN leaves the second
+    const Vec value(horizontal_min(least));
+    for (int64_t k = 0; k < margin_.K; k += kLanes)
+      if (const uint32_t equal = bits_of(lanes_from(k)) & bits_of(load(mine + k) == value))
+        return k + __builtin_ctz(equal);
+    return 0;
+  }
+
+  void take_screened(int64_t i) {
     start(i);
-    for (int64_t k = 0; k < margin_.K; ++k)
-      if (mine[k] < best_[i]) best_[i] = mine[k], s_.codes[begin_ + i] = static_cast<int32_t>(k);
+    const int64_t k = screened_nearest(i);
+    const float distance = distances_[i * stride_ + k];
+    if (distance < best_[i]) best_[i] = distance, s_.codes[begin_ + i] = static_cast<int32_t>(k);
     if (s_.distances) s_.distances[begin_ + i] = best_[i];
   }
 
-  // Has all candidates compared that the screen does not rule out; its best is among them.
+  // Has the candidates compared that may come nearer than the screen's nearest, which has been compared.
   void add_possible(int64_t i) {
     const float* const mine = distances_ + i * stride_;
-    Vec upper(__builtin_inff());
-    for (int64_t k = 0; k < margin_.K; k += kLanes) {
-      const Vec root = sqrt(load(mine + k));
-      const Vec high = min(root + margin_.error(k, norms_[i], root), upper);  // NaN leaves the second
-      upper = select(first_lanes(smaller(margin_.K - k, kLanes)), high, upper);
-    }
-    const Vec ceiling(horizontal_min(upper));
+    const Vec ceiling(__builtin_sqrtf(best_[i]));
     for (int64_t k = 0; k < margin_.K; k += kLanes) {
       const Vec root = sqrt(load(mine + k));
       const Vec low = root - margin_.error(k, norms_[i], root);
-      const uint32_t there = bits_of(first_lanes(smaller(margin_.K - k, kLanes)));
-      uint32_t kept = there & ~bits_of(ceiling < low);  // NaN is kept
-      for (; kept; kept &= kept - 1) add(i, k + __builtin_ctz(kept));
+      uint32_t kept = bits_of(lanes_from(k)) & ~bits_of(ceiling < low);  // NaN is kept
+      for (; kept; kept &= kept - 1)
+        if (const int64_t candidate = k + __builtin_ctz(kept); candidate != nearest_[i]) add(i, candidate);
     }
   }
+
+  // Those of the candidates k, k + 1, .. that there are.
+  Mask lanes_from(int64_t k) const { return first_lanes(smaller(margin_.K - k, kLanes)); }
 
   void add(int64_t i, int64_t candidate) {
     if (waiting_ == capacity_) compare();
     pairs_[waiting_++] = {i, candidate};
   }
 
-  // A vector's pairs come in ascending order: the lowest of equals stays.
   void compare() {
     if (waiting_ == 0) return;
     version_.compare(begin_, pairs_, waiting_, decided_);
@@ -124,9 +145,10 @@ class ScreenedSearch {
       const float distance = decided_[j], root = __builtin_sqrtf(distances_[i * stride_ + k]);
       const float likely = shown * margin_.bound * (margin_.norms[k] + norms_[i]) + margin::kSumError * root;
       if (!(__builtin_fabsf(root - __builtin_sqrtf(distance)) <= likely)) doubted_[i] = true;
-      if (distance < best_[i]) {
+      int32_t& code = s_.codes[begin_ + i];
+      if (distance < best_[i] || (distance == best_[i] && k < code)) {
         best_[i] = distance;
-        s_.codes[begin_ + i] = static_cast<int32_t>(k);
+        code = static_cast<int32_t>(k);
       }
     }
     compared_ += waiting_;
@@ -143,6 +165,7 @@ class ScreenedSearch {
   float* decided_;
   int64_t begin_ = 0, waiting_ = 0, compared_ = 0;
   float norms_[kMostVectors];
+  int64_t nearest_[kMostVectors];                   // by the screen
   float best_[kMostVectors];                        // of those compared
   bool doubted_[kMostVectors], all_[kMostVectors];  // all: every candidate has been compared
 };

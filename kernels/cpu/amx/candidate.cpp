@@ -77,9 +77,9 @@ class Chunk {
 void candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,
                       const CandidateSearch<float>& s) {
   const Layout p{K, d, h, L};
-  // Several vectors a chunk, so that they share tables and products; at least 32 chunks, so that threads end together.
+  // Many vectors a chunk, so that they share tables and products.
   const int64_t most = larger(1, smaller(kMostVectors, kDistances / (p.groups() * kBlock)));
-  const int64_t grain = larger(smaller(4, most), smaller(most, s.n / 32));
+  const int64_t grain = larger(smaller(4, most), chunk_vectors(context, s.n, most));
   const int64_t size = (Chunk::floats(p, grain) + kLanes - 1) / kLanes * kLanes;
   ScratchFrame frame(context);
   Unit* const units = frame.get<Unit>(context.threads * grain * p.groups());
