@@ -111,12 +111,14 @@ class Screen {
  private:
   // hidden = relu(a_table + up_row).
   void begin() {
+    const int64_t h = p_.h;
     for (int v = 0; v < kUnits; ++v) {
-      const Unit& unit = unit_[v];
+      const float *const a = unit_[v].a_block, *const up_row = unit_[v].up_row;
       float* const out = hidden_ + v * kLanes;
       IntVec largest(0);
-      for (int64_t j = 0; j < p_.h; ++j) {
-        const Vec value = relu(load(unit.a_block + j * kLanes) + Vec(unit.up_row[j]));
+#pragma GCC unroll 4
+      for (int64_t j = 0; j < h; ++j) {
+        const Vec value = relu(load(a + j * kLanes) + Vec(up_row[j]));
         store(out + j * kTileWidth, value);
         largest = max(largest, magnitude_bits(value));
       }
@@ -152,31 +154,54 @@ class Screen {
   // hidden = relu(W_up z).
   void up(const float* w) {
     const ScreenMatrix m = p_.up();
+    const float* const shifts = w + m.shifts();
+    float* const hidden = hidden_;
+    const Vec scale[kUnits] = {load(scales_), load(scales_ + kLanes)};
     IntVec largest[kUnits] = {IntVec(0), IntVec(0)};
-    for_rows(m, w, [&](int64_t i, int v, Vec sum) {
-      const Vec value = relu((sum - Vec(w[m.shifts() + i])) * Vec(w[i]) * load(scales_ + v * kLanes));
-      store(hidden_ + i * kTileWidth + v * kLanes, value);
-      largest[v] = max(largest[v], magnitude_bits(value));
+    for_panels(m, w, [&](int64_t i, auto rows, const int32_t* sums) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kUnits; ++v) {
+        IntVec most = largest[v];
+        for (int64_t r = 0; r < rows; ++r) {
+          const Vec sum = to_float(load(sums + r * kTileWidth + v * kLanes));
+          const Vec value = relu((sum - Vec(shifts[i + r])) * Vec(w[i + r]) * scale[v]);
+          store(hidden + (i + r) * kTileWidth + v * kLanes, value);
+          most = max(most, magnitude_bits(value));
+        }
+        largest[v] = most;
+      }
     });
     for (int v = 0; v < kUnits; ++v) store(largest_ + v * kLanes, largest[v]);
   }
 
   // z = (z_table + row, or z) + W_down hidden; or only its distance to the target.
-  void down(const float* w, bool first, bool last) {
-    const ScreenMatrix m = p_.down();
+  template <bool first, bool last>
+  void down(const float* w) {
+    float* const z = z_;
+    const Vec scale[kUnits] = {load(scales_), load(scales_ + kLanes)};
     IntVec largest[kUnits] = {IntVec(0), IntVec(0)};
     Vec total[kUnits] = {Vec(0.0f), Vec(0.0f)};
-    for_rows(m, w, [&](int64_t i, int v, Vec sum) {
-      const Unit& unit = unit_[v];
-      float* const place = z_ + i * kTileWidth + v * kLanes;
-      const Vec start = first ? load(unit.z_block + i * kLanes) + Vec(unit.row[i]) : load(place);
-      const Vec value = fma(sum * load(scales_ + v * kLanes), Vec(w[i]), start);
-      if (last) {
-        const Vec error = Vec(unit.target[i]) - value;
-        total[v] = fma(error, error, total[v]);
-      } else {
-        store(place, value);
-        largest[v] = max(largest[v], magnitude_bits(value));
+    for_panels(p_.down(), w, [&](int64_t i, auto rows, const int32_t* sums) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kUnits; ++v) {
+        const Unit unit = unit_[v];
+        IntVec most = largest[v];
+        Vec distance = total[v];
+        for (int64_t r = 0; r < rows; ++r) {
+          float* const place = z + (i + r) * kTileWidth + v * kLanes;
+          const Vec start = first ? load(unit.z_block + (i + r) * kLanes) + Vec(unit.row[i + r]) : load(place);
+          const Vec sum = to_float(load(sums + r * kTileWidth + v * kLanes));
+          const Vec value = fma(sum * scale[v], Vec(w[i + r]), start);
+          if constexpr (last) {
+            const Vec error = Vec(unit.target[i + r]) - value;
+            distance = fma(error, error, distance);
+          } else {
+            store(place, value);
+            most = max(most, magnitude_bits(value));
+          }
+        }
+        largest[v] = most;
+        total[v] = distance;
       }
     });
     for (int v = 0; v < kUnits; ++v) {
@@ -184,17 +209,32 @@ class Screen {
       store(distances_ + v * kLanes, total[v]);
     }
   }
+  void down(const float* w, bool first, bool last) {
+    if (first)
+      last ? down<true, true>(w) : down<true, false>(w);
+    else
+      last ? down<false, true>(w) : down<false, false>(w);
+  }
 
-  // body(row, unit, weights times bytes) for all rows of a product.
-  template <class Body>
-  QINCO_INLINE void for_rows(const ScreenMatrix& m, const float* w, const Body& body) {
+  // A number of rows that the compiler knows.
+  struct WholePanel {
+    QINCO_INLINE constexpr operator int64_t() const { return kScreenRows; }
+  };
+
+  // panel(first row, rows, weights times bytes [rows][kTileWidth]) for all rows of a product.
+  template <class Panel>
+  QINCO_INLINE void for_panels(const ScreenMatrix& m, const float* w, const Panel& panel) {
     const int8_t* const weights = reinterpret_cast<const int8_t*>(w + m.weights());
+    const int64_t inner = m.padded_inner();
     alignas(64) int32_t sums[kScreenRows * kTileWidth];
-    for (int64_t i = 0; i < m.rows; i += kScreenRows) {
-      multiply_(m.padded_inner(), weights + i * m.padded_inner(), bytes_, sums);
-      for (int64_t r = 0; r < smaller(kScreenRows, m.rows - i); ++r)
-        for (int v = 0; v < kUnits; ++v) body(i + r, v, to_float(load(sums + r * kTileWidth + v * kLanes)));
+    int64_t i = 0;
+    for (; i + kScreenRows <= m.rows; i += kScreenRows) {
+      multiply_(inner, weights + i * inner, bytes_, sums);
+      panel(i, WholePanel{}, sums);
     }
+    if (i == m.rows) return;
+    multiply_(inner, weights + i * inner, bytes_, sums);
+    panel(i, m.rows - i, sums);
   }
 
   const ScreenLayout& p_;
