@@ -1,9 +1,14 @@
 #include "apps/qinco/command.h"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <exception>
+#include <filesystem>
+#include <map>
 #include <new>
 #include <sys/stat.h>
+#include <system_error>
 
 #include "apps/qinco/signals.h"
 #include "kernels/device.h"
@@ -31,6 +36,59 @@ constexpr const char* kExamples =
     "  qinco convert model.pt model.safetensors\n"
     "Hyphens work wherever underscores do. `qinco SUBCOMMAND --help` lists the options.";
 
+/// The options that name files to write, and those whose file each may replace.
+std::map<const CLI::Option*, std::string>& outputs() {
+  static std::map<const CLI::Option*, std::string> all;
+  return all;
+}
+
+bool is_special(const std::string& path) {
+  struct stat status = {};
+  return stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode);
+}
+
+/// The chosen subcommand, or subcommand of a group.
+const CLI::App& chosen_command(const CLI::App& app) {
+  const auto chosen = app.get_subcommands();
+  return chosen.empty() ? app : chosen_command(*chosen.front());
+}
+
+/// No option is given an empty value, as an unset variable of a shell does.
+void check_values(const CLI::App& command) {
+  for (const CLI::Option* option : command.get_options())
+    for (const std::string& value : option->results())
+      if (value.empty()) throw UsageError(fmt::format("{}: expected a value, found none", option->get_name()));
+}
+
+/// No two outputs go to one file, and none to an input's.
+void check_files(const CLI::App& command) {
+  struct File {
+    const CLI::Option* option;
+    std::string path;
+    std::filesystem::path place;
+  };
+  std::vector<File> files;
+  for (const CLI::Option* option : command.get_options()) {
+    if (option->get_type_name().rfind("FILE", 0) != 0 && !option->get_positional()) continue;
+    for (const std::string& path : option->results()) {
+      std::error_code unknown;
+      if (path != "-" && !is_special(path))
+        files.push_back({option, path, std::filesystem::weakly_canonical(path, unknown)});
+    }
+  }
+  for (const File& output : files) {
+    const auto found = outputs().find(output.option);
+    if (found == outputs().end()) continue;
+    for (const File& other : files) {
+      const std::string name = other.option->get_name();
+      if (other.option == output.option || name == found->second || other.place != output.place) continue;
+      const auto also = outputs().find(other.option);
+      if (also != outputs().end() && also->second == output.option->get_name()) continue;
+      fail("{}: given as {} and as {}", output.path, name, output.option->get_name());
+    }
+  }
+}
+
 /// "--nt-val=3" -> "--nt_val=3": names only, never values, nothing after a bare "--".
 void hyphens_to_underscores(std::vector<std::string>& arguments) {
   for (std::string& argument : arguments) {
@@ -39,6 +97,14 @@ void hyphens_to_underscores(std::vector<std::string>& arguments) {
     const auto end = argument.begin() + static_cast<std::ptrdiff_t>(std::min(argument.find('='), argument.size()));
     std::replace(argument.begin() + 2, end, '-', '_');
   }
+}
+
+/// What is wrong with a seed, or nothing.
+std::string check_seed(const std::string& text) {
+  uint64_t seed = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+  const bool whole = error == std::errc() && end == text.data() + text.size();
+  return whole ? "" : fmt::format("expected a whole number from 0 to 2^64 - 1, found '{}'", text);
 }
 
 std::string one_line(std::string text) {
@@ -81,10 +147,23 @@ void Common::report(const Json& results) const {
   if (!json.empty()) write_json(json, results);
 }
 
+CLI::Option* add_output(CLI::App& command, const std::string& name, std::string& path, const std::string& description,
+                        const std::string& replaces) {
+  CLI::Option* const option = command.add_option(name, path, description)->type_name("FILE");
+  outputs()[option] = replaces;
+  return option;
+}
+
 void check_writable(const std::string& path) {
-  struct stat status = {};
-  const bool special = stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode);
-  if (!special) AtomicFile probe(path);  // opening a pipe and closing it again would end its reader
+  if (!is_special(path)) AtomicFile probe(path);  // opening a pipe and closing it again would end its reader
+}
+
+void check_ending(const std::string& option, const std::string& path, const std::string& kind) {
+  constexpr std::array kOthers = {".npy", ".fvecs", ".bvecs", ".ivecs", ".fbin", ".u8bin", ".hdf5", ".safetensors",
+                                  ".pt",  ".pth",   ".json",  ".csv",   ".svg",  ".png",   ".pdf"};
+  const std::string found = std::filesystem::path(path).extension().string();
+  if (found != kind && std::find(kOthers.begin(), kOthers.end(), found) != kOthers.end())
+    throw UsageError(fmt::format("{} {}: what is written is {}, not {}", option, path, kind, found));
 }
 
 Program::Program() : app_(kDescription, "qinco") {
@@ -97,8 +176,11 @@ Program::Program() : app_(kDescription, "qinco") {
 CLI::App& Program::group(const std::string& name) {
   const auto found = app_.get_subcommands([&](const CLI::App* command) { return command->get_name() == name; });
   if (!found.empty()) return *found.front();
-  CLI::App& added = *app_.add_subcommand(name, "See its own --help");
+  const bool index = name == "index";
+  CLI::App& added = *app_.add_subcommand(name, index ? "IVF-QINCo's index: build, add, merge, search, info"
+                                                     : "PQ-QINCo: recombine models of the blocks of dimensions");
   added.require_subcommand(1);
+  added.footer("");
   return added;
 }
 
@@ -109,10 +191,12 @@ CLI::App& Program::add(const std::string& name, const std::string& description,
   CLI::App& command = *parent.add_subcommand(name.substr(space + 1), description);  // npos + 1 is 0
   command.add_option("--device", common_.device_name, "cpu, cuda or cuda:i")->capture_default_str();
   command.add_option("--threads", common_.threads, "CPU threads (default: all)")->check(CLI::Range(1, 1024));
-  command.add_option("--seed", common_.seed, "seed of all random numbers")->capture_default_str();
+  command.add_option("--seed", common_.seed, "seed of all random numbers")
+      ->check(CLI::Validator(check_seed, ""))
+      ->capture_default_str();
   command.add_flag("--quiet", common_.quiet, "print errors only");
-  command.add_option("--json", common_.json, "write the results as one JSON object to FILE (-: stdout)")
-      ->type_name("FILE");
+  add_output(command, "--json", common_.json, "write the results as one JSON object to FILE (-: stdout)");
+  command.footer("");
   command.callback([this, run = std::move(run)] { chosen_ = run; });
   return command;
 }
@@ -120,7 +204,12 @@ CLI::App& Program::add(const std::string& name, const std::string& description,
 std::string Program::command_name(const std::vector<std::string>& arguments) {
   const auto chosen = app_.get_subcommands(
       [&](const CLI::App* command) { return !arguments.empty() && command->get_name() == arguments.front(); });
-  return chosen.empty() ? "qinco" : "qinco " + arguments.front();
+  if (chosen.empty()) return "qinco";
+  const bool part = arguments.size() > 1 &&
+                    !chosen.front()
+                         ->get_subcommands([&](const CLI::App* command) { return command->get_name() == arguments[1]; })
+                         .empty();
+  return "qinco " + arguments.front() + (part ? " " + arguments[1] : "");
 }
 
 void Program::run(const std::vector<std::string>& arguments) {
@@ -133,6 +222,9 @@ void Program::run(const std::vector<std::string>& arguments) {
   } catch (const CLI::ParseError& error) {
     throw UsageError(error.what());
   }
+  const CLI::App& command = chosen_command(app_);
+  check_values(command);
+  check_files(command);
   common_.apply();
   chosen_(common_);
 }

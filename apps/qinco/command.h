@@ -70,8 +70,8 @@ class Program {
   int main(int argc, char** argv);
 
  private:
-  /// "qinco NAME" where the first argument names a subcommand, else "qinco".
   CLI::App& group(const std::string& name);
+  /// "qinco NAME" or "qinco GROUP NAME", as far as the first arguments name a subcommand.
   std::string command_name(const std::vector<std::string>& arguments);
   void run(const std::vector<std::string>& arguments);
 
@@ -80,8 +80,15 @@ class Program {
   std::function<void(const Common&)> chosen_;
 };
 
+/// Adds an option that names a file to write. It must not be a file that another option names, but for that of
+/// `replaces`: Program says so before any work.
+CLI::Option* add_output(CLI::App& command, const std::string& name, std::string& path, const std::string& description,
+                        const std::string& replaces = "");
+
 /// Throws Error when `path` could not be written: called before long work whose result goes there.
 void check_writable(const std::string& path);
+/// Throws UsageError when `path` ends like a file of another kind than `kind`, which begins with a dot.
+void check_ending(const std::string& option, const std::string& path, const std::string& kind);
 
 // One per source file.
 void add_train(Program& program);

@@ -87,6 +87,8 @@ void convert(const ConvertOptions& options, const Common& common) {
       stop_if_asked(signals);
     });
   } else {
+    check(!is_row_file(options.output), "{}: unknown kind of file, expected .fvecs .bvecs .ivecs .npy .fbin or .u8bin",
+          options.input);
     results = convert_model(options);
   }
   results["seconds"] = watch.seconds();
@@ -101,9 +103,8 @@ void add_convert(Program& program) {
   CLI::App& command = program.add("convert", "Convert a model, vectors or codes to another format",
                                   [options](const Common& common) { convert(*options, common); });
   command.add_option("input", options->input, "a model, or a file of vectors, ids or codes")->required()->type_name("");
-  command
-      .add_option("output", options->output,
-                  "a model: .safetensors or .pt (a state dict); else .fvecs .bvecs .ivecs .npy .fbin .u8bin")
+  add_output(command, "output", options->output,
+             "a model: .safetensors or .pt (a state dict); else .fvecs .bvecs .ivecs .npy .fbin .u8bin")
       ->required()
       ->type_name("");
   command.add_flag("--raw", options->raw, "codes: the one that is not .npy or .ivecs is packed bits without a header");

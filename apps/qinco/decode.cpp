@@ -28,7 +28,8 @@ void decode(const DecodeOptions& options, const Common& common) {
   const int64_t M_stored = options.M_stored.value_or(codec.M());
   check(1 <= M_stored && M_stored <= codec.M(), "--M_stored {}: expected 1 to {}, the codes of {}", M_stored, codec.M(),
         options.model);
-  const int64_t M_used = checked_M_used(options.M_used, M_stored, options.model);
+  const int64_t M_used =
+      checked_M_used(options.M_used, M_stored, options.M_stored ? "--M_stored" : options.model.c_str());
   const CodeFormat format = options.raw ? CodeFormat::raw : CodeFormat::npy;
   const int64_t M = codec.codes_per_vector(M_stored);
   const CodeFile file = CodeFile::open(options.input, format, M, codec.K(), codec.K0());
@@ -65,7 +66,7 @@ void add_decode(Program& program) {
                                   [options](const Common& common) { decode(*options, common); });
   command.add_option("--model", options->model, "the model")->required()->type_name("FILE");
   command.add_option("--i", options->input, "codes")->required()->type_name("FILE");
-  command.add_option("--o", options->output, "vectors: .fvecs, .fbin or .npy")->required()->type_name("FILE");
+  add_output(command, "--o", options->output, "vectors: .fvecs, .fbin or .npy")->required();
   command.add_flag("--raw", options->raw, "the codes are packed bits without a header");
   command.add_option("--M_used", options->M_used, "decode this many codes of each (sub-)quantizer (default: all)");
   command.add_option("--M_stored", options->M_stored,

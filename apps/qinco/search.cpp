@@ -174,7 +174,9 @@ void search(const TwoStageOptions& options, const Common& common) {
                index.bytes_per_vector(), mse.decoded, mse.fixed);
   if (exhaustive) {
     results["exhaustive"] = {{"recall", recalls(exhaustive->ids(), truth)}};
-    common.print("exhaustive search of the decoded base: 1-recall@1/10/100 {}", results["exhaustive"]["recall"].dump());
+    const Json& recall = results["exhaustive"]["recall"];
+    common.print("exhaustive search of the decoded base: 1-recall@1 {:.4f}, @10 {:.4f}, @100 {:.4f}",
+                 recall["1"].get<double>(), recall["10"].get<double>(), recall["100"].get<double>());
   }
   common.print("nshort  short-list @1/10/100    re-ranked @1/10/100     queries/s  seconds of scan, decode, distances");
   const Decoder decode = [&](int64_t n, const int32_t* codes, float* x) {

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <iterator>
 #include <string_view>
 #include <unistd.h>
 
@@ -13,8 +14,8 @@ namespace {
 std::atomic<int> received_signal{0};  // a signal handler reaches globals only
 static_assert(std::atomic<int>::is_always_lock_free);
 
-struct sigaction earlier_int;
-struct sigaction earlier_term;
+constexpr int kStops[] = {SIGINT, SIGTERM, SIGHUP};
+struct sigaction earlier[std::size(kStops)];
 
 extern "C" void on_last_signal(int number) {
   constexpr std::string_view kMessage = "qinco: stopped by a signal\n";
@@ -40,9 +41,9 @@ struct sigaction action_of(void (*handler)(int)) {
 
 void handle_signals() {
   const struct sigaction last = action_of(on_last_signal);
-  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
-    struct sigaction earlier;
-    if (sigaction(number, nullptr, &earlier) == 0 && earlier.sa_handler != SIG_IGN) sigaction(number, &last, nullptr);
+  for (const int number : kStops) {
+    struct sigaction before;
+    if (sigaction(number, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(number, &last, nullptr);
   }
   std::signal(SIGXFSZ, SIG_IGN);
 }
@@ -50,13 +51,15 @@ void handle_signals() {
 StopSignals::StopSignals() {
   received_signal = 0;
   const struct sigaction stop = action_of(on_stop_signal);
-  sigaction(SIGINT, &stop, &earlier_int);
-  sigaction(SIGTERM, &stop, &earlier_term);
+  for (size_t i = 0; i < std::size(kStops); ++i) {
+    sigaction(kStops[i], nullptr, &earlier[i]);
+    const bool ignored = kStops[i] == SIGHUP && earlier[i].sa_handler == SIG_IGN;  // by nohup
+    if (!ignored) sigaction(kStops[i], &stop, nullptr);
+  }
 }
 
 StopSignals::~StopSignals() {
-  sigaction(SIGINT, &earlier_int, nullptr);
-  sigaction(SIGTERM, &earlier_term, nullptr);
+  for (size_t i = 0; i < std::size(kStops); ++i) sigaction(kStops[i], &earlier[i], nullptr);
 }
 
 int StopSignals::received() const {

@@ -1,4 +1,4 @@
-// Ctrl-C and SIGTERM: the end of the program, or a request to stop at the next safe point.
+// Ctrl-C, SIGTERM and a closed terminal: the end of the program, or a request to stop at the next safe point.
 #pragma once
 
 #include <stdexcept>
@@ -19,8 +19,8 @@ class Stopped : public std::runtime_error {
   int signal;
 };
 
-/// While it lives, the first SIGINT or SIGTERM only sets a flag; the second ends the process at once, as
-/// handle_signals says. The earlier handlers come back at the end of the scope.
+/// While it lives, the first SIGINT, SIGTERM or SIGHUP (unless that is ignored) only sets a flag; the second ends the
+/// process at once, as handle_signals says. The earlier handlers come back at the end of the scope.
 class StopSignals {
  public:
   StopSignals();

@@ -38,7 +38,8 @@ Split read_split(const TrainArguments& arguments) {
   const VectorFile file = VectorFile::open(arguments.training_data);
   const int64_t nval = arguments.nval;
   check(nval >= 1, "nval: expected 1 or more, found {}", nval);
-  check(nval < file.size(), "{}: expected more than nval={} rows, found {}", file.path(), nval, file.size());
+  check(nval < file.size(), "{}: expected more rows than --nval {}, those for validation, found {}", file.path(), nval,
+        file.size());
   const int64_t nt = arguments.nt.value_or(file.size() - nval);
   check(nt >= 1, "nt: expected 1 or more, found {}", nt);
   check(nt <= file.size() - nval, "{}: expected nt + nval = {} + {} rows or more, found {}", file.path(), nt, nval,
@@ -49,6 +50,7 @@ Split read_split(const TrainArguments& arguments) {
 void train(const Common& common, const TrainArguments& arguments, const CLI::App& command) {
   const bool product = arguments.nsub > 1;
   if (arguments.opq && !product) throw UsageError("--opq: expected --nsub 2 or more");
+  check_ending("--model", arguments.model, ".safetensors");
   (product ? check_product_run : check_run)(common, arguments);
   const Split data = read_split(arguments);
   const StopSignals signals;
@@ -59,8 +61,11 @@ void train(const Common& common, const TrainArguments& arguments, const CLI::App
 }
 
 void add_data_options(CLI::App& command, TrainArguments& a) {
-  command.add_option("--training_data", a.training_data, "vectors to train and validate on")->required();
-  command.add_option("--model", a.model, "where the best model so far is stored (safetensors)")->required();
+  command.add_option("--training_data", a.training_data, "vectors to train and validate on")
+      ->required()
+      ->type_name("FILE");
+  add_output(command, "--model", a.model, "where the best model so far is stored (safetensors)", "--init_model")
+      ->required();
   command.add_option("--nt", a.nt, "training vectors (default: all rows but nval)");
   command.add_option("--nval", a.nval, "validation vectors: the last of the nt + nval rows")->capture_default_str();
   command.add_option("--db_scale", a.db_scale, "divisor of the vectors (default: the largest training entry)");
@@ -85,11 +90,12 @@ void add_model_options(CLI::App& command, TrainArguments& a) {
   centroids->type_name("FILE")->needs(ivf);
   ivf->needs(centroids);
   CLI::Option* const init = command.add_option("--init_model", a.init_model, "go on from this model, not from an RQ");
-  init->excludes(nsub)->excludes(ivf);
+  init->type_name("FILE")->excludes(nsub)->excludes(ivf);
   command.add_option("--rq_codebooks", a.rq_codebooks, "load the RQ that training starts from")
+      ->type_name("FILE")
       ->excludes(init)
       ->excludes(nsub);
-  command.add_option("--save_rq_codebooks", a.save_rq_codebooks, "save that RQ")->excludes(init)->excludes(nsub);
+  add_output(command, "--save_rq_codebooks", a.save_rq_codebooks, "save that RQ")->excludes(init)->excludes(nsub);
   command.add_option("--rq_beam_size", a.rq_beam_size, "beams of the RQ's training")->capture_default_str();
 }
 
@@ -102,10 +108,10 @@ void add_run_options(CLI::App& command, TrainArguments& a) {
       ->capture_default_str();
   command.add_option("--batch_size", a.batch_size, "vectors a batch")->capture_default_str();
   add_precision_option(command, a.precision,
-                       "exact: as in float; fast: codes by a screen of rounded operands, a GPU's products in TF32");
+                       "exact: as in float; fast: codes by a screen of rounded operands, products in TF32 or bfloat16");
   command.add_option("--max_epochs", a.max_epochs, "stop after this many epochs")->capture_default_str();
-  command.add_option("--checkpoint", a.checkpoint,
-                     "saved every epoch and when stopped, removed at the end (default: MODEL.checkpoint)");
+  add_output(command, "--checkpoint", a.checkpoint,
+             "saved every epoch and when stopped, removed at the end (default: MODEL.checkpoint)");
   command.add_flag("--resume", a.resume, "go on from the checkpoint of a stopped run, with the same options");
 }
 

@@ -31,12 +31,6 @@ TrainArguments part_arguments(const TrainArguments& arguments, int64_t j) {
   return part;
 }
 
-bool has_checkpoint(const TrainArguments& part) {
-  std::FILE* const file = std::fopen(part.checkpoint_path().c_str(), "rb");
-  if (file) std::fclose(file);
-  return file != nullptr;
-}
-
 /// The rotation of the run that is resumed, or one trained on the first vectors and kept for that.
 Tensor make_rotation(const Common& common, const TrainArguments& arguments, const VectorSet& train,
                      const StopSignals& signals) {
@@ -119,8 +113,8 @@ void remove_parts(const TrainArguments& arguments) {
 void check_product_run(const Common& common, const TrainArguments& arguments) {
   check_writable(arguments.model);
   for (int64_t j = 0; j < arguments.nsub; ++j) check_run(common, part_arguments(arguments, j));
-  check(!arguments.resume || has_checkpoint(part_arguments(arguments, 0)), "{}: no checkpoint to go on from",
-        part_arguments(arguments, 0).checkpoint_path());
+  check(!arguments.resume || has_checkpoint(part_arguments(arguments, 0).checkpoint_path()),
+        "{}: no checkpoint to go on from", part_arguments(arguments, 0).checkpoint_path());
 }
 
 Json train_product(const Common& common, const TrainArguments& arguments, const Split& data, const StopSignals& signals,
@@ -132,7 +126,7 @@ Json train_product(const Common& common, const TrainArguments& arguments, const 
   Json results = Json::array();
   for (int64_t j = 0; j < nsub; ++j) {
     TrainArguments part = part_arguments(arguments, j);
-    part.resume = arguments.resume && has_checkpoint(part);
+    part.resume = arguments.resume && has_checkpoint(part.checkpoint_path());
     common.print("sub-quantizer {} of {}", j + 1, nsub);
     const Split split{part_of(data.train, model.rotation, j, nsub), part_of(data.val, model.rotation, j, nsub)};
     results.push_back(train_model(common, part, split, {signals, resume_command, j > 0}));

@@ -1,9 +1,9 @@
 #include "apps/qinco/train_run.h"
 
-#include <filesystem>
-#include <map>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
-#include <system_error>
+#include <unistd.h>
 
 #include "apps/qinco/progress.h"
 #include "apps/qinco/signals.h"
@@ -12,14 +12,10 @@
 #include "qinco/quantizers/rq.h"
 #include "qinco/training/initialise.h"
 #include "qinco/training/trainer.h"
+#include "tensor/file.h"
 
 namespace qinco::app {
 namespace {
-
-bool exists(const std::string& path) {
-  struct stat status;
-  return stat(path.c_str(), &status) == 0;
-}
 
 float choose_db_scale(const TrainArguments& arguments, const VectorSet& train) {
   if (arguments.db_scale) return *arguments.db_scale;
@@ -211,24 +207,40 @@ TrainOptions train_options(const Common& common, const TrainArguments& arguments
   return options;
 }
 
-// No two outputs in one file, and none in an input's; a model may take the place of the one it goes on from.
-void check_distinct(const Common& common, const TrainArguments& arguments) {
-  const auto place = [](const std::string& path) {
-    std::error_code unknown;
-    const auto resolved = std::filesystem::weakly_canonical(path, unknown);
-    return unknown ? path : resolved.string();
-  };
-  std::map<std::string, const char*> taken = {{place(arguments.training_data), "--training_data"}};
-  if (!arguments.rq_codebooks.empty()) taken[place(arguments.rq_codebooks)] = "--rq_codebooks";
-  const auto take = [&](const char* option, const std::string& path) {
-    if (path.empty() || path == "-") return;
-    const auto [other, fresh] = taken.emplace(place(path), option);
-    check(fresh, "{}: given as {} and as {}", path, other->second, option);
-  };
-  take("--model", arguments.model);
-  take("--checkpoint", arguments.checkpoint_path());
-  take("--save_rq_codebooks", arguments.save_rq_codebooks);
-  take("--json", common.json);
+// The checkpoint of a new run, an empty file until it is first saved: locked, so that no other run begins on the same
+// model meanwhile. Later the checkpoint itself stands in the way (check_run).
+class Claim {
+ public:
+  explicit Claim(const std::string& path) : path_(path), fd_(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
+    check_call(fd_ >= 0, path, "create");
+    struct stat status = {};
+    if (fstat(fd_, &status) != 0 || !S_ISREG(status.st_mode) || flock(fd_, LOCK_EX | LOCK_NB) == 0) return;
+    close(fd_);
+    fail("{}: another training uses this checkpoint", path);
+  }
+  ~Claim() {
+    struct stat mine = {}, there = {};
+    const bool unsaved = fstat(fd_, &mine) == 0 && stat(path_.c_str(), &there) == 0 && mine.st_ino == there.st_ino &&
+                         mine.st_dev == there.st_dev && S_ISREG(there.st_mode) && there.st_size == 0;
+    if (unsaved) unlink(path_.c_str());
+    close(fd_);
+  }
+  Claim(const Claim&) = delete;
+  Claim& operator=(const Claim&) = delete;
+
+ private:
+  std::string path_;
+  int fd_;
+};
+
+// Whether a file is a whole checkpoint.
+bool is_checkpoint(const std::string& path) {
+  try {
+    load_checkpoint(path);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
 }
 
 }  // namespace
@@ -239,12 +251,21 @@ void Stopping::before_training() const {
                                                : std::string("stopped before the first batch: nothing to go on from"));
 }
 
+bool has_checkpoint(const std::string& path) {
+  struct stat status;
+  return stat(path.c_str(), &status) == 0 && (status.st_size > 0 || !S_ISREG(status.st_mode));
+}
+
 void check_run(const Common& common, const TrainArguments& arguments) {
   train_options(common, arguments);
   const std::string checkpoint = arguments.checkpoint_path();
-  check(arguments.resume || !exists(checkpoint),
-        "{}: the checkpoint of a run that did not end: go on with --resume, or remove it to start anew", checkpoint);
-  check_distinct(common, arguments);
+  if (!arguments.resume && has_checkpoint(checkpoint)) {
+    check(is_checkpoint(checkpoint), "{}: would be replaced by the checkpoint: name another file with --checkpoint",
+          checkpoint);
+    fail(
+        "{}: the checkpoint of a run that is under way or did not end: go on with --resume, or remove it to start anew",
+        checkpoint);
+  }
   check_writable(arguments.model);
   check_writable(checkpoint);
   if (!arguments.save_rq_codebooks.empty()) check_writable(arguments.save_rq_codebooks);
@@ -253,7 +274,11 @@ void check_run(const Common& common, const TrainArguments& arguments) {
 Json train_model(const Common& common, const TrainArguments& arguments, const Split& data, const Stopping& stopping) {
   const TrainOptions options = train_options(common, arguments);
   std::optional<Checkpoint> checkpoint;
-  if (arguments.resume) checkpoint = load_checkpoint(arguments.checkpoint_path());
+  std::optional<Claim> claim;
+  if (arguments.resume)
+    checkpoint = load_checkpoint(arguments.checkpoint_path());
+  else
+    claim.emplace(arguments.checkpoint_path());
   Start start = make_start(common, arguments, checkpoint, data, stopping);
   const QincoConfig& config = start.model.config();
   common.print("{} d={} M={} K={} L={} h={} db_scale={:.6g}: {} parameters, {} training and {} validation vectors",
@@ -275,7 +300,10 @@ Json train_model(const Common& common, const TrainArguments& arguments, const Sp
     throw Stopped(stopping.signals.received(), fmt::format("stopped; {} is saved; go on with: {}",
                                                            options.checkpoint_path, stopping.resume_command));
   }
-  common.print("best validation MSE {:.6g}: {}", trainer.progress().schedule.best, arguments.model);
+  const double best = trainer.progress().schedule.best;
+  common.print("best validation MSE {:.6g}: {}", best, arguments.model);
+  if (start.from_rq && best > start.mse)
+    common.print("the RQ that training started from is better, {:.6g}: train longer, or on more vectors", start.mse);
   return results(arguments, config, trainer);
 }
 

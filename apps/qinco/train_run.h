@@ -49,6 +49,9 @@ struct Stopping {
   void before_training() const;
 };
 
+/// Whether something is there. An empty file is what a run leaves that was killed before it saved a checkpoint.
+bool has_checkpoint(const std::string& path);
+
 /// Before any work: throws Error unless the numbers make sense, everything that will be written can be, and nothing
 /// worth keeping is in its place.
 void check_run(const Common& common, const TrainArguments& arguments);

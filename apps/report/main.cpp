@@ -33,7 +33,14 @@ int main(int argc, char** argv) {
   app.add_option("--command", page.command, "the command that repeats the run, to be shown on the page");
   app.add_option("methods", arguments, "LABEL:STEM for each method; STEM.eval.json is read, and STEM.train.json if any")
       ->required();
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& request) {
+    return app.exit(request);
+  } catch (const CLI::ParseError& error) {
+    fmt::print(stderr, "qinco_report: {} (see qinco_report --help)\n", error.what());
+    return 2;
+  }
   std::signal(SIGXFSZ, SIG_IGN);  // a file beyond the limit of file sizes is an error of the write
   try {
     for (const std::string& argument : arguments) page.methods.push_back(read_argument(argument));

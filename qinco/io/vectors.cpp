@@ -1,6 +1,8 @@
 #include "qinco/io/vectors.h"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "kernels/check.h"
@@ -19,19 +21,33 @@ void convert_row(DType dtype, int64_t d, const std::byte* from, float* out) {
     case DType::i32:
       for (int64_t j = 0; j < d; ++j) out[j] = static_cast<float>(load_as<int32_t>(from + j * 4));
       return;
+    case DType::f64:
+      for (int64_t j = 0; j < d; ++j) out[j] = static_cast<float>(load_as<double>(from + j * 8));
+      return;
     default:  // f16: open() admits no other
       for (int64_t j = 0; j < d; ++j) out[j] = f16_value(load_as<uint16_t>(from + j * 2));
   }
 }
 
-bool all_finite(int64_t d, const float* x) {
+constexpr float kLargest = 1e17f;  // squared distances stay well below the largest float
+
+// The largest magnitude; NaN counts as larger than infinity.
+float largest_magnitude(int64_t d, const float* x) {
   uint32_t largest = 0;  // exponent and mantissa bits compare like magnitudes; infinity and NaN lie above all others
   for (int64_t j = 0; j < d; ++j) {
     uint32_t bits;
     std::memcpy(&bits, x + j, sizeof(bits));
     largest = std::max(largest, bits & 0x7fffffffu);
   }
-  return largest < 0x7f800000u;
+  return std::bit_cast<float>(largest);
+}
+
+void check_values(const std::string& path, int64_t row, int64_t d, const float* x) {
+  const float largest = largest_magnitude(d, x);
+  if (largest <= kLargest) return;
+  check(std::isfinite(largest), "{}: row {} holds a NaN or an infinity, expected finite values", path, row);
+  fail("{}: row {} holds a value of size {}, expected at most {}: scale the vectors down", path, row, largest,
+       kLargest);
 }
 
 int64_t load_id(const RowLayout& rows, int64_t i, int64_t j) {
@@ -43,9 +59,9 @@ int64_t load_id(const RowLayout& rows, int64_t i, int64_t j) {
 
 VectorFile VectorFile::open(const std::string& path) {
   RowLayout rows = open_rows(path);
-  const bool known = rows.dtype == DType::f32 || rows.dtype == DType::f16 || rows.dtype == DType::u8 ||
-                     (rows.dtype == DType::i32 && row_dtype(path) == DType::i32);
-  check(known, "{}: values of type {}, expected f32, f16 or u8", path, name(rows.dtype));
+  const bool known = rows.dtype == DType::f32 || rows.dtype == DType::f64 || rows.dtype == DType::f16 ||
+                     rows.dtype == DType::u8 || (rows.dtype == DType::i32 && row_dtype(path) == DType::i32);
+  check(known, "{}: values of type {}, expected f32, f64, f16 or u8", path, name(rows.dtype));
   return VectorFile(std::move(rows));
 }
 
@@ -54,7 +70,7 @@ void VectorFile::read(int64_t begin, int64_t end, float* out) const {
   for (int64_t i = begin; i < end; ++i, out += rows_.d) {
     rows_.check_row(i);
     convert_row(rows_.dtype, rows_.d, rows_.row(i), out);
-    check(all_finite(rows_.d, out), "{}: row {} holds a NaN or an infinity, expected finite values", path(), i);
+    check_values(path(), i, rows_.d, out);
   }
   rows_.release(begin, end);
 }

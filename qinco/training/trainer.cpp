@@ -52,6 +52,8 @@ void TrainOptions::validate() const {
   check(batch_size >= 1, "batch_size: expected 1 or more, found {}", batch_size);
   check(max_epochs >= 1, "max_epochs: expected 1 or more, found {}", max_epochs);
   check(std::isfinite(lr) && lr > 0, "lr: expected a finite value above 0, found {}", lr);
+  const double least = PlateauSchedule{}.min_lr;
+  check(cosine || lr >= least, "lr: expected {} or more, below which the plateau schedule ends, found {}", least, lr);
 }
 
 BatchTrainer::BatchTrainer(Qinco& model, double lr, kernels::Precision precision)

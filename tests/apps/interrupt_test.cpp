@@ -41,7 +41,7 @@ Json losses(const Json& results) {
   return list;
 }
 
-TEST_CASE("interrupt: a run stopped twice and resumed has the losses and the model of an unbroken one") {
+TEST_CASE("interrupt: a run stopped three times and resumed has the losses and the model of an unbroken one") {
   const Workspace space;
   const std::string whole = space.file("whole.safetensors"), broken = space.file("broken.safetensors");
   const std::string checkpoint = broken + ".checkpoint";
@@ -52,6 +52,7 @@ TEST_CASE("interrupt: a run stopped twice and resumed has the losses and the mod
   stop_training(arguments, checkpoint, SIGINT, "epoch   2");
   arguments.push_back("--resume");
   stop_training(arguments, checkpoint, SIGTERM, "going on in epoch");
+  stop_training(arguments, checkpoint, SIGHUP, "going on in epoch");
   const Json resumed = results_of(arguments);
   CHECK(losses(resumed) == losses(expected));
   CHECK(resumed.at("best_val_mse") == expected.at("best_val_mse"));

@@ -19,7 +19,7 @@ std::vector<Arguments> writers(const Workspace& space, const std::string& path) 
 
 TEST_CASE("outputs: directories that are missing, read-only or given as the file") {
   const Workspace space;
-  for (const std::string& path : {space.file("missing/out.npy"), std::string("/proc/out.npy"), space.path().string()})
+  for (const std::string& path : {space.file("missing/out"), std::string("/proc/out"), space.path().string()})
     for (const Arguments& arguments : writers(space, path)) expect_error(space.path(), arguments, 1, {"cannot write"});
   expect_error(space.path(), with(space.decode(), "--o", space.file("missing/out.fvecs")), 1, {"cannot write"});
   expect_error(space.path(), with(space.decode(), "--o", space.file("out.bvecs")), 1, {"out.bvecs", "cannot hold f32"});
@@ -29,7 +29,7 @@ TEST_CASE("outputs: directories that are missing, read-only or given as the file
   if (geteuid() == 0) return;  // root writes anywhere
   std::filesystem::create_directory(space.file("locked"));
   std::filesystem::permissions(space.file("locked"), std::filesystem::perms::owner_read);
-  for (const Arguments& arguments : writers(space, space.file("locked/out.npy")))
+  for (const Arguments& arguments : writers(space, space.file("locked/out")))
     expect_error(space.path(), arguments, 1, {"cannot write"});
 }
 

@@ -226,5 +226,40 @@ TEST_CASE("encode: a file of half a gigabyte needs little memory") {
   if (!kAddressSanitizer) CHECK(outcome.peak_bytes < 150LL << 20);
 }
 
+TEST_CASE("results: a training that did not reach the RQ it started from says so") {
+  const Workspace space;
+  const Arguments training = {"train",
+                              "--training_data",
+                              std::string(QINCO_SOURCE_DIR) + "/data/sift-sample/learn.bvecs",
+                              "--model",
+                              space.file("m.safetensors"),
+                              "--json",
+                              space.file("r.json"),
+                              "--nt",
+                              "2000",
+                              "--nval",
+                              "300",
+                              "--M",
+                              "2",
+                              "--K",
+                              "16",
+                              "--L",
+                              "1",
+                              "--h",
+                              "8",
+                              "--batch_size",
+                              "64",
+                              "--max_epochs",
+                              "15"};
+  for (const char* lr : {"1e-3", "1e-1"}) {
+    const Outcome outcome = run(with(training, "--lr", lr));
+    REQUIRE(outcome.code == 0);
+    const Json found = Json::parse(read_bytes(space.file("r.json")));
+    const bool worse = found.at("best_val_mse").get<double>() > found.at("rq_val_mse").get<double>();
+    CHECK(worse == (lr == std::string("1e-1")));
+    CHECK(contains(outcome.out, "the RQ that training started from is better") == worse);
+  }
+}
+
 }  // namespace
 }  // namespace qinco::tests

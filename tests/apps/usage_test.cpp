@@ -38,6 +38,26 @@ TEST_CASE("usage: values of the wrong kind") {
   expect_error(space.path(), with(space.baseline(), "--method", "lsq"), 2, {"--method lsq: expected pq, opq or rq"});
 }
 
+TEST_CASE("usage: values that are missing, or no whole number") {
+  const Workspace space;
+  for (const char* option : {"--K", "--nt", "--db_scale", "--lr", "--seed"})
+    expect_error(space.path(), with(space.train(1), option, ""), 2, {option});
+  expect_error(space.path(), with(space.encode(), "--M_used", ""), 2, {"--M_used", "expected a value"});
+  for (const char* seed : {"-1", "1e3", "99999999999999999999999"})
+    expect_error(space.path(), with(space.encode(), "--seed", seed), 2, {"--seed", seed});
+}
+
+TEST_CASE("usage: parts of a group name their own help") {
+  check_error(run({"index", "add", "--unknown", "1"}), 2, {"qinco index add --help"});
+  check_error(run({"index", "ad"}), 2, {"qinco index --help"});
+}
+
+TEST_CASE("usage: a learning rate at which training would end at once") {
+  const Workspace space;
+  expect_error(space.path(), with(space.train(1), "--lr", "1e-6"), 1, {"lr", "2e-06", "1e-06"});
+  CHECK(run(with(with(space.train(1), "--lr", "1e-6"), "--lr_schedule", "cosine")).code == 0);
+}
+
 TEST_CASE("usage: training in parts and recombining") {
   const Workspace space;
   Arguments opq = space.train(1);

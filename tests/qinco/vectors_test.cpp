@@ -69,7 +69,7 @@ TEST_CASE("vectors: .npy of f32, f16 and u8 are read as floats, other types refu
     CHECK(same_bits(read_all(path), expected));
   }
   write_npy(path, expected.to(DType::i64));
-  CHECK(contains(error_of([&] { read_all(path); }), "values of type i64, expected f32, f16 or u8"));
+  CHECK(contains(error_of([&] { read_all(path); }), "values of type i64, expected f32, f64, f16 or u8"));
   write_npy(path, expected.reshape({6}));
   CHECK(contains(error_of([&] { read_all(path); }), "shape [6], expected [n,d]"));
 }
@@ -128,8 +128,25 @@ TEST_CASE("vectors: NaN and infinity are refused by row, in f32 and f16") {
     write_npy(path, from_vector<float>({1, bad, 2, 3}, {2, 2}).to(DType::f16));
     CHECK(contains(error_of([&] { read_all(path); }), "row 0 holds a NaN or an infinity"));
   }
-  const float largest = std::numeric_limits<float>::max();
-  CHECK(read_all(files.write("b.fvecs", vecs<float>({{largest, -largest}}))).data<float>()[1] == -largest);
+}
+
+TEST_CASE("vectors: values whose squares would not fit float are refused by row") {
+  const Files files;
+  constexpr float kLargest = 1e17f;
+  CHECK(read_all(files.write("b.fvecs", vecs<float>({{kLargest, -kLargest}}))).data<float>()[1] == -kLargest);
+  const float beyond = std::nextafter(kLargest, INFINITY);
+  for (const float bad : {beyond, -beyond, std::numeric_limits<float>::max()})
+    CHECK(contains(files.error("a.fvecs", vecs<float>({{1, 2}, {bad, 4}})), "row 1 holds a value of size"));
+}
+
+TEST_CASE("vectors: float64 is rounded to float32") {
+  const Files files;
+  const std::string path = files.directory.file("a.npy");
+  write_npy(path, from_vector<double>({1.0 / 3, -2.5, 1e-60, 4}, {2, 2}));
+  const Tensor x = read_all(path);
+  CHECK(std::vector<float>(x.data<float>(), x.data<float>() + 4) == std::vector<float>{1.0f / 3, -2.5f, 0, 4});
+  write_npy(path, from_vector<double>({1, 2, 3, 1e60}, {2, 2}));
+  CHECK(contains(error_of([&] { read_all(path); }), "row 1 holds a NaN or an infinity"));
 }
 
 TEST_CASE("vectors: rows outside the file are refused") {
