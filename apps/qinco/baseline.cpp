@@ -111,7 +111,7 @@ void add_baseline(Program& program) {
   command.add_option("--M", options->M, "codes per vector")->capture_default_str();
   command.add_option("--K", options->K, "codewords per codebook, a power of two")->capture_default_str();
   command.add_option("--rq_beam_size", options->beam_size, "rq: beams of training and encoding")->capture_default_str();
-  add_output(command, "--o", options->output, "write the quantizer (safetensors)");
+  program.add_output(command, "--o", options->output, "write the quantizer", ".safetensors");
 }
 
 }  // namespace qinco::app

@@ -5,7 +5,6 @@
 #include <charconv>
 #include <exception>
 #include <filesystem>
-#include <map>
 #include <new>
 #include <sys/stat.h>
 #include <system_error>
@@ -13,6 +12,7 @@
 #include "apps/qinco/signals.h"
 #include "kernels/device.h"
 #include "kernels/dispatch.h"
+#include "qinco/io/rows.h"
 #include "tensor/file.h"
 
 namespace qinco::app {
@@ -36,12 +36,6 @@ constexpr const char* kExamples =
     "  qinco convert model.pt model.safetensors\n"
     "Hyphens work wherever underscores do. `qinco SUBCOMMAND --help` lists the options.";
 
-/// The options that name files to write, and those whose file each may replace.
-std::map<const CLI::Option*, std::string>& outputs() {
-  static std::map<const CLI::Option*, std::string> all;
-  return all;
-}
-
 bool is_special(const std::string& path) {
   struct stat status = {};
   return stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode);
@@ -60,33 +54,21 @@ void check_values(const CLI::App& command) {
       if (value.empty()) throw UsageError(fmt::format("{}: expected a value, found none", option->get_name()));
 }
 
-/// No two outputs go to one file, and none to an input's.
-void check_files(const CLI::App& command) {
-  struct File {
-    const CLI::Option* option;
-    std::string path;
-    std::filesystem::path place;
-  };
+/// An option's file.
+struct File {
+  const CLI::Option* option;
+  std::string path, place;
+};
+
+/// All files that a command line names, but for devices and pipes.
+std::vector<File> files_of(const CLI::App& command) {
   std::vector<File> files;
   for (const CLI::Option* option : command.get_options()) {
     if (option->get_type_name().rfind("FILE", 0) != 0 && !option->get_positional()) continue;
-    for (const std::string& path : option->results()) {
-      std::error_code unknown;
-      if (path != "-" && !is_special(path))
-        files.push_back({option, path, std::filesystem::weakly_canonical(path, unknown)});
-    }
+    for (const std::string& path : option->results())
+      if (path != "-" && !is_special(path)) files.push_back({option, path, file_place(path)});
   }
-  for (const File& output : files) {
-    const auto found = outputs().find(output.option);
-    if (found == outputs().end()) continue;
-    for (const File& other : files) {
-      const std::string name = other.option->get_name();
-      if (other.option == output.option || name == found->second || other.place != output.place) continue;
-      const auto also = outputs().find(other.option);
-      if (also != outputs().end() && also->second == output.option->get_name()) continue;
-      fail("{}: given as {} and as {}", output.path, name, output.option->get_name());
-    }
-  }
+  return files;
 }
 
 /// "--nt-val=3" -> "--nt_val=3": names only, never values, nothing after a bare "--".
@@ -114,7 +96,8 @@ std::string one_line(std::string text) {
 }
 
 int report_error(const std::string& name, const std::string& message, int code) {
-  fmt::print(stderr, "{}: {}\n", name, one_line(message));
+  const std::string line = fmt::format("{}: {}\n", name, one_line(message));
+  std::fwrite(line.data(), 1, line.size(), stderr);  // fmt would throw where the terminal has gone
   return code;
 }
 
@@ -147,23 +130,27 @@ void Common::report(const Json& results) const {
   if (!json.empty()) write_json(json, results);
 }
 
-CLI::Option* add_output(CLI::App& command, const std::string& name, std::string& path, const std::string& description,
-                        const std::string& replaces) {
-  CLI::Option* const option = command.add_option(name, path, description)->type_name("FILE");
-  outputs()[option] = replaces;
-  return option;
-}
-
 void check_writable(const std::string& path) {
   if (!is_special(path)) AtomicFile probe(path);  // opening a pipe and closing it again would end its reader
 }
 
 void check_ending(const std::string& option, const std::string& path, const std::string& kind) {
-  constexpr std::array kOthers = {".npy", ".fvecs", ".bvecs", ".ivecs", ".fbin", ".u8bin", ".hdf5", ".safetensors",
-                                  ".pt",  ".pth",   ".json",  ".csv",   ".svg",  ".png",   ".pdf"};
+  constexpr std::array kKnown = {".hdf5", ".h5",  ".safetensors", ".pt",  ".pth",  ".json",
+                                 ".csv",  ".svg", ".png",         ".pdf", ".index"};
   const std::string found = std::filesystem::path(path).extension().string();
-  if (found != kind && std::find(kOthers.begin(), kOthers.end(), found) != kOthers.end())
+  const bool known = is_row_file(path) || std::find(kKnown.begin(), kKnown.end(), found) != kKnown.end();
+  if (known && found != kind)
     throw UsageError(fmt::format("{} {}: what is written is {}, not {}", option, path, kind, found));
+}
+
+std::string file_place(const std::string& path) {
+  std::string file = path;
+  for (const char* kind : {".hdf5:", ".h5:"})
+    if (const size_t at = path.find(kind); at != std::string::npos) file = path.substr(0, path.find(':', at));
+  std::error_code unknown;
+  const std::filesystem::path absolute = std::filesystem::absolute(file, unknown);
+  const std::filesystem::path place = std::filesystem::weakly_canonical(absolute, unknown);
+  return (unknown ? absolute.lexically_normal() : place).string();
 }
 
 Program::Program() : app_(kDescription, "qinco") {
@@ -184,6 +171,28 @@ CLI::App& Program::group(const std::string& name) {
   return added;
 }
 
+CLI::Option* Program::add_output(CLI::App& command, const std::string& name, std::string& path,
+                                 const std::string& description, const std::string& kind, const std::string& replaces) {
+  CLI::Option* const option = command.add_option(name, path, description)->type_name("FILE");
+  outputs_[option] = {kind, replaces};
+  return option;
+}
+
+void Program::check_outputs(const CLI::App& command) const {
+  const std::vector<File> files = files_of(command);
+  for (const File& file : files) {
+    const auto found = outputs_.find(file.option);
+    if (found == outputs_.end()) continue;
+    const std::string name = file.option->get_name();
+    const auto& [kind, replaces] = found->second;
+    for (const File& other : files) {
+      if (other.option == file.option || other.place != file.place || other.option->get_name() == replaces) continue;
+      throw UsageError(fmt::format("{}: given as {} and as {}", file.path, other.option->get_name(), name));
+    }
+    if (!kind.empty()) check_ending(name, file.path, kind);
+  }
+}
+
 CLI::App& Program::add(const std::string& name, const std::string& description,
                        std::function<void(const Common&)> run) {
   const size_t space = name.find(' ');
@@ -195,7 +204,7 @@ CLI::App& Program::add(const std::string& name, const std::string& description,
       ->check(CLI::Validator(check_seed, ""))
       ->capture_default_str();
   command.add_flag("--quiet", common_.quiet, "print errors only");
-  add_output(command, "--json", common_.json, "write the results as one JSON object to FILE (-: stdout)");
+  add_output(command, "--json", common_.json, "write the results as one JSON object to FILE (-: stdout)", ".json");
   command.footer("");
   command.callback([this, run = std::move(run)] { chosen_ = run; });
   return command;
@@ -224,7 +233,7 @@ void Program::run(const std::vector<std::string>& arguments) {
   }
   const CLI::App& command = chosen_command(app_);
   check_values(command);
-  check_files(command);
+  check_outputs(command);
   common_.apply();
   chosen_(common_);
 }

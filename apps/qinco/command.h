@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <fmt/format.h>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
@@ -66,6 +67,11 @@ class Program {
   /// when it was chosen and parsed.
   CLI::App& add(const std::string& name, const std::string& description, std::function<void(const Common&)> run);
 
+  /// Adds an option that names a file to write. No other option may name the same file, but `replaces`, and it must
+  /// not end like a file of another kind than `kind` (empty: any), or else nothing is run.
+  CLI::Option* add_output(CLI::App& command, const std::string& name, std::string& path, const std::string& description,
+                          const std::string& kind, const std::string& replaces = "");
+
   /// Parses and runs; returns the exit code: 0, 1 for the user's errors, 2 for usage errors, with one line on stderr.
   int main(int argc, char** argv);
 
@@ -74,21 +80,23 @@ class Program {
   /// "qinco NAME" or "qinco GROUP NAME", as far as the first arguments name a subcommand.
   std::string command_name(const std::vector<std::string>& arguments);
   void run(const std::vector<std::string>& arguments);
+  void check_outputs(const CLI::App& command) const;
 
+  struct Output {
+    std::string kind, replaces;
+  };
+  std::map<const CLI::Option*, Output> outputs_;
   CLI::App app_;
   Common common_;
   std::function<void(const Common&)> chosen_;
 };
 
-/// Adds an option that names a file to write. It must not be a file that another option names, but for that of
-/// `replaces`: Program says so before any work.
-CLI::Option* add_output(CLI::App& command, const std::string& name, std::string& path, const std::string& description,
-                        const std::string& replaces = "");
-
 /// Throws Error when `path` could not be written: called before long work whose result goes there.
 void check_writable(const std::string& path);
-/// Throws UsageError when `path` ends like a file of another kind than `kind`, which begins with a dot.
+/// Throws UsageError when `path` ends like a file of another kind than `kind`: an ending, or in words.
 void check_ending(const std::string& option, const std::string& path, const std::string& kind);
+/// The same for all names of a file, whether it exists or not; of FILE.hdf5:DATASET, the file's.
+std::string file_place(const std::string& path);
 
 // One per source file.
 void add_train(Program& program);

@@ -87,8 +87,10 @@ void convert(const ConvertOptions& options, const Common& common) {
       stop_if_asked(signals);
     });
   } else {
-    check(!is_row_file(options.output), "{}: unknown kind of file, expected .fvecs .bvecs .ivecs .npy .fbin or .u8bin",
-          options.input);
+    const std::string kind = extension(options.input);
+    const bool model = kind == ".safetensors" || kind == ".pt" || kind == ".pth";
+    check(model || !is_row_file(options.output),
+          "{}: unknown kind of file, expected .fvecs .bvecs .ivecs .npy .fbin or .u8bin", options.input);
     results = convert_model(options);
   }
   results["seconds"] = watch.seconds();
@@ -103,8 +105,9 @@ void add_convert(Program& program) {
   CLI::App& command = program.add("convert", "Convert a model, vectors or codes to another format",
                                   [options](const Common& common) { convert(*options, common); });
   command.add_option("input", options->input, "a model, or a file of vectors, ids or codes")->required()->type_name("");
-  add_output(command, "output", options->output,
-             "a model: .safetensors or .pt (a state dict); else .fvecs .bvecs .ivecs .npy .fbin .u8bin")
+  program
+      .add_output(command, "output", options->output,
+                  "a model: .safetensors or .pt (a state dict); else .fvecs .bvecs .ivecs .npy .fbin .u8bin", "")
       ->required()
       ->type_name("");
   command.add_flag("--raw", options->raw, "codes: the one that is not .npy or .ivecs is packed bits without a header");

@@ -66,7 +66,7 @@ void add_decode(Program& program) {
                                   [options](const Common& common) { decode(*options, common); });
   command.add_option("--model", options->model, "the model")->required()->type_name("FILE");
   command.add_option("--i", options->input, "codes")->required()->type_name("FILE");
-  add_output(command, "--o", options->output, "vectors: .fvecs, .fbin or .npy")->required();
+  program.add_output(command, "--o", options->output, "vectors: .fvecs, .fbin or .npy", "")->required();
   command.add_flag("--raw", options->raw, "the codes are packed bits without a header");
   command.add_option("--M_used", options->M_used, "decode this many codes of each (sub-)quantizer (default: all)");
   command.add_option("--M_stored", options->M_stored,

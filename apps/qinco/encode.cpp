@@ -27,7 +27,7 @@ struct EncodeOptions {
 };
 
 void encode(const EncodeOptions& options, const Common& common) {
-  if (!options.raw) check_ending("--o", options.output, ".npy");
+  check_ending("--o", options.output, options.raw ? "packed bits" : ".npy");
   const ProductCodec codec(load_product(options.model), options.precision, common.device());
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   const VectorFile vectors = VectorFile::open(options.input);
@@ -73,7 +73,7 @@ void add_encode(Program& program) {
       program.add("encode", "Encode vectors into codes", [options](const Common& common) { encode(*options, common); });
   command.add_option("--model", options->model, "the model")->required()->type_name("FILE");
   command.add_option("--i", options->input, "vectors")->required()->type_name("FILE");
-  add_output(command, "--o", options->output, "codes: .npy int32 [n,nsub*M_used]")->required();
+  program.add_output(command, "--o", options->output, "codes: .npy int32 [n,nsub*M_used]", "")->required();
   command.add_flag("--raw", options->raw, "write packed bits without a header instead of .npy");
   add_precision_option(command, options->precision);
   command.add_option("--M_used", options->M_used, "write only the first codes of each (sub-)quantizer (default: all)");

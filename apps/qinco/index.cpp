@@ -232,7 +232,7 @@ void add_index_build(Program& program) {
       ->capture_default_str();
   command.add_option("--efConstruction", options->ef_construction, "candidates considered while linking")
       ->capture_default_str();
-  add_output(command, "--o", options->output, "the index")->required();
+  program.add_output(command, "--o", options->output, "the index", ".index")->required();
 }
 
 void add_index_add(Program& program) {
@@ -281,7 +281,7 @@ void add_index(Program& program) {
   merging.add_option("--i", *inputs, "copies of one built index, each with entries of its own")
       ->required()
       ->type_name("FILE...");
-  add_output(merging, "--o", *path, "the index; may be one of them", "--i")->required();
+  program.add_output(merging, "--o", *path, "the index; may be one of them", ".index", "--i")->required();
   CLI::App& describing = program.add("index info", "Describe an index, and verify its checksums",
                                      [path](const Common& common) { index_info(*path, common); });
   describing.add_option("--index", *path, "the index")->required()->type_name("FILE");

@@ -95,8 +95,6 @@ void check_options(const SearchOptions& options) {
 }
 
 void search(const SearchOptions& options, const Common& common) {
-  check_ending("--o", options.output, ".npy");
-  check_ending("--plot", options.plot, ".svg");
   check_options(options);
   for (const std::string& path : {options.output, options.plot})
     if (!path.empty()) check_writable(path);
@@ -162,8 +160,9 @@ void add_index_search(Program& program) {
       ->capture_default_str();
   command.add_option("--M_used", options->M_used, "decode this many codes of a candidate, its list among them");
   command.add_option("--k", options->k, "neighbours kept, at most nshort")->capture_default_str();
-  add_output(command, "--plot", options->plot, "queries per second over recall@1, as a drawing (.svg)");
-  add_output(command, "--o", options->output, "ids found with the last setting, -1 where there are fewer (.npy)");
+  program.add_output(command, "--plot", options->plot, "queries per second over recall@1, as a drawing", ".svg");
+  program.add_output(command, "--o", options->output, "ids found with the last setting, -1 where there are fewer",
+                     ".npy");
 }
 
 }  // namespace qinco::app

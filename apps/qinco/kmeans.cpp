@@ -66,7 +66,7 @@ void add_kmeans(Program& program) {
                                   [arguments](const Common& common) { cluster(*arguments, common); });
   command.add_option("--training_data", arguments->training_data, "vectors to cluster")->required()->type_name("FILE");
   command.add_option("--k", arguments->k, "centroids")->required();
-  add_output(command, "--o", arguments->output, "centroids: .fvecs, .fbin or .npy")->required();
+  program.add_output(command, "--o", arguments->output, "centroids: .fvecs, .fbin or .npy", "")->required();
   command.add_option("--nt", arguments->nt, "use the first nt vectors (default: all)");
   command.add_option("--iterations", arguments->iterations, "at most so many")->capture_default_str();
   command

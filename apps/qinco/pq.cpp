@@ -47,7 +47,7 @@ void add_pq(Program& program) {
       ->type_name("FILE...");
   command.add_option("--opq_matrix", options->rotation, "rotation before the blocks, f32 [d_out,d] (.npy)")
       ->type_name("FILE");
-  add_output(command, "--o", options->output, "the PQ-QINCo model")->required();
+  program.add_output(command, "--o", options->output, "the PQ-QINCo model", ".safetensors")->required();
 }
 
 }  // namespace qinco::app

@@ -25,8 +25,9 @@ extern "C" void on_last_signal(int number) {
 }
 
 extern "C" void on_stop_signal(int number) {
-  int none = 0;
-  if (!received_signal.compare_exchange_strong(none, number)) on_last_signal(number);
+  int earlier_one = 0;
+  if (received_signal.compare_exchange_strong(earlier_one, number)) return;
+  if (number != SIGHUP) on_last_signal(number);  // of a closed terminal two may come
 }
 
 struct sigaction action_of(void (*handler)(int)) {

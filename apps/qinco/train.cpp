@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 
+#include "apps/qinco/claim.h"
 #include "apps/qinco/command.h"
 #include "apps/qinco/precision.h"
 #include "apps/qinco/train_run.h"
@@ -50,28 +51,30 @@ Split read_split(const TrainArguments& arguments) {
 void train(const Common& common, const TrainArguments& arguments, const CLI::App& command) {
   const bool product = arguments.nsub > 1;
   if (arguments.opq && !product) throw UsageError("--opq: expected --nsub 2 or more");
-  check_ending("--model", arguments.model, ".safetensors");
   (product ? check_product_run : check_run)(common, arguments);
-  const Split data = read_split(arguments);
   const StopSignals signals;
+  std::optional<Claim> claim;  // a run that goes on has its checkpoint, or those of its parts
+  if (product || !arguments.resume) claim.emplace(arguments.checkpoint_path());
+  const Split data = read_split(arguments);
   const std::string resume = resume_command(command);
   common.report(product ? train_product(common, arguments, data, signals, resume)
                         : train_model(common, arguments, data, {signals, resume}));
   if (!product) std::remove(arguments.checkpoint_path().c_str());  // the run is over: nothing to go on from
 }
 
-void add_data_options(CLI::App& command, TrainArguments& a) {
+void add_data_options(Program& program, CLI::App& command, TrainArguments& a) {
   command.add_option("--training_data", a.training_data, "vectors to train and validate on")
       ->required()
       ->type_name("FILE");
-  add_output(command, "--model", a.model, "where the best model so far is stored (safetensors)", "--init_model")
+  program
+      .add_output(command, "--model", a.model, "where the best model so far is stored", ".safetensors", "--init_model")
       ->required();
   command.add_option("--nt", a.nt, "training vectors (default: all rows but nval)");
   command.add_option("--nval", a.nval, "validation vectors: the last of the nt + nval rows")->capture_default_str();
   command.add_option("--db_scale", a.db_scale, "divisor of the vectors (default: the largest training entry)");
 }
 
-void add_model_options(CLI::App& command, TrainArguments& a) {
+void add_model_options(Program& program, CLI::App& command, TrainArguments& a) {
   command.add_option("--M", a.M, "codes a vector (default 8)");
   command.add_option("--K", a.K, "codewords a step, a power of two (default 256)");
   command.add_option("--L", a.L, "residual blocks a step (default 2)");
@@ -95,11 +98,13 @@ void add_model_options(CLI::App& command, TrainArguments& a) {
       ->type_name("FILE")
       ->excludes(init)
       ->excludes(nsub);
-  add_output(command, "--save_rq_codebooks", a.save_rq_codebooks, "save that RQ")->excludes(init)->excludes(nsub);
+  program.add_output(command, "--save_rq_codebooks", a.save_rq_codebooks, "save that RQ", ".safetensors")
+      ->excludes(init)
+      ->excludes(nsub);
   command.add_option("--rq_beam_size", a.rq_beam_size, "beams of the RQ's training")->capture_default_str();
 }
 
-void add_run_options(CLI::App& command, TrainArguments& a) {
+void add_run_options(Program& program, CLI::App& command, TrainArguments& a) {
   command.add_option("--lr", a.lr, "learning rate at the start")->capture_default_str();
   command
       .add_option("--lr_schedule", a.lr_schedule,
@@ -110,8 +115,8 @@ void add_run_options(CLI::App& command, TrainArguments& a) {
   add_precision_option(command, a.precision,
                        "exact: as in float; fast: codes by a screen of rounded operands, products in TF32 or bfloat16");
   command.add_option("--max_epochs", a.max_epochs, "stop after this many epochs")->capture_default_str();
-  add_output(command, "--checkpoint", a.checkpoint,
-             "saved every epoch and when stopped, removed at the end (default: MODEL.checkpoint)");
+  program.add_output(command, "--checkpoint", a.checkpoint,
+                     "saved every epoch and when stopped, removed at the end (default: MODEL.checkpoint)", "");
   command.add_flag("--resume", a.resume, "go on from the checkpoint of a stopped run, with the same options");
 }
 
@@ -123,9 +128,9 @@ void add_train(Program& program) {
   CLI::App& command = program.add("train", "Train QINCo, QINCo-LR or PQ-QINCo",
                                   [arguments, chosen](const Common& common) { train(common, *arguments, **chosen); });
   *chosen = &command;
-  add_data_options(command, *arguments);
-  add_model_options(command, *arguments);
-  add_run_options(command, *arguments);
+  add_data_options(program, command, *arguments);
+  add_model_options(program, command, *arguments);
+  add_run_options(program, command, *arguments);
 }
 
 }  // namespace qinco::app

@@ -1,9 +1,6 @@
 #include "apps/qinco/train_run.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "apps/qinco/progress.h"
 #include "apps/qinco/signals.h"
@@ -12,7 +9,6 @@
 #include "qinco/quantizers/rq.h"
 #include "qinco/training/initialise.h"
 #include "qinco/training/trainer.h"
-#include "tensor/file.h"
 
 namespace qinco::app {
 namespace {
@@ -207,32 +203,6 @@ TrainOptions train_options(const Common& common, const TrainArguments& arguments
   return options;
 }
 
-// The checkpoint of a new run, an empty file until it is first saved: locked, so that no other run begins on the same
-// model meanwhile. Later the checkpoint itself stands in the way (check_run).
-class Claim {
- public:
-  explicit Claim(const std::string& path) : path_(path), fd_(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666)) {
-    check_call(fd_ >= 0, path, "create");
-    struct stat status = {};
-    if (fstat(fd_, &status) != 0 || !S_ISREG(status.st_mode) || flock(fd_, LOCK_EX | LOCK_NB) == 0) return;
-    close(fd_);
-    fail("{}: another training uses this checkpoint", path);
-  }
-  ~Claim() {
-    struct stat mine = {}, there = {};
-    const bool unsaved = fstat(fd_, &mine) == 0 && stat(path_.c_str(), &there) == 0 && mine.st_ino == there.st_ino &&
-                         mine.st_dev == there.st_dev && S_ISREG(there.st_mode) && there.st_size == 0;
-    if (unsaved) unlink(path_.c_str());
-    close(fd_);
-  }
-  Claim(const Claim&) = delete;
-  Claim& operator=(const Claim&) = delete;
-
- private:
-  std::string path_;
-  int fd_;
-};
-
 // Whether a file is a whole checkpoint.
 bool is_checkpoint(const std::string& path) {
   try {
@@ -259,11 +229,19 @@ bool has_checkpoint(const std::string& path) {
 void check_run(const Common& common, const TrainArguments& arguments) {
   train_options(common, arguments);
   const std::string checkpoint = arguments.checkpoint_path();
+  // The default checkpoint is not among the options that the program compares.
+  for (const auto& [option, path] : {std::pair("--training_data", &arguments.training_data),
+                                     {"--rq_codebooks", &arguments.rq_codebooks},
+                                     {"--save_rq_codebooks", &arguments.save_rq_codebooks},
+                                     {"--json", &common.json}})
+    check(path->empty() || file_place(*path) != file_place(checkpoint),
+          "{}: given as {}, and where the checkpoint of {} is kept", *path, option, arguments.model);
   if (!arguments.resume && has_checkpoint(checkpoint)) {
     check(is_checkpoint(checkpoint), "{}: would be replaced by the checkpoint: name another file with --checkpoint",
           checkpoint);
     fail(
-        "{}: the checkpoint of a run that is under way or did not end: go on with --resume, or remove it to start anew",
+        "{}: the checkpoint of a run that has not ended: if it has been stopped, go on with --resume, or remove it to "
+        "start anew",
         checkpoint);
   }
   check_writable(arguments.model);
@@ -274,11 +252,7 @@ void check_run(const Common& common, const TrainArguments& arguments) {
 Json train_model(const Common& common, const TrainArguments& arguments, const Split& data, const Stopping& stopping) {
   const TrainOptions options = train_options(common, arguments);
   std::optional<Checkpoint> checkpoint;
-  std::optional<Claim> claim;
-  if (arguments.resume)
-    checkpoint = load_checkpoint(arguments.checkpoint_path());
-  else
-    claim.emplace(arguments.checkpoint_path());
+  if (arguments.resume) checkpoint = load_checkpoint(arguments.checkpoint_path());
   Start start = make_start(common, arguments, checkpoint, data, stopping);
   const QincoConfig& config = start.model.config();
   common.print("{} d={} M={} K={} L={} h={} db_scale={:.6g}: {} parameters, {} training and {} validation vectors",
@@ -300,10 +274,11 @@ Json train_model(const Common& common, const TrainArguments& arguments, const Sp
     throw Stopped(stopping.signals.received(), fmt::format("stopped; {} is saved; go on with: {}",
                                                            options.checkpoint_path, stopping.resume_command));
   }
-  const double best = trainer.progress().schedule.best;
+  const Progression& progress = trainer.progress();
+  const double best = progress.schedule.best, rq = progress.start_mse;
   common.print("best validation MSE {:.6g}: {}", best, arguments.model);
-  if (start.from_rq && best > start.mse)
-    common.print("the RQ that training started from is better, {:.6g}: train longer, or on more vectors", start.mse);
+  if (progress.from_rq && best > rq)
+    common.print("the RQ that training started from is better, {:.6g}: train longer, or on more vectors", rq);
   return results(arguments, config, trainer);
 }
 

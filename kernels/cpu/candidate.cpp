@@ -220,7 +220,7 @@ void candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, i
   // Many vectors a chunk, so that they share the tables and fill tiles of pairs.
   const int64_t work = p.stride() * d * h * (2 * L - 1);
   const int64_t most = p.screened() ? larger(4, smaller(kMostVectors, kDistances / p.stride())) : kMostVectors;
-  const int64_t grain = chunk_vectors(context, s.n, smaller(most, larger(kLeastGrain, kChunkWork / work)));
+  const int64_t grain = chunk_vectors(s.n, smaller(most, larger(kLeastGrain, kChunkWork / work)));
   const int64_t float_size = group_size(p.step) * (d + h) * kTileWidth;
   const int64_t size = float_size + (p.screened() ? Chunk::floats(p, grain) : 0);
   ScratchFrame frame(context);

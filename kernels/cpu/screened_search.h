@@ -14,10 +14,10 @@ struct Pair {
 
 constexpr int64_t kMostVectors = 64;  // per chunk
 
-// Vectors per chunk: `most`, but at least four chunks a thread, so that threads end together. What a vector gets does
-// not depend on its chunk.
-inline int64_t chunk_vectors(const Context& context, int64_t n, int64_t most) {
-  return larger(1, smaller(most, n / (4 * context.threads)));
+// Vectors per chunk, at most `most`, by their number alone: where the margin fails, a vector's chunk may show in its
+// code. Enough of them fill tiles of pairs, few enough let threads end together.
+inline int64_t chunk_vectors(int64_t n, int64_t most) {
+  return larger(1, smaller(most, larger(smaller(16, n / 8), n / 32)));
 }
 
 // What the margin is made of.

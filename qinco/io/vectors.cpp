@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "kernels/check.h"
 
@@ -22,14 +23,17 @@ void convert_row(DType dtype, int64_t d, const std::byte* from, float* out) {
       for (int64_t j = 0; j < d; ++j) out[j] = static_cast<float>(load_as<int32_t>(from + j * 4));
       return;
     case DType::f64:
-      for (int64_t j = 0; j < d; ++j) out[j] = static_cast<float>(load_as<double>(from + j * 8));
+      for (int64_t j = 0; j < d; ++j) {
+        const double x = load_as<double>(from + j * 8), most = std::numeric_limits<float>::max();
+        out[j] = static_cast<float>(std::isfinite(x) ? std::clamp(x, -most, most) : x);  // check_values refuses `most`
+      }
       return;
     default:  // f16: open() admits no other
       for (int64_t j = 0; j < d; ++j) out[j] = f16_value(load_as<uint16_t>(from + j * 2));
   }
 }
 
-constexpr float kLargest = 1e17f;  // squared distances stay well below the largest float
+constexpr float kLargest = 1e15f;  // squared distances stay well below the largest float
 
 // The largest magnitude; NaN counts as larger than infinity.
 float largest_magnitude(int64_t d, const float* x) {

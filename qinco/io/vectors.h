@@ -1,5 +1,5 @@
-// Files of vectors: .fvecs .bvecs .ivecs .fbin .u8bin .npy (f32 f16 u8) and HDF5 (rows.h), memory-mapped and converted
-// to float by blocks, so a file larger than memory can be streamed.
+// Files of vectors: .fvecs .bvecs .ivecs .fbin .u8bin .npy (f32 f64 f16 u8) and HDF5 (rows.h), memory-mapped and
+// converted to float by blocks, so a file larger than memory can be streamed.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,8 @@ class VectorFile {
   DType dtype() const { return rows_.dtype; }
 
   /// Rows [begin,end) as floats into out [end-begin,d]. Throws Error naming file and row when a row has another
-  /// dimension than the first or holds a NaN or an infinity, or when the range is outside the file.
+  /// dimension than the first, or holds a NaN, an infinity or a value beyond 1e15, or when the range is outside the
+  /// file.
   void read(int64_t begin, int64_t end, float* out) const;
 
  private:

@@ -1,6 +1,7 @@
 // Options that name files: no output takes an input's place or another output's, none ends like a file of another kind,
 // and nobody's file is taken for a checkpoint.
 #include <csignal>
+#include <thread>
 
 #include "tests/apps/workspace.h"
 
@@ -11,7 +12,7 @@ namespace {
 void check_kept(const Workspace& space, const std::string& path, const Arguments& arguments,
                 const std::string& option) {
   const std::string before = read_bytes(path);
-  expect_error(space.path(), arguments, 1, {path, "given as", option});
+  expect_error(space.path(), arguments, 2, {path, "given as", option});
   CHECK(read_bytes(path) == before);
 }
 
@@ -36,15 +37,18 @@ TEST_CASE("files: the same file is known by other names too") {
   const Workspace space;
   const std::string around = space.file("../") + space.path().filename().string() + "/base.fvecs";
   const std::string before = read_bytes(space.base());
-  expect_error(space.path(), with(space.encode(), "--o", around), 1, {around, "given as", "--i"});
+  expect_error(space.path(), with(space.encode(), "--o", around), 2, {around, "given as", "--i"});
   std::filesystem::create_symlink(space.base(), space.file("link.npy"));
-  expect_error(space.path(), with(space.encode(), "--o", space.file("link.npy")), 1, {"link.npy", "given as", "--i"});
+  expect_error(space.path(), with(space.encode(), "--o", space.file("link.npy")), 2, {"link.npy", "given as", "--i"});
   CHECK(read_bytes(space.base()) == before);
 }
 
 TEST_CASE("files: no two outputs are one, but for devices") {
   const Workspace space;
-  expect_error(space.path(), with(space.encode(), "--json", space.file("out.npy")), 1, {"out.npy", "--o", "--json"});
+  expect_error(space.path(), with(space.encode(), "--json", space.file("out.npy")), 2, {"out.npy", "--json"});
+  expect_error(space.path(), with(with(space.encode(), "--o", "new"), "--json", "./new"), 2, {"new", "given as"});
+  expect_error(space.path(), with(space.train(1), "--json", space.file("trained.safetensors.checkpoint")), 1,
+               {"--json", "where the checkpoint"});
   CHECK(run(with(with(space.encode(), "--o", "/dev/null"), "--json", "/dev/null")).code == 0);
 }
 
@@ -60,6 +64,10 @@ TEST_CASE("files: outputs that end like another kind of file") {
   const Workspace space;
   expect_error(space.path(), with(space.encode(), "--o", space.file("c.ivecs")), 2, {"c.ivecs", ".npy", ".ivecs"});
   expect_error(space.path(), with(space.train(1), "--model", space.file("m.pt")), 2, {"m.pt", ".safetensors", ".pt"});
+  expect_error(space.path(), with(space.baseline(), "--o", space.file("rq.fvecs")), 2, {"rq.fvecs", ".safetensors"});
+  Arguments raw = space.encode();
+  raw.push_back("--raw");
+  expect_error(space.path(), raw, 2, {"out.npy", "packed bits"});
   CHECK(run(with(space.encode(), "--o", space.file("codes.v2"))).code == 0);
 }
 
@@ -86,14 +94,30 @@ TEST_CASE("files: somebody's file is no checkpoint, and an empty one is nobody's
   CHECK_FALSE(std::filesystem::exists(path));
 }
 
+/// A training of real vectors whose first epoch takes seconds, and so does its RQ.
+Arguments long_training(const Workspace& space) {
+  Arguments arguments = with(with(space.train(10), "--nt", "40000"), "--K", "256");
+  arguments = with(with(arguments, "--M", "8"), "--batch_size", "16");
+  return with(arguments, "--training_data", std::string(QINCO_SOURCE_DIR) + "/data/sift-sample/learn.bvecs");
+}
+
 TEST_CASE("files: one model has one training at a time") {
   const Workspace space;
-  Process first(with(with(space.train(1000), "--lr_schedule", "cosine"), "--batch_size", "1"));
-  first.wait_for_output("RQ 3x16");
-  const Outcome second = run(space.train(1));
-  check_error(second, 1, {"trained.safetensors.checkpoint"});
+  Process first(long_training(space));
+  first.wait_for_output("RQ 8x256");
+  check_error(run(space.train(1)), 1, {"trained.safetensors.checkpoint", "another training uses"});
   first.send(SIGTERM);
   CHECK(first.finish().code == 128 + SIGTERM);
+}
+
+TEST_CASE("files: a training that is stopped before its first batch leaves no checkpoint") {
+  const Workspace space;
+  const std::string checkpoint = space.file("trained.safetensors.checkpoint");
+  Process process(long_training(space));
+  while (process.running() && !std::filesystem::exists(checkpoint)) std::this_thread::yield();
+  process.send(SIGTERM);
+  check_error(process.finish(), 128 + SIGTERM, {"nothing to go on from"});
+  CHECK_FALSE(std::filesystem::exists(checkpoint));
 }
 
 }  // namespace

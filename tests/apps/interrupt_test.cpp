@@ -23,6 +23,7 @@ void stop_training(const Arguments& arguments, const std::string& checkpoint, in
   process.wait_for_output(text);
   std::this_thread::sleep_for(milliseconds(5));
   process.send(signal);
+  if (signal == SIGHUP) process.send(signal);  // the shell sends one, the system another
   const Outcome outcome = process.finish();
   CAPTURE(outcome.err);
   CAPTURE(outcome.out);

@@ -148,9 +148,9 @@ TEST_CASE("training at precision fast follows exact training, with the same bits
       return all;
     };
     const std::vector<double> exact = losses(Precision::exact), fast = losses(Precision::fast);
-    for (size_t i = 0; i < exact.size(); ++i) CHECK(fast[i] == doctest::Approx(exact[i]).epsilon(5e-3));
+    for (size_t i = 0; i < exact.size(); ++i) CHECK(fast[i] == doctest::Approx(exact[i]).epsilon(5e-3).scale(0));
     CHECK(exact.back() < 0.95 * exact.front());
-    if (isa == Isa::amx) CHECK(fast != exact);
+    if (isa == Isa::amx) CHECK(fast != exact);  // products and screen in bfloat16
     const int threads = kernels::default_threads();
     kernels::set_default_threads(3);
     CHECK(losses(Precision::fast) == fast);

@@ -79,7 +79,7 @@ void candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, i
   const Layout p{K, d, h, L};
   // Many vectors a chunk, so that they share tables and products.
   const int64_t most = larger(1, smaller(kMostVectors, kDistances / (p.groups() * kBlock)));
-  const int64_t grain = larger(smaller(4, most), chunk_vectors(context, s.n, most));
+  const int64_t grain = larger(smaller(4, most), chunk_vectors(s.n, most));
   const int64_t size = (Chunk::floats(p, grain) + kLanes - 1) / kLanes * kLanes;
   ScratchFrame frame(context);
   Unit* const units = frame.get<Unit>(context.threads * grain * p.groups());
