@@ -116,11 +116,16 @@ class HeaderParser {
 
 }  // namespace
 
+bool is_npy(const MappedFile& file) {
+  return file.size() >= static_cast<int64_t>(kMagic.size()) &&
+         std::memcmp(file.data(), kMagic.data(), kMagic.size()) == 0;
+}
+
 NpyHeader parse_npy_header(const MappedFile& file) {
   const std::string& path = file.path();
   const auto* const bytes = reinterpret_cast<const unsigned char*>(file.data());
   const int64_t size = file.size();
-  check(size >= 10 && std::memcmp(bytes, kMagic.data(), kMagic.size()) == 0, "{}: not a .npy file", path);
+  check(size >= 10 && is_npy(file), "{}: not a .npy file", path);
   const int version = bytes[6];
   check(1 <= version && version <= 3, "{}: expected .npy version 1 to 3, found {}", path, version);
   const int64_t start = version == 1 ? 10 : 12;

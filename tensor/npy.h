@@ -16,6 +16,8 @@ struct NpyHeader {
   int64_t data_offset = 0;
 };
 
+/// Whether a file begins as .npy files do.
+bool is_npy(const MappedFile& file);
 /// Parses and checks the header of a mapped file: magic, version, dtype, order, shape, and that the file's size is
 /// exactly header + data. Throws a one-line Error naming the file.
 NpyHeader parse_npy_header(const MappedFile& file);

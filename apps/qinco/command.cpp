@@ -144,11 +144,8 @@ void check_ending(const std::string& option, const std::string& path, const std:
 }
 
 std::string file_place(const std::string& path) {
-  std::string file = path;
-  for (const char* kind : {".hdf5:", ".h5:"})
-    if (const size_t at = path.find(kind); at != std::string::npos) file = path.substr(0, path.find(':', at));
   std::error_code unknown;
-  const std::filesystem::path absolute = std::filesystem::absolute(file, unknown);
+  const std::filesystem::path absolute = std::filesystem::absolute(row_file(path), unknown);
   const std::filesystem::path place = std::filesystem::weakly_canonical(absolute, unknown);
   return (unknown ? absolute.lexically_normal() : place).string();
 }
@@ -159,16 +156,8 @@ Program::Program() : app_(kDescription, "qinco") {
   app_.footer(kExamples);
 }
 
-// The subcommand `name` that only holds others.
-CLI::App& Program::group(const std::string& name) {
-  const auto found = app_.get_subcommands([&](const CLI::App* command) { return command->get_name() == name; });
-  if (!found.empty()) return *found.front();
-  const bool index = name == "index";
-  CLI::App& added = *app_.add_subcommand(name, index ? "IVF-QINCo's index: build, add, merge, search, info"
-                                                     : "PQ-QINCo: recombine models of the blocks of dimensions");
-  added.require_subcommand(1);
-  added.footer("");
-  return added;
+void Program::add_group(const std::string& name, const std::string& description) {
+  app_.add_subcommand(name, description)->require_subcommand(1)->footer("");
 }
 
 CLI::Option* Program::add_output(CLI::App& command, const std::string& name, std::string& path,
@@ -196,7 +185,7 @@ void Program::check_outputs(const CLI::App& command) const {
 CLI::App& Program::add(const std::string& name, const std::string& description,
                        std::function<void(const Common&)> run) {
   const size_t space = name.find(' ');
-  CLI::App& parent = space == std::string::npos ? app_ : group(name.substr(0, space));
+  CLI::App& parent = space == std::string::npos ? app_ : *app_.get_subcommand(name.substr(0, space));
   CLI::App& command = *parent.add_subcommand(name.substr(space + 1), description);  // npos + 1 is 0
   command.add_option("--device", common_.device_name, "cpu, cuda or cuda:i")->capture_default_str();
   command.add_option("--threads", common_.threads, "CPU threads (default: all)")->check(CLI::Range(1, 1024));

@@ -63,6 +63,8 @@ class Program {
  public:
   Program();
 
+  /// Adds a subcommand that only holds others, which are added after it.
+  void add_group(const std::string& name, const std::string& description);
   /// Adds subcommand `name` ("NAME", or "GROUP NAME" for a part of a group) with the common options; `run` is called
   /// when it was chosen and parsed.
   CLI::App& add(const std::string& name, const std::string& description, std::function<void(const Common&)> run);
@@ -76,7 +78,6 @@ class Program {
   int main(int argc, char** argv);
 
  private:
-  CLI::App& group(const std::string& name);
   /// "qinco NAME" or "qinco GROUP NAME", as far as the first arguments name a subcommand.
   std::string command_name(const std::vector<std::string>& arguments);
   void run(const std::vector<std::string>& arguments);

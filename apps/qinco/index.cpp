@@ -271,6 +271,7 @@ std::shared_ptr<const IvfCoder> load_coder(const std::string& path, const Common
 }
 
 void add_index(Program& program) {
+  program.add_group("index", "IVF-QINCo's index: build, add, merge, search, info");
   add_index_build(program);
   add_index_add(program);
   add_index_search(program);

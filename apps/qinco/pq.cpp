@@ -39,6 +39,7 @@ void recombine(const RecombineOptions& options, const Common& common) {
 }  // namespace
 
 void add_pq(Program& program) {
+  program.add_group("pq", "PQ-QINCo: recombine models of the blocks of dimensions");
   auto options = std::make_shared<RecombineOptions>();
   CLI::App& command = program.add("pq recombine", "Put separately trained models of the blocks together",
                                   [options](const Common& common) { recombine(*options, common); });

@@ -81,18 +81,15 @@ CodeFile CodeFile::open(const std::string& path, CodeFormat format, int64_t M, i
   CodeFile codes(MappedFile::open(path), format, M, K, K_first > 0 ? K_first : K);
   const MappedFile& file = *codes.file_;
   check(file.size() > 0, "{}: empty file, expected codes", path);
-  constexpr std::string_view kNumpy = "\x93NUMPY";
-  const bool numpy =
-      file.size() >= static_cast<int64_t>(kNumpy.size()) && std::memcmp(file.data(), kNumpy.data(), kNumpy.size()) == 0;
   if (format == CodeFormat::raw) {
-    check(!numpy, "{}: a .npy file, expected raw codes: leave out --raw", path);
+    check(!is_npy(file), "{}: a .npy file, expected raw codes: leave out --raw", path);
     codes.row_bytes_ = packed_code_bytes(M, K, K_first);
     check(file.size() % codes.row_bytes_ == 0, "{}: {} bytes are not a whole number of {}-byte codes (M = {}, K = {})",
           path, file.size(), codes.row_bytes_, M, K);
     codes.n_ = file.size() / codes.row_bytes_;
     return codes;
   }
-  check(numpy, "{}: not a .npy file of codes; packed bits need --raw", path);
+  check(is_npy(file), "{}: not a .npy file of codes; packed bits need --raw", path);
   const NpyHeader header = parse_npy_header(file);
   check(header.dtype == DType::i32 || header.dtype == DType::i64, "{}: codes of type {}, expected i32 or i64", path,
         name(header.dtype));

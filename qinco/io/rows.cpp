@@ -110,9 +110,14 @@ void RowLayout::release(int64_t begin, int64_t end) const {
   file->release(offset + begin * row_bytes(), offset + end * row_bytes());
 }
 
-std::string row_extension(const std::string& path) {
+std::string row_file(const std::string& path) {
+  constexpr std::string_view kKind = ".hdf5";
   const auto dataset = path.rfind(".hdf5:");
-  return dataset != std::string::npos ? ".hdf5" : std::filesystem::path(path).extension().string();
+  return dataset == std::string::npos ? path : path.substr(0, dataset + kKind.size());
+}
+
+std::string row_extension(const std::string& path) {
+  return std::filesystem::path(row_file(path)).extension().string();
 }
 
 bool is_row_file(const std::string& path) {

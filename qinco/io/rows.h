@@ -39,6 +39,8 @@ struct RowLayout {
 /// over-long or malformed, or of an unknown extension. What the rows hold is not read yet.
 RowLayout open_rows(const std::string& path);
 
+/// "b.hdf5" of "b.hdf5:train"; other paths as they are.
+std::string row_file(const std::string& path);
 /// ".npy" of "a/b.npy", ".hdf5" of "b.hdf5:train".
 std::string row_extension(const std::string& path);
 /// Whether the extension is one of those above.

@@ -228,29 +228,9 @@ TEST_CASE("encode: a file of half a gigabyte needs little memory") {
 
 TEST_CASE("results: a training that did not reach the RQ it started from says so") {
   const Workspace space;
-  const Arguments training = {"train",
-                              "--training_data",
-                              std::string(QINCO_SOURCE_DIR) + "/data/sift-sample/learn.bvecs",
-                              "--model",
-                              space.file("m.safetensors"),
-                              "--json",
-                              space.file("r.json"),
-                              "--nt",
-                              "2000",
-                              "--nval",
-                              "300",
-                              "--M",
-                              "2",
-                              "--K",
-                              "16",
-                              "--L",
-                              "1",
-                              "--h",
-                              "8",
-                              "--batch_size",
-                              "64",
-                              "--max_epochs",
-                              "15"};
+  const std::string data = std::string(QINCO_SOURCE_DIR) + "/data/sift-sample/learn.bvecs";
+  Arguments training = with(with(space.train(15), "--training_data", data), "--json", space.file("r.json"));
+  training = with(with(with(training, "--nt", "2000"), "--nval", "300"), "--M", "2");
   for (const char* lr : {"1e-3", "1e-1"}) {
     const Outcome outcome = run(with(training, "--lr", lr));
     REQUIRE(outcome.code == 0);

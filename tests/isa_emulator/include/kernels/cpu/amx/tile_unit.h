@@ -6,8 +6,6 @@
 
 QINCO_CPU_NAMESPACE_BEGIN
 
-constexpr int64_t kRowBytes = 64;
-
 struct Tiles {
   alignas(64) uint32_t of[8][16][16];
   bool there = false;
