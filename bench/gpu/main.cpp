@@ -14,6 +14,7 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "bench/gpu/tensor_peak.h"
@@ -182,6 +183,11 @@ void products(Bench& b, int64_t scale) {
     g.precision = Precision::fast;
     b.run(fmt::format("TF32 gemm {}x{}x{}", s.m, s.n, s.k), 0, 2.0 * static_cast<double>(s.m * s.n * s.k),
           [&] { k.gemm(c, g); });
+    if (s.trans_a) continue;
+    g.precision = Precision::exact;
+    g.bias = b.floats(s.n), g.relu = true;
+    b.run(fmt::format("gemm and bias, relu {}x{}x{}", s.m, s.n, s.k), 0, 2.0 * static_cast<double>(s.m * s.n * s.k),
+          [&] { k.gemm(c, g); });
     b.clear();
   }
 }
@@ -266,20 +272,31 @@ void candidates(Bench& b, int64_t scale) {
   candidate_step(b, 1024, 256, 768, 256, 2);
 }
 
+// Codes of 2^20 vectors, of a list that all queries share, or in a list for each.
 void scans(Bench& b, int64_t scale) {
-  const int64_t k = 100, n = scale << 14;
-  for (const auto& [nq, M] : {std::pair<int64_t, int64_t>{16, 8}, {scale * 4, 8}, {scale * 4, 16}}) {
+  const int64_t k = 100, n = scale << 14, few = 16, many = scale * 4;
+  for (const auto& [nq, M, share] : {std::tuple{few, int64_t{8}, true},
+                                     {many, int64_t{8}, true},
+                                     {many, int64_t{16}, true},
+                                     {few, int64_t{8}, false},
+                                     {many, int64_t{8}, false},
+                                     {many, int64_t{16}, false}}) {
     ScanList<float> list;
     list.n = n;
     list.codes = b.codes(n * M);
     list.norms = b.floats(n);
     float* const tables = b.floats(nq * M * kScanEntries);
+    std::vector<ScanList<float>> lists(static_cast<size_t>(nq), list);
     std::vector<ScanQuery<float>> queries;
-    for (int64_t q = 0; q < nq; ++q) queries.push_back({tables + q * M * kScanEntries, 1, &list});
+    for (int64_t q = 0; q < nq; ++q) {
+      ScanList<float>& own = lists[static_cast<size_t>(q)];
+      if (!share) own.first = q;
+      queries.push_back({tables + q * M * kScanEntries, 1, &own});
+    }
     int64_t* const ids = b.array<int64_t>(nq * k, [](int64_t) { return 0; });
     const Scan<float> scan{nq, M, k, queries.data(), ids, b.floats(nq * k)};
-    b.run(fmt::format("scan M={}, {} queries", M, nq), static_cast<double>(nq * n * M), 0,
-          [&] { b.kernels().scan(b.context(), scan); });
+    b.run(fmt::format("scan M={}, {} queries{}", M, nq, share ? "" : ", a list for each"),
+          static_cast<double>(nq * n * M), 0, [&] { b.kernels().scan(b.context(), scan); });
     b.clear();
   }
 }

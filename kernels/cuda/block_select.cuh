@@ -16,6 +16,14 @@ constexpr int select_capacity(int64_t k) {
   return capacity;
 }
 
+/// Keys of the buffer for the k of `count` keys, if it need not be small.
+constexpr int join_capacity(int64_t k, int64_t count) {
+  constexpr int64_t kMost = 8192;  // 64 KiB
+  int capacity = select_capacity(k);
+  while (capacity < kMost && capacity < count + kRound) capacity *= 2;
+  return capacity;
+}
+
 /// All threads of the block do everything together, but `offer`.
 class BlockSelect {
  public:
@@ -25,28 +33,52 @@ class BlockSelect {
   /// keys: shared memory for `capacity` = select_capacity(k) keys; state: shared memory for one of these.
   struct State {
     int held;
+    Key differing[kWarps];  // bits in which keys differ
     int counts[kDigits];
     int digit, rank;  // of the k-th least: its digit, and its rank among the keys with that one
     bool whole;       // whether it is the last of them
   };
-  __device__ BlockSelect(Key* keys, State* state, int capacity, int k) : keys_(keys), state_(state), k_(k) {
-    // Long before the buffer is full a lower limit is worth a cut: fewer keys get in.
+  /// lazy: cuts as late as it can, for few keys; else where a lower limit is worth it, as fewer keys get in then.
+  __device__ BlockSelect(Key* keys, State* state, int capacity, int k, bool lazy = false)
+      : keys_(keys), state_(state), k_(k) {
     const int room = capacity - kRound;
-    most_held_ = 2 * k + kBlock < room ? 2 * k + kBlock : room;
+    most_held_ = !lazy && 2 * k + kBlock < room ? 2 * k + kBlock : room;
     if (threadIdx.x == 0) state_->held = 0;
     __syncthreads();
   }
 
-  /// At most 4 a thread and round. Keys are distinct, but for kNoKey, which is not taken.
-  __device__ void offer(Key key) {
-    if (key < limit_) keys_[atomicAdd(&state_->held, 1)] = key;
+  /// By all lanes of a warp, at most 4 times in a round: a key of each lane that has one. Keys are distinct, but for
+  /// kNoKey, which is not taken.
+  __device__ void offer(bool has, Key key) {
+    has = has && key < limit_;
+    const unsigned takers = __ballot_sync(kFullMask, has);
+    if (takers != 0) put(has, key, takers);
+  }
+
+  /// The same for the key of (value, index); NaN is not taken.
+  __device__ void offer(bool has, float value, uint32_t index) {
+    has = has && value <= limit_value_;
+    if (__any_sync(kFullMask, has)) offer(has, make_key(value, index));
+  }
+
+  /// All keys of an array, in rounds.
+  __device__ void offer_all(const Key* from, int64_t count) {
+    for (int64_t round = 0; round < count; round += kRound) {
+      Key keys[kRound / kBlock];
+#pragma unroll
+      for (int j = 0; j < kRound / kBlock; ++j) {
+        const int64_t i = round + j * kBlock + threadIdx.x;
+        keys[j] = i < count ? from[i] : kNoKey;
+      }
+#pragma unroll
+      for (int j = 0; j < kRound / kBlock; ++j) offer(true, keys[j]);
+      end_round();
+    }
   }
 
   __device__ void end_round() {
-    __syncthreads();
-    const int held = state_->held;
-    __syncthreads();  // before the next round's offers
-    if (held > most_held_) cut(held);
+    if (__syncthreads_or(full_)) cut(state_->held);
+    full_ = false;
   }
 
   /// After the last round: the first k keys of the buffer are the k least of all, in any order, kNoKey where there are
@@ -67,30 +99,47 @@ class BlockSelect {
   }
 
  private:
+  struct Or {
+    __device__ Key operator()(Key a, Key b) const { return a | b; }
+  };
+
+  // Behind what is held, the keys of the lanes that are takers.
+  __device__ void put(bool taker, Key key, unsigned takers) {
+    int at = 0;
+    if (lane() == 0) at = atomicAdd(&state_->held, __popc(takers));
+    at = __shfl_sync(kFullMask, at, 0);
+    if (at + __popc(takers) > most_held_) full_ = true;
+    if (taker) keys_[at + __popc(takers & ((1u << lane()) - 1))] = key;
+  }
+
   // Keeps the k least of `held` > k.
   __device__ void cut(int held) {
     limit_ = greatest_of_least(held);
+    const float value = value_of(limit_);
+    limit_value_ = value <= INFINITY ? value : INFINITY;  // NaN: beyond infinity's keys
     if (threadIdx.x == 0) state_->held = 0;
     for (int first = 0; first < held; first += kBlock) {
       const int i = first + static_cast<int>(threadIdx.x);
       const Key key = i < held ? keys_[i] : kNoKey;
       __syncthreads();  // these have been read, and are not behind what is written
-      if (key <= limit_) keys_[atomicAdd(&state_->held, 1)] = key;
+      const bool stays = key <= limit_ && key != kNoKey;
+      const unsigned staying = __ballot_sync(kFullMask, stays);
+      if (staying != 0) put(stays, key, staying);
     }
     __syncthreads();
   }
 
-  // A bound that exactly k keys do not exceed, and no key to come equals.
+  // A bound that exactly k keys do not exceed, and no key to come equals. Digits are taken from where keys differ.
   __device__ Key greatest_of_least(int held) {
-    Key prefix = 0;
-    int rank = k_;
-    for (int shift = 64 - kDigitBits;; shift -= kDigitBits) {
+    int known = 64 - leading_zeros(differing_bits(held));  // all keys are as the prefix from this bit on
+    Key prefix = known < 64 ? keys_[0] >> known << known : 0;
+    for (int rank = k_;;) {
+      const int shift = known > kDigitBits ? known - kDigitBits : 0;
       state_->counts[threadIdx.x] = 0;
       __syncthreads();
       for (int i = threadIdx.x; i < held; i += kBlock) {
         const Key key = keys_[i];
-        const bool candidate = shift == 64 - kDigitBits || (key ^ prefix) >> (shift + kDigitBits) == 0;
-        if (candidate) atomicAdd(&state_->counts[key >> shift & (kDigits - 1)], 1);
+        if (known == 64 || (key ^ prefix) >> known == 0) atomicAdd(&state_->counts[key >> shift & (kDigits - 1)], 1);
       }
       __syncthreads();
       if (threadIdx.x < kWarp) find_digit(rank);
@@ -98,27 +147,45 @@ class BlockSelect {
       prefix |= static_cast<Key>(state_->digit) << shift;
       rank = state_->rank;
       if (shift == 0 || state_->whole) return prefix | ((Key{1} << shift) - 1);
+      known = shift;
     }
+  }
+
+  __device__ static int leading_zeros(Key bits) {
+    const auto high = static_cast<int>(bits >> 32);
+    return high ? __clz(high) : 32 + __clz(static_cast<int>(bits));
+  }
+
+  __device__ Key differing_bits(int held) {
+    Key bits = 0;
+    for (int i = threadIdx.x; i < held; i += kBlock) bits |= keys_[i] ^ keys_[0];
+    bits = warp_fold(bits, Or{});
+    if (lane() == 0) state_->differing[threadIdx.x / kWarp] = bits;
+    __syncthreads();
+    bits = 0;
+    for (int w = 0; w < kWarps; ++w) bits |= state_->differing[w];
+    return bits;
   }
 
   // By one warp: the digit at which the counts' running sum reaches the rank.
   __device__ void find_digit(int rank) {
     constexpr int kOwn = kDigits / kWarp;
-    const int* const own = state_->counts + lane() * kOwn;
-    int sum = 0;
-    for (int i = 0; i < kOwn; ++i) sum += own[i];
+    int own[kOwn], sum = 0;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) sum += own[i] = state_->counts[lane() * kOwn + i];
     int before = sum;
     for (int step = 1; step < kWarp; step *= 2) {
       const int other = __shfl_up_sync(kFullMask, before, step);
       if (lane() >= step) before += other;
     }
     before -= sum;
-    if (before >= rank || rank > before + sum) return;
-    int digit = 0;
-    while (before + own[digit] < rank) before += own[digit++];
-    state_->digit = lane() * kOwn + digit;
-    state_->rank = rank - before;
-    state_->whole = rank - before == own[digit];
+#pragma unroll
+    for (int i = 0; i < kOwn; before += own[i++]) {
+      if (before >= rank || rank > before + own[i]) continue;
+      state_->digit = lane() * kOwn + i;
+      state_->rank = rank - before;
+      state_->whole = rank - before == own[i];
+    }
   }
 
   // kNoKey behind what is held, up to `size`.
@@ -143,7 +210,9 @@ class BlockSelect {
   Key* keys_;
   State* state_;
   int k_, most_held_;
+  bool full_ = false;  // whether this thread has seen more than most_held_ in this round
   Key limit_ = kNoKey;
+  float limit_value_ = INFINITY;  // at least that of each key below the limit
 };
 
 }  // namespace qinco::kernels::cuda

@@ -1,5 +1,7 @@
-// Matrix product: cuBLAS, then one pass over C for what of bias, residual and relu is asked for. A residual that is C
-// itself needs no pass: the product adds to C.
+// Matrix product: cuBLAS; with bias, residual or relu in float, cuBLASLt. Where that has nothing for them, and in
+// double, one pass over C follows. A residual that is C itself needs no pass: the product adds to C.
+#include <type_traits>
+
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/library.h"
 #include "kernels/families.h"
@@ -31,9 +33,12 @@ void gemm(const Context& context, const Gemm<T>& asked) {
     g.residual = nullptr;
   }
   if (g.k > 0) {
+    const bool follows = g.bias || g.residual || g.relu;
+    if constexpr (std::is_same_v<T, float>)
+      if (follows && fused_product(context, g, own)) return;
     matrix_product(context, g, own);
     own = T(1);
-    if (!g.bias && !g.residual && !g.relu) return;
+    if (!follows) return;
   }
   launch(context, epilogue_kernel<T>, blocks_for(g.m * g.n), kBlock, 0, g, own);
 }

@@ -1,5 +1,5 @@
-// What is taken from NVIDIA's libraries: the matrix product from cuBLAS, the sort from CUB. Implemented in library.cu;
-// the emulator has plain loops instead.
+// What is taken from NVIDIA's libraries: the matrix product from cuBLAS, that with what follows it from cuBLASLt, the
+// sort from CUB. Implemented in library.cu and library_fused.cu; the emulator has plain loops instead.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,10 @@ template <class T>
 void matrix_product(const Context& context, const Gemm<T>& g, T beta);
 extern template void matrix_product(const Context&, const Gemm<float>&, float);
 extern template void matrix_product(const Context&, const Gemm<double>&, double);
+
+/// C = act(own C + op(A) op(B) + bias + residual) in one kernel, or false: nothing is done where there is none for it,
+/// as where two matrices are to be added. C is not read where own is 0. m, n, k >= 1.
+bool fused_product(const Context& context, const Gemm<float>& g, float own);
 
 /// Sorts n pairs by ascending key; equal keys (0 and -0 are) keep their order. No key is NaN. The outputs do not
 /// overlap the inputs. Key is float, double or uint32_t; of the latter only the lowest `bits` bits are looked at. n <

@@ -32,7 +32,7 @@ __device__ void offer_row(const TopkWork& w, const float* x, const float* held, 
     for (int j = 0; j < kRound / kBlock; ++j) {
       const int64_t place = round + j * kBlock + threadIdx.x;
       const float value = values[j] == values[j] ? values[j] : INFINITY;
-      if (place < size) best.offer(make_key(value, static_cast<uint32_t>(place)));
+      best.offer(place < size, value, static_cast<uint32_t>(place));
     }
     best.end_round();
   }

@@ -50,6 +50,21 @@ void matrix_product(const Context&, const Gemm<T>& g, T beta) {
   }
 }
 
+bool fused_product(const Context& context, const Gemm<float>& g, float own) {
+  if (own != 0 && g.residual) return false;
+  if (g.residual && g.ldr < g.n) return false;
+  matrix_product(context, g, own);
+  const cuda_emulator::DeviceWork work;
+  for (int64_t i = 0; i < g.m; ++i)
+    for (int64_t j = 0; j < g.n; ++j) {
+      float& c = g.c[i * g.ldc + j];
+      if (g.residual) c += g.residual[i * g.ldr + j];
+      if (g.bias) c += g.bias[j];
+      if (g.relu && c < 0) c = 0;
+    }
+  return true;
+}
+
 template <class Key>
 void sort_pairs(const Context&, int64_t n, const Key* keys, const int32_t* values, Key* sorted_keys,
                 int32_t* sorted_values, int bits) {

@@ -1,5 +1,6 @@
 // scan: scores by look-up tables, exact on integers; ties by the lowest id, NaN never, -1 where there are too few.
 #include <doctest/doctest.h>
+#include <tuple>
 
 #include "tests/kernels/harness.h"
 
@@ -139,6 +140,27 @@ TEST_CASE("scan: NaN never enters, infinities order, and nothing to scan gives n
     }
     CHECK(Problem(0, 1, {40}, false, {}).run(t, TestContext(), 3).ids.empty());
   });
+}
+
+TEST_CASE("scan: many queries of long lists") {  // where CUDA bounds the scores first
+  const auto table = [](int64_t nq, int64_t M) { return Data(8).normal(nq * M * 256, 0, 10); };
+  for (const auto& [nq, M, k] : {std::tuple<int64_t, int64_t, int64_t>{8, 3, 500}, {17, 8, 20}, {33, 5, 1}})
+    check_against_reference(Problem(nq, M, {32000, 1, 803}, true, table(nq, M)), k, fmt::format("long, nq={}", nq));
+  check_against_reference(Problem(8, 2, {32768}, false, Data(9).integers(8 * 2 * 256, 9)), 30, "long, many ties");
+
+  Problem equal(9, 4, {32768}, false, table(9, 4));
+  for (uint8_t& code : equal.packed[0]) code = 7;
+  check_against_reference(equal, 10, "long, all the same");
+
+  std::vector<float> tables = table(34, 2);
+  tables[17 * 512 + 3] = kNan, tables[17 * 512 + 300] = -kInf;          // a group of its own
+  std::fill(tables.begin() + 2 * 512, tables.begin() + 3 * 512, 4.0F);  // all of one query's scores are its norms'
+  Problem special(34, 2, {32768, 900}, true, tables);
+  for (size_t i = 0; i < 900; i += 9) special.norms[1][i] = i % 2 ? kNan : kInf;
+  special.norms[0][77] = -kInf, special.norms[0][78] = 3e38F, special.norms[0][79] = -3e38F;
+  check_against_reference(special, 15, "long, special values");
+  for (float& norm : special.norms[0]) norm += 1e7F;  // units as coarse as a float
+  check_against_reference(special, 15, "long, large norms");
 }
 
 TEST_CASE("scan: the same results at any thread count") {

@@ -128,6 +128,16 @@ T fold(unsigned mask, T value, const Where& where, Fold combine) {
 inline void __syncthreads(cuda_emulator::Where where = cuda_emulator::Where::current()) {
   cuda_emulator::block_barrier(where);
 }
+inline int __syncthreads_or(int predicate, cuda_emulator::Where where = cuda_emulator::Where::current()) {
+  static int any;  // blocks run one after the other
+  if (predicate) any = 1;
+  cuda_emulator::block_barrier(where);
+  const int result = any;
+  cuda_emulator::block_barrier(where);
+  any = 0;
+  cuda_emulator::block_barrier(where);
+  return result;
+}
 inline void __syncwarp(unsigned mask = 0xffffffffu, cuda_emulator::Where where = cuda_emulator::Where::current()) {
   cuda_emulator::warp_barrier(mask, where);
 }
@@ -221,6 +231,12 @@ inline long long __double_as_longlong(double value) {
 }
 inline double __longlong_as_double(long long value) {
   return cuda_emulator_bits<double>(value);
+}
+inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+  const uint64_t bytes = uint64_t{high} << 32 | low;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) result |= static_cast<unsigned>(bytes >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+  return result;
 }
 inline int __popc(unsigned value) {
   return __builtin_popcount(value);

@@ -1,0 +1,155 @@
+// cuBLASLt behind library.h: products that end with bias, an added matrix and relu, in one kernel.
+#include <array>
+#include <cstring>
+#include <cublasLt.h>
+#include <map>
+#include <mutex>
+
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/library.h"
+
+namespace qinco::kernels::cuda {
+
+namespace {
+
+constexpr size_t kWorkspace = size_t{8} << 20;
+
+// One product, as cuBLASLt wants it told. Its matrices are columns behind each other, so the operands change places.
+class Product {
+ public:
+  // addend: what is added, times beta; null: nothing.
+  Product(const Gemm<float>& g, const float* addend, int64_t ldadd, float beta)
+      : g_(g), addend_(addend ? addend : g.c), beta_(beta) {
+    const bool fast = g.precision == Precision::fast;
+    set(cublasLtMatmulDescInit(&what_, fast ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F));
+    attribute(CUBLASLT_MATMUL_DESC_TRANSA, g.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N);
+    attribute(CUBLASLT_MATMUL_DESC_TRANSB, g.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N);
+    const cublasLtEpilogue_t end = g.bias   ? g.relu ? CUBLASLT_EPILOGUE_RELU_BIAS : CUBLASLT_EPILOGUE_BIAS
+                                   : g.relu ? CUBLASLT_EPILOGUE_RELU
+                                            : CUBLASLT_EPILOGUE_DEFAULT;
+    attribute(CUBLASLT_MATMUL_DESC_EPILOGUE, end);
+    if (g.bias) attribute(CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
+    layout(b_, g.trans_b ? g.k : g.n, g.trans_b ? g.n : g.k, g.ldb);
+    layout(a_, g.trans_a ? g.m : g.k, g.trans_a ? g.k : g.m, g.lda);
+    layout(added_, g.n, g.m, addend ? ldadd : g.ldc);
+    layout(c_, g.n, g.m, g.ldc);
+  }
+
+  cublasStatus_t status() const { return status_; }
+
+  // The algorithm that cuBLASLt thinks best; false if it has none.
+  bool choose(cublasLtHandle_t handle, cublasLtMatmulAlgo_t& algorithm) {
+    cublasLtMatmulPreference_t wanted;
+    if (cublasLtMatmulPreferenceCreate(&wanted) != CUBLAS_STATUS_SUCCESS) return false;
+    const auto want = [&](cublasLtMatmulPreferenceAttributes_t name, auto value) {
+      set(cublasLtMatmulPreferenceSetAttribute(wanted, name, &value, sizeof value));
+    };
+    want(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspace);
+    // Sums of parts in the workspace, in an order that is always the same.
+    want(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t{CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE});
+    want(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(g_.b));
+    want(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(g_.a));
+    want(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(addend_));
+    want(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(g_.c));
+    cublasLtMatmulHeuristicResult_t best{};
+    int found = 0;
+    if (status_ == CUBLAS_STATUS_SUCCESS)
+      set(cublasLtMatmulAlgoGetHeuristic(handle, &what_, &b_, &a_, &added_, &c_, wanted, 1, &best, &found));
+    cublasLtMatmulPreferenceDestroy(wanted);
+    algorithm = best.algo;
+    return status_ == CUBLAS_STATUS_SUCCESS && found > 0;
+  }
+
+  cublasStatus_t queue(cublasLtHandle_t handle, const cublasLtMatmulAlgo_t& algorithm, void* workspace,
+                       cudaStream_t stream) {
+    const float one = 1;
+    return cublasLtMatmul(handle, &what_, &one, g_.b, &b_, g_.a, &a_, &beta_, addend_, &added_, g_.c, &c_, &algorithm,
+                          workspace, kWorkspace, stream);
+  }
+
+  static uint32_t alignment(const void* pointer) {
+    const auto place = reinterpret_cast<uintptr_t>(pointer) | 256;
+    return static_cast<uint32_t>(place & -place);
+  }
+
+ private:
+  void set(cublasStatus_t status) {
+    if (status_ == CUBLAS_STATUS_SUCCESS) status_ = status;
+  }
+  template <class Value>
+  void attribute(cublasLtMatmulDescAttributes_t name, Value value) {
+    set(cublasLtMatmulDescSetAttribute(&what_, name, &value, sizeof value));
+  }
+  void layout(cublasLtMatrixLayoutOpaque_t& of, int64_t rows, int64_t columns, int64_t leading) {
+    set(cublasLtMatrixLayoutInit(&of, CUDA_R_32F, static_cast<uint64_t>(rows), static_cast<uint64_t>(columns),
+                                 leading));
+  }
+
+  const Gemm<float>& g_;
+  const float* addend_;
+  float beta_;
+  cublasStatus_t status_ = CUBLAS_STATUS_SUCCESS;
+  cublasLtMatmulDescOpaque_t what_{};
+  cublasLtMatrixLayoutOpaque_t a_{}, b_{}, c_{}, added_{};
+};
+
+// All that an algorithm is chosen by.
+using Shape = std::array<int64_t, 9>;
+
+Shape shape_of(const Gemm<float>& g, const float* addend, int64_t ldadd) {
+  const int64_t flags = g.trans_a | g.trans_b << 1 | (g.bias != nullptr) << 2 | g.relu << 3 | (addend != nullptr) << 4 |
+                        (addend == g.c) << 5 | (g.precision == Precision::fast) << 6;
+  int64_t alignments = 0;
+  for (const float* operand : {g.a, g.b, addend, static_cast<const float*>(g.c)})
+    alignments = alignments << 10 | Product::alignment(operand);
+  return {g.m, g.n, g.k, g.lda, g.ldb, g.ldc, ldadd, flags, alignments};
+}
+
+struct Choice {
+  bool found;
+  cublasLtMatmulAlgo_t algorithm;
+};
+
+// One device's: calls of several threads take turns.
+struct Chosen {
+  std::mutex mutex;
+  cublasLtHandle_t handle = nullptr;
+  std::map<Shape, Choice> choices;
+};
+
+constexpr size_t kMostChoices = 4096;
+
+Chosen* chosen_of(int index) {
+  constexpr int kMaxDevices = 64;
+  static auto* const all = new Chosen[kMaxDevices];  // never destroyed: the driver may be gone by then
+  return index < kMaxDevices ? all + index : nullptr;
+}
+
+}  // namespace
+
+bool fused_product(const Context& context, const Gemm<float>& g, float own) {
+  if (own != 0 && g.residual) return false;
+  if (g.residual && g.ldr < g.n) return false;  // one row for all
+  const float* const addend = own != 0 ? g.c : g.residual;
+  const int64_t ldadd = own != 0 ? g.ldc : g.residual ? g.ldr : 0;
+  Product product(g, addend, ldadd, own != 0 ? own : addend ? 1.0f : 0.0f);
+  use_device(context.device.index);
+  Chosen* const all = chosen_of(context.device.index);
+  if (!all || product.status() != CUBLAS_STATUS_SUCCESS) return false;
+  const std::lock_guard lock(all->mutex);
+  if (!all->handle && cublasLtCreate(&all->handle) != CUBLAS_STATUS_SUCCESS) return false;
+  const Shape shape = shape_of(g, addend, ldadd);
+  auto known = all->choices.find(shape);
+  if (known == all->choices.end()) {
+    if (all->choices.size() >= kMostChoices) all->choices.clear();
+    Choice choice{};
+    choice.found = product.choose(all->handle, choice.algorithm);
+    known = all->choices.emplace(shape, choice).first;
+  }
+  if (!known->second.found) return false;
+  ScratchFrame frame(context);
+  return product.queue(all->handle, known->second.algorithm, frame.get<char>(static_cast<int64_t>(kWorkspace)),
+                       stream_of(context)) == CUBLAS_STATUS_SUCCESS;
+}
+
+}  // namespace qinco::kernels::cuda

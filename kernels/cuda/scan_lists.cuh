@@ -1,0 +1,160 @@
+// The lists of a scan on the device, and the scores of their vectors in float.
+#pragma once
+
+#include <vector>
+
+#include "kernels/cuda/block_select.cuh"
+#include "kernels/kernels.h"
+
+namespace qinco::kernels::cuda {
+
+/// A list of a query; `begin`: the blocks of 32 in the query's lists before, of which there are fewer than 2^31.
+struct Segment {
+  const uint8_t* codes;
+  const float* norms;
+  int64_t n;
+  int begin;
+  uint32_t first;
+  float bias;
+};
+
+/// A query's lists; empty ones are left out.
+struct Segments {
+  const Segment* list;
+  int count;
+  int blocks;
+
+  /// The one with the block.
+  __device__ const Segment& at(int block) const {
+    int low = 0, high = count - 1;
+    while (low < high) {
+      const int middle = (low + high + 1) / 2;
+      if (list[middle].begin <= block)
+        low = middle;
+      else
+        high = middle - 1;
+    }
+    return list[low];
+  }
+};
+
+/// A list while a thread is at it. Vectors are named by their block among all of the query's, and their place in it.
+class CurrentList {
+ public:
+  /// Goes on to the list of a block that is not before the last call's.
+  __device__ void move_to(int block, const Segments& segments, int M) {
+    if (block < end_) return;
+    const Segment& list = segments.at(block);
+    const int64_t blocks = (list.n + kScanBlock - 1) / kScanBlock;
+    codes_ = list.codes - int64_t{list.begin} * M * kScanBlock;
+    norms_ = list.norms ? list.norms - int64_t{list.begin} * kScanBlock : nullptr;
+    end_ = list.begin + static_cast<int>(blocks);
+    tail_ = static_cast<int>(list.n - (blocks - 1) * kScanBlock);
+    first_ = list.first - static_cast<uint32_t>(list.begin) * static_cast<uint32_t>(kScanBlock);
+    bias_ = list.bias;
+  }
+
+  __device__ bool has(int block, int at) const { return block + 1 < end_ || at < tail_; }
+  __device__ uint32_t id(int block, int at) const {
+    return first_ + static_cast<uint32_t>(block) * static_cast<uint32_t>(kScanBlock) + static_cast<uint32_t>(at);
+  }
+  /// What every score of a vector begins with.
+  __device__ float offset(int block, int at) const {
+    return norms_ && has(block, at) ? bias_ + __ldg(norms_ + int64_t{block} * kScanBlock + at) : bias_;
+  }
+  /// Those of 4 vectors.
+  template <bool words>
+  __device__ void offsets(int block, int at, float (&four)[4]) const {
+    if (words && norms_ && has(block, at + 3)) {
+      const float4 norms = __ldg(reinterpret_cast<const float4*>(norms_ + int64_t{block} * kScanBlock + at));
+      four[0] = bias_ + norms.x, four[1] = bias_ + norms.y, four[2] = bias_ + norms.z, four[3] = bias_ + norms.w;
+      return;
+    }
+#pragma unroll
+    for (int v = 0; v < 4; ++v) four[v] = offset(block, at + v);
+  }
+  /// The first code; the others follow kScanBlock apart.
+  __device__ const uint8_t* codes(int block, int at, int M) const {
+    return codes_ + int64_t{block} * M * kScanBlock + at;
+  }
+
+ private:
+  const uint8_t* codes_ = nullptr;  // of block 0, as if all blocks were this list's; so norms_ and first_
+  const float* norms_ = nullptr;
+  int end_ = 0, tail_ = 0;  // the block behind the last, and what the last holds
+  uint32_t first_ = 0;
+  float bias_ = 0;
+};
+
+/// The host's: lists for the device, of one query behind those of another.
+struct SegmentList {
+  std::vector<Segment> segments;
+  bool words = true;  // whether all codes lie at multiples of 4 bytes, and norms of 16
+
+  /// Returns the blocks of the query's lists.
+  int append(const ScanQuery<float>& query) {
+    int blocks = 0;
+    for (int64_t l = 0; l < query.lists; ++l) {
+      const ScanList<float>& list = query.list[l];
+      if (list.n == 0) continue;
+      words = words && reinterpret_cast<uintptr_t>(list.codes) % 4 == 0 &&
+              reinterpret_cast<uintptr_t>(list.norms) % 16 == 0;
+      segments.push_back({list.codes, list.norms, list.n, blocks, static_cast<uint32_t>(list.first), list.bias});
+      blocks += static_cast<int>((list.n + kScanBlock - 1) / kScanBlock);
+    }
+    return blocks;
+  }
+};
+
+template <class T>
+T* to_device(const Context& context, ScratchFrame& frame, const std::vector<T>& host) {
+  T* const device = frame.get<T>(static_cast<int64_t>(host.size()));
+  copy_bytes(context.device, device, {}, host.data(), host.size() * sizeof(T));
+  return device;
+}
+
+template <bool words>
+__device__ uint32_t load_codes(const uint8_t* from) {
+  if constexpr (words) return __ldg(reinterpret_cast<const uint32_t*>(from));
+  return from[0] | from[1] << 8 | from[2] << 16 | static_cast<uint32_t>(from[3]) << 24;
+}
+
+/// Offers a block's share of the vectors in blocks [begin, end) of a query: 4 vectors a thread and round, whose codes
+/// come 4 by a load. As everywhere scores are summed in order: bias, norm, codes. words: SegmentList's.
+template <bool words>
+__device__ void offer_vectors(BlockSelect& best, int M, const Segments& segments, const float* tables, int begin,
+                              int end) {
+  const int at = threadIdx.x % 8 * 4;
+  CurrentList list;
+  for (int round = begin; round < end; round += kRound / static_cast<int>(kScanBlock)) {
+    const int block = round + static_cast<int>(threadIdx.x) / 8;
+    float scores[4] = {};
+    if (block < end) {
+      list.move_to(block, segments, M);
+      list.offsets<words>(block, at, scores);
+      const uint8_t* codes = list.codes(block, at, M);
+      const float* table = tables;
+#pragma unroll 8
+      for (int m = 0; m < M; ++m, codes += kScanBlock, table += kScanEntries) {
+        const uint32_t four = load_codes<words>(codes);
+#pragma unroll
+        for (int v = 0; v < 4; ++v) scores[v] += table[four >> 8 * v & 255];
+      }
+    }
+#pragma unroll
+    for (int v = 0; v < 4; ++v) best.offer(block < end && list.has(block, at + v), scores[v], list.id(block, at + v));
+    best.end_round();
+  }
+}
+
+/// The k best, sorted, as results of one query.
+__device__ inline void write_best(BlockSelect& best, const Key* keys, int k, int64_t* ids, float* scores) {
+  best.finish_sorted();
+  for (int i = threadIdx.x; i < k; i += kBlock) {
+    const bool found = keys[i] != kNoKey;
+    ids[i] = found ? static_cast<int64_t>(index_of(keys[i])) : -1;
+    scores[i] = found ? value_of(keys[i]) : INFINITY;
+  }
+}
+
+}  // namespace qinco::kernels::cuda
