@@ -8,9 +8,11 @@
 #define QINCO_KERNEL_FAMILIES(X) \
   X(gemm)                        \
   X(linear)                      \
-  X(elementwise) X(copy) X(move) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk) X(scan)
+  X(elementwise)                 \
+  X(random) X(copy) X(move) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk) X(scan)
 
-// The families that have a SIMD version in cpu/ (the others move data; the reference is already at memory speed).
+// The families that have a SIMD version in cpu/. (copy and move are at memory speed in the reference already, and of
+// random numbers few are drawn.)
 #define QINCO_CPU_FAMILIES(X) \
   X(gemm) X(linear) X(elementwise) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk) X(scan)
 

@@ -104,6 +104,13 @@ struct Operand {
   int64_t col_stride = 1;
 };
 
+/// A place in a stream of random numbers: block `position` of four words, which is Philox4x32-10 (philox.h) of the
+/// counter (position, stream) with the key `seed`; the blocks that follow have the positions that follow.
+struct RandomState {
+  uint64_t seed = 0, stream = 0, position = 0;
+  bool operator==(const RandomState&) const = default;
+};
+
 /// Adam and AdamW (Kingma & Ba 2015; Loshchilov & Hutter 2019) with bias correction for step number `step` >= 1.
 struct AdamStep {
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
@@ -198,6 +205,7 @@ struct Scan {
   X(gemm) \
   X(linear_packed_size) X(linear_pack) X(linear) \
   X(unary) X(unary_backward) X(binary) X(axpby) X(fill) \
+  X(uniform) X(dropout_mask) \
   X(strided_copy) \
   X(strided_write) X(gather_sum) \
   X(sum) X(sum_squared_difference) X(row_sum) X(column_sum) X(row_squared_norm) X(row_argmin) \
@@ -238,6 +246,13 @@ struct Table {
   /// y[i] = alpha*x[i] + beta*y[i]; y is not read when beta is 0.
   void (*axpby)(const Context&, int64_t n, T alpha, const T* x, T beta, T* y) = nullptr;
   void (*fill)(const Context&, int64_t n, T value, T* y) = nullptr;
+
+  // --- random: u_i in [0,1), i < n, are the values of 24 bits (double: 53) in the blocks from `state` on, four (two)
+  // in each. The same bits on every device.
+  /// y[i] = lo + (hi-lo) u_i, of which the product and the sum are rounded to T, and at most the largest T below hi.
+  void (*uniform)(const Context&, const RandomState& state, int64_t n, double lo, double hi, T* y) = nullptr;
+  /// y[i] = 0 where u_i < p, else 1/(1-p); p in [0,1).
+  void (*dropout_mask)(const Context&, const RandomState& state, int64_t n, double p, T* y) = nullptr;
 
   // --- copy
   /// y (contiguous, row-major over `shape` [ndim <= 8]) = x read with `strides` in elements (0 repeats).

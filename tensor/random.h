@@ -1,12 +1,12 @@
-// Random numbers by counter: Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3",
-// SC'11). The i-th number of a stream is a pure function of (seed, stream, i): any thread, or device, gets the same
-// one.
+// Random numbers by counter: Philox4x32-10 (kernels/philox.h). The i-th number of a stream is a pure function of (seed,
+// stream, i): any thread, or device, gets the same one.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <vector>
 
+#include "kernels/kernels.h"
 #include "tensor/tensor.h"
 
 namespace qinco {
@@ -15,10 +15,7 @@ namespace qinco {
 std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
 
 /// What a Random needs to go on where it stopped.
-struct RandomState {
-  uint64_t seed = 0, stream = 0, position = 0;
-  bool operator==(const RandomState&) const = default;
-};
+using kernels::RandomState;
 
 /// A stream of random numbers. Every call below that draws advances the position; block() does not.
 class Random {
@@ -36,9 +33,13 @@ class Random {
   /// A uniformly drawn order of 0..n-1 (Fisher-Yates); n < 2^31.
   std::vector<int32_t> permutation(int64_t n);
 
-  /// Fills a contiguous f32 or f64 tensor with uniform values of [lo,hi) or normal ones (Box-Muller). The CPU draws
-  /// them, for tensors of other devices too: the same bits everywhere.
+  // These fill a contiguous f32 or f64 tensor of any device, with the same bits on all.
+  /// Uniform values of [lo,hi).
   void uniform(const Tensor& out, double lo, double hi);
+  /// 0 with probability p, else 1/(1-p): zero where uniform values of [0,1) are below p; p in [0,1).
+  void dropout_mask(const Tensor& out, double p);
+  /// Normal values (Box-Muller). The CPU draws them for the other devices too, whose logarithms and cosines have other
+  /// last bits.
   void normal(const Tensor& out, double mean = 0, double stddev = 1);
 
   const RandomState& state() const { return state_; }

@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include "tensor/create.h"
-#include "tensor/dispatch.h"
 
 namespace qinco::nn {
 
@@ -61,14 +60,9 @@ Dropout::Dropout(double p, uint64_t seed) : p_(p), random_(seed) {
 
 Variable Dropout::forward(const Variable& x) {
   if (!training() || p_ == 0) return x;
-  const Tensor drawn = Tensor::empty(x.shape(), x.dtype());
-  random_.uniform(drawn, 0, 1);
-  floating_dtype("dropout", x.dtype(), [&]<class T>() {
-    const T kept = static_cast<T>(1 / (1 - p_));
-    for (T *value = drawn.data<T>(), *const end = value + drawn.numel(); value != end; ++value)
-      *value = *value < static_cast<T>(p_) ? T{0} : kept;
-  });
-  return autograd::mul(x, drawn.to(x.value().device()));
+  const Tensor mask = Tensor::empty(x.shape(), x.dtype(), x.value().device());
+  random_.dropout_mask(mask, p_);
+  return autograd::mul(x, mask);
 }
 
 Variable Sequential::forward(const Variable& x) {

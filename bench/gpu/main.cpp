@@ -127,6 +127,8 @@ void streams(Bench& b, int64_t scale) {
   });
   b.run("axpby", 3 * floats, 0, [&] { k.axpby(c, n, 0.5f, x, 0.5f, y); });
   b.run("fill", floats, 0, [&] { k.fill(c, n, 0.25f, z); });
+  b.run("uniform", floats, 0, [&] { k.uniform(c, {}, n, -1, 1, z); });
+  b.run("dropout_mask", floats, 0, [&] { k.dropout_mask(c, {}, n, 0.5, z); });
   const AdamParameter<float> whole{n, x, y, z, v};
   b.run("adam", 7 * floats, 0, [&] { k.adam(c, {}, 1, &whole); });
   b.run("sgd", 3 * floats, 0, [&] { k.sgd(c, {}, n, x, y, nullptr); });

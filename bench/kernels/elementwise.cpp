@@ -56,6 +56,12 @@ void add_copies() {
   add("fill", kShape, moving(1), [](const Context& context, const auto& table) {
     return [&context, &table, y = normal(kN)]() mutable { table.fill(context, kN, 1.0f, y.data()); };
   });
+  add("uniform", kShape, moving(1), [](const Context& context, const auto& table) {
+    return [&context, &table, y = normal(kN)]() mutable { table.uniform(context, {}, kN, -1, 1, y.data()); };
+  });
+  add("dropout_mask", kShape, moving(1), [](const Context& context, const auto& table) {
+    return [&context, &table, y = normal(kN)]() mutable { table.dropout_mask(context, {}, kN, 0.5, y.data()); };
+  });
   add("strided_copy", fmt::format("transpose_{}x{}", kRows, kCols), moving(2),
       [](const Context& context, const auto& table) {
         return [&context, &table, x = normal(kN), y = std::vector<float>(kN)]() mutable {

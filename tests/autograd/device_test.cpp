@@ -132,10 +132,18 @@ TEST_CASE("device: a module moves there, trains as on the CPU with every optimis
     }
 }
 
-TEST_CASE("device: dropout draws the CPU's numbers") {
-  for (const Device device : test_devices()) {
-    nn::Dropout here(0.5, 9), there(0.5, 9);
-    const Variable x(ones({100}));
-    CHECK(same_bits(here(x).value(), there(Variable(x.value().to(device))).value()));
-  }
+TEST_CASE("device: dropout's masks are the CPU's, in every call and backward") {
+  for (const Device device : test_devices())
+    for (const DType dtype : {DType::f32, DType::f64}) {
+      nn::Dropout here(0.3, 9), there(0.3, 9);
+      for (int call = 0; call < 3; ++call) {
+        const Variable x(arange(99, 1, 0.25, dtype).reshape({9, 11}), true), y(x.value().to(device), true);
+        const Variable expected = here(x), found = there(y);
+        CHECK(found.value().device() == device);
+        CHECK(same_bits(found.value(), expected.value()));
+        expected.backward(ones({9, 11}, dtype));
+        found.backward(ones({9, 11}, dtype, device));
+        CHECK(same_bits(y.grad(), x.grad()));
+      }
+    }
 }

@@ -106,6 +106,16 @@ void fill(const Context&, int64_t n, float value, float* y) {
   kernels_of_device().fill(s.context(), n, value, s.both(y, n));
 }
 
+void uniform(const Context&, const RandomState& state, int64_t n, double lo, double hi, float* y) {
+  Stage s(device_in_use);
+  kernels_of_device().uniform(s.context(), state, n, lo, hi, s.both(y, n));
+}
+
+void dropout_mask(const Context&, const RandomState& state, int64_t n, double p, float* y) {
+  Stage s(device_in_use);
+  kernels_of_device().dropout_mask(s.context(), state, n, p, s.both(y, n));
+}
+
 void strided_copy(const Context&, int ndim, const int64_t* shape, const int64_t* strides, const float* x, float* y) {
   Stage s(device_in_use);
   int64_t n = 1, reach = 1;
@@ -297,6 +307,8 @@ Table<float> make_table() {
   QINCO_STAGED(binary)
   QINCO_STAGED(axpby)
   QINCO_STAGED(fill)
+  QINCO_STAGED(uniform)
+  QINCO_STAGED(dropout_mask)
   QINCO_STAGED(strided_copy)
   QINCO_STAGED(strided_write)
   QINCO_STAGED(gather_sum)

@@ -94,15 +94,36 @@ TEST_CASE("device: tensors are made there") {
     CHECK(scalar(2.5, DType::f32, device).item<float>() == 2.5f);
     CHECK(zeros_like(ones({3}, DType::f32, device)).device() == device);
     CHECK(full({2}, 3, DType::f32, device).str() == "f32 [2] on " + device.name() + " 3 3");
-    for (const bool normal : {false, true}) {  // the same numbers everywhere
-      Random here(7, 1), there(7, 1);
-      const Tensor a = Tensor::empty({33}), b = Tensor::empty({33}, DType::f32, device);
-      normal ? here.normal(a) : here.uniform(a, -1, 1);
-      normal ? there.normal(b) : there.uniform(b, -1, 1);
-      CHECK(same_bits(a, b));
-      CHECK(here.state() == there.state());
-    }
   }
+}
+
+TEST_CASE("device: random numbers are the CPU's, bit for bit, and leave the same position") {
+  using Draw = void (*)(Random&, const Tensor&);
+  constexpr Draw kDraws[] = {[](Random& random, const Tensor& out) { random.uniform(out, 0.1, 0.7); },
+                             [](Random& random, const Tensor& out) { random.uniform(out, -3, 1e6); },
+                             [](Random& random, const Tensor& out) { random.uniform(out, 1, 1 + 0x1p-22); },
+                             [](Random& random, const Tensor& out) { random.dropout_mask(out, 0.3); },
+                             [](Random& random, const Tensor& out) { random.normal(out, 1, 2); }};
+  for (const Device device : test_devices())
+    for (const DType dtype : {DType::f32, DType::f64}) {
+      // The last size of a real device is more than all threads of a launch draw at once.
+      const int64_t most = emulated(device) ? 1'001 : 9'000'001;
+      for (const int64_t n : {int64_t{0}, int64_t{1}, int64_t{6}, int64_t{33}, most}) {
+        Random here(7, 1), there(7, 1);
+        here.set_state({7, 1, 0xffffffff});
+        there.set_state(here.state());
+        for (const Draw draw : kDraws) {
+          // Off the alignment of 16 bytes, too, and between values that stay.
+          const Tensor expected = ones({n + 3}, dtype), found = ones({n + 3}, dtype, device);
+          for (const int64_t first : {0, 1}) {
+            draw(here, expected.slice(0, first, first + n));
+            draw(there, found.slice(0, first, first + n));
+            CHECK(same_bits(found, expected));
+            CHECK(here.state() == there.state());
+          }
+        }
+      }
+    }
 }
 
 TEST_CASE("device: memory is counted") {

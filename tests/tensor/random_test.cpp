@@ -94,6 +94,30 @@ TEST_CASE("random: numbers depend on seed, stream and position only") {
   CHECK(!same_bits(first.slice(0, 0, 5), second));
 }
 
+TEST_CASE("random: a dropout mask is 0 where uniform values are below p") {
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    const Tensor values = Tensor::empty({1001}, dtype), mask = Tensor::empty({1001}, dtype);
+    Random one(5), other(5);
+    one.uniform(values, 0, 1);
+    other.dropout_mask(mask, 0.2);
+    CHECK(one.state() == other.state());
+    const Tensor u = values.to(DType::f64), kept = mask.to(DType::f64);
+    int zeros = 0;
+    for (int64_t i = 0; i < u.numel(); ++i) {
+      const double found = kept.data<double>()[i];
+      CHECK(found == (u.data<double>()[i] < 0.2 ? 0 : 1.25));
+      zeros += found == 0;
+    }
+    CHECK(std::abs(zeros - 200) <= 51);  // four standard deviations
+  }
+  const Tensor x = Tensor::empty({4, 4});
+  for (const double p : {-0.1, 1.0, std::nan("")})
+    CHECK(contains(error_of([&] { Random(1).dropout_mask(x, p); }), "expected 0 <= p < 1, found"));
+  CHECK(contains(error_of([&] { Random(1).dropout_mask(x.transpose(0, 1), 0.5); }), "dropout: expected a contiguous"));
+  CHECK(contains(error_of([&] { Random(1).uniform(x.slice(1, 0, 2), 0, 1); }), "uniform: expected a contiguous"));
+  CHECK(contains(error_of([&] { Random(1).normal(Tensor::empty({2}, DType::i32)); }), "normal: expected f32 or f64"));
+}
+
 TEST_CASE("random: below is unbiased and in range") {
   Random random(3);
   std::array<int, 7> counts{};

@@ -1,0 +1,59 @@
+// Random numbers, the CPU's bit for bit (philox.h): one block of Philox per thread, looping over the grid, which is 16
+// bytes and one store where y is aligned to that, as whole tensors are.
+#include "kernels/cuda/launch.cuh"
+#include "kernels/families.h"
+#include "kernels/philox.h"
+
+namespace qinco::kernels::cuda {
+
+namespace {
+
+template <class T>
+struct alignas(16) Values {
+  T of[philox::kValues<T>];
+};
+
+template <class T, class Value>
+__global__ void draw_kernel(RandomState state, int64_t n, Value value, T* y) {
+  constexpr int kValues = philox::kValues<T>;
+  const bool aligned = reinterpret_cast<uintptr_t>(y) % sizeof(Values<T>) == 0;
+  for (int64_t b = grid_thread(); b * kValues < n; b += grid_threads()) {
+    Values<T> values;
+    philox::units(philox::block(state, state.position + static_cast<uint64_t>(b)), values.of);
+    for (int i = 0; i < kValues; ++i) values.of[i] = value(values.of[i]);
+    T* const to = y + b * kValues;
+    const int64_t count = n - b * kValues;
+    if (aligned && count >= kValues)
+      *reinterpret_cast<Values<T>*>(to) = values;
+    else
+      for (int i = 0; i < kValues; ++i)
+        if (i < count) to[i] = values.of[i];
+  }
+}
+
+template <class T, class Value>
+void draw(const Context& context, const RandomState& state, int64_t n, Value value, T* y) {
+  launch(context, draw_kernel<T, Value>, blocks_for(philox::blocks_of<T>(n)), kBlock, 0, state, n, value, y);
+}
+
+template <class T>
+void uniform(const Context& context, const RandomState& state, int64_t n, double lo, double hi, T* y) {
+  draw(context, state, n, philox::Uniform<T>(lo, hi), y);
+}
+
+template <class T>
+void dropout_mask(const Context& context, const RandomState& state, int64_t n, double p, T* y) {
+  draw(context, state, n, philox::DropoutMask<T>(p), y);
+}
+
+}  // namespace
+
+template <class T>
+void fill_random(Table<T>& t) {
+  t.uniform = uniform<T>;
+  t.dropout_mask = dropout_mask<T>;
+}
+template void fill_random(Table<float>&);
+template void fill_random(Table<double>&);
+
+}  // namespace qinco::kernels::cuda
