@@ -173,6 +173,7 @@ void products(Bench& b, int64_t scale) {
   };
   const int64_t square = scale >= 64 ? 4096 : 128;
   for (const Shape& s : {Shape{square, square, square, false, false}, Shape{1024, 256, 128, false, true},
+                         Shape{1024, 128, 256, false, false}, Shape{256, 128, 1024, true, false},
                          Shape{scale * 1024, 256, 128, false, true}, Shape{scale * 1024, 128, 256, false, true},
                          Shape{256, 128, scale * 1024, true, false}}) {
     Gemm<float> g;

@@ -13,6 +13,10 @@ void fused_candidate_pack(const Context& context, const CandidateStep<float>& st
 void fused_candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,
                             const CandidateSearch<float>& search);
 
+/// C = act(own C + op(A) op(B) + bias + residual) on tensor cores, each product right to 2^-21; or false, and nothing
+/// is done: of large products and of operands that do not lie in fours of floats. C is not read where own is 0.
+bool tiled_gemm(const Context& context, const Gemm<float>& g, float own);
+
 /// For all sizes: on tensor cores, each product right to 2^-21.
 int64_t tiled_linear_packed_size(int64_t n, int64_t k, Precision);
 void tiled_linear_pack(const Context& context, int64_t n, int64_t k, const float* w, int64_t ldw, Precision,

@@ -2,6 +2,7 @@
 // double, one pass over C follows. A residual that is C itself needs no pass: the product adds to C.
 #include <type_traits>
 
+#include "kernels/cuda/float_kernels.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/library.h"
 #include "kernels/families.h"
@@ -35,7 +36,7 @@ void gemm(const Context& context, const Gemm<T>& asked) {
   if (g.k > 0) {
     const bool follows = g.bias || g.residual || g.relu;
     if constexpr (std::is_same_v<T, float>)
-      if (follows && fused_product(context, g, own)) return;
+      if (tiled_gemm(context, g, own) || (follows && fused_product(context, g, own))) return;
     matrix_product(context, g, own);
     own = T(1);
     if (!follows) return;

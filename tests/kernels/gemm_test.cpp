@@ -1,5 +1,6 @@
 // The matrix product on every ISA against its definition: tails, transposes, epilogues, leading dimensions, threads; at
 // Precision::fast too where a version rounds.
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <doctest/doctest.h>
@@ -216,6 +217,78 @@ TEST_CASE("gemm: within the rounding bound of the double reference") {
       CHECK(within_bound(g, c_before.data() + p.c.offset, std::ldexp(static_cast<double>(g.k + 3), -24)));
     }
   }
+}
+
+/// A problem whose operands lie at multiples of 64 bytes, as tensors do: CUDA has kernels for those.
+struct AlignedProblem : Problem {
+  AlignedProblem(const Case& s, bool integers) : Problem(s, integers, 0) {
+    gemm.a = aligned(a, a_aligned), gemm.b = aligned(b, b_aligned);
+  }
+  static const float* aligned(const Matrix& x, std::vector<float>& store) {
+    store.assign(x.store.size() + 16, kNan);
+    float* to = store.data();
+    while (reinterpret_cast<uintptr_t>(to) % 64 != 0) ++to;
+    std::copy(x.store.begin() + x.offset, x.store.end(), to);
+    return to;
+  }
+  std::vector<float> a_aligned, b_aligned;
+};
+
+TEST_CASE("gemm: aligned operands, over tiles and parts of k") {
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{64, 32, 64},
+                                {256, 128, 1024},
+                                {132, 36, 300},
+                                {4, 4, 2048},
+                                {200, 72, 68},
+                                {68, 260, 512}})
+    for (int e = 0; e < kEpilogues; ++e)
+      for (const auto& [ta, tb] : {std::pair{false, true}, {false, false}, {true, false}, {true, true}}) {
+        const Case s{m, n, k, ta, tb, e};
+        if (e != k / 64 % kEpilogues && e != everything) continue;
+        Problem expected(s, true);
+        table<float>(Isa::reference).gemm(with_threads(1), expected.gemm);
+        for_each_product(s, [&](const Version& version, const Case& each) {
+          AlignedProblem whole(each, true);
+          version.table->gemm(with_threads(1), whole.gemm);
+          bool equal = true;
+          for (int64_t i = 0; i < m; ++i)
+            for (int64_t j = 0; j < n; ++j)
+              equal = equal && whole.c.data()[i * whole.c.ld + j] == expected.c.data()[i * expected.c.ld + j];
+          CHECK(equal);
+          AlignedProblem real(each, false), again(each, false);
+          const std::vector<float> before = real.c.store;
+          version.table->gemm(with_threads(1), real.gemm);
+          version.table->gemm(with_threads(2), again.gemm);
+          CHECK(same_bits(real.c.store, again.c.store));
+          const double one = each.precision == Precision::fast ? operand_error(version) : 0;
+          CHECK(within_bound(real.gemm, before.data() + real.c.offset,
+                             2 * one + one * one + std::ldexp(static_cast<double>(k + 3), -24)));
+        });
+      }
+}
+
+TEST_CASE("gemm: aligned operands with NaN and infinity") {
+  for (const bool ta : {false, true})
+    for (const float bad : {kNan, kInf}) {
+      const Case s{72, 40, 96, ta, false, none};
+      for_each_product(s, [&](const Version& version, const Case& each) {
+        AlignedProblem p(each, false);
+        const int64_t row = 70, q = 90;
+        const_cast<float*>(p.gemm.a)[ta ? q * p.gemm.lda + row : row * p.gemm.lda + q] = bad;
+        version.table->gemm(with_threads(1), p.gemm);
+        for (int64_t i = 0; i < s.m; ++i)
+          for (int64_t j = 0; j < s.n; ++j) {
+            const float found = p.c.data()[i * p.c.ld + j];
+            const float b = p.gemm.b[q * p.gemm.ldb + j];
+            if (i != row)
+              CHECK(std::isfinite(found));
+            else if (std::isnan(bad))
+              CHECK(std::isnan(found));
+            else
+              CHECK(found == (b < 0 ? -kInf : kInf));
+          }
+      });
+    }
 }
 
 TEST_CASE("gemm: fast rounds what it multiplies on CUDA and on the matrix unit, and nothing elsewhere") {
