@@ -25,8 +25,7 @@ void release_inputs(std::vector<std::shared_ptr<Node>>& inputs) {
 
 // A gradient for `node` in its exact shape: sums over what was broadcast, after checking that it fits.
 Tensor fitted(const Node& from, const Node& node, Tensor gradient) {
-  check(gradient.defined(), "{}: backward gave no gradient for an input of shape {}", from.op,
-        node.value.shape().str());
+  check(gradient.defined(), "{}: backward gave no gradient for an input of shape {}", from.op, node.value.shape());
   check(gradient.dtype() == node.value.dtype(), "{}: backward gave a gradient of {} for an input of {}", from.op,
         name(gradient.dtype()), name(node.value.dtype()));
   if (gradient.shape() == node.value.shape()) return gradient;

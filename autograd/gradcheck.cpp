@@ -75,7 +75,7 @@ double gradcheck(const Function& f, const std::vector<Tensor>& inputs) {
   for (const Variable& variable : variables) {
     const Tensor& x = variable.value();
     const Tensor values = x.clone(Device{}), grad = variable.grad();
-    check(grad.defined(), "gradcheck: an input of shape {} got no gradient", variable.shape().str());
+    check(grad.defined(), "gradcheck: an input of shape {} got no gradient", variable.shape());
     const int64_t n = grad.numel();
     const Tensor found = grad.to(Device{});
     std::vector<double> analytic(found.data<double>(), found.data<double>() + n), numeric;

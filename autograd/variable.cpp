@@ -38,8 +38,8 @@ void Variable::set_value(const Tensor& value) {
   const Node& node = deref(node_);
   check(node.is_leaf, "set_value: the variable is the result of {}", node.op);
   check(value.shape() == node.value.shape() && value.dtype() == node.value.dtype(),
-        "set_value: expected {} {}, found {} {}", name(node.value.dtype()), node.value.shape().str(),
-        name(value.dtype()), value.shape().str());
+        "set_value: expected {} {}, found {} {}", name(node.value.dtype()), node.value.shape(), name(value.dtype()),
+        value.shape());
   node_->value = value;
 }
 
@@ -51,8 +51,8 @@ void Variable::set_grad(const Tensor& grad) {
   const Node& node = deref(node_);
   check(node.is_leaf && node.requires_grad, "set_grad: the variable is no leaf that requires a gradient");
   check(!grad.defined() || (grad.shape() == node.value.shape() && grad.dtype() == node.value.dtype()),
-        "set_grad: expected {} {}, found {} {}", name(node.value.dtype()), node.value.shape().str(), name(grad.dtype()),
-        grad.shape().str());
+        "set_grad: expected {} {}, found {} {}", name(node.value.dtype()), node.value.shape(), name(grad.dtype()),
+        grad.shape());
   node_->grad = grad;
 }
 
@@ -63,7 +63,7 @@ void Variable::zero_grad() {
 
 void Variable::backward() const {
   const Tensor& v = value();
-  check(v.numel() == 1, "backward: expected one element, found shape {}; give a seed", v.shape().str());
+  check(v.numel() == 1, "backward: expected one element, found shape {}; give a seed", v.shape());
   backward(ones(v.shape(), v.dtype(), v.device()));
 }
 
@@ -71,7 +71,7 @@ void Variable::backward(const Tensor& seed) const {
   const Tensor& v = value();
   check(requires_grad(), "backward: the variable does not depend on one that requires a gradient");
   check(seed.shape() == v.shape() && seed.dtype() == v.dtype(), "backward: expected a seed {} {}, found {} {}",
-        name(v.dtype()), v.shape().str(), name(seed.dtype()), seed.shape().str());
+        name(v.dtype()), v.shape(), name(seed.dtype()), seed.shape());
   const NoGrad no_grad;
   run_backward(node_, seed);
 }

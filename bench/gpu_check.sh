@@ -100,7 +100,7 @@ phase_build() {
 
 # A case of each family on few sizes, for what slows a kernel down a hundredfold, and for rehearsals.
 few='*by hand*,softmax family: inf*,scatter_add_rows: keeps*,*takes no vectors*,scan: NaN*,nearest: NaN*,topk: long*'
-few+=',gemm: within*,row_argmin*,sum and*,adam and sgd: three*,adam: many*,linear leaves*,gather_rows*'
+few+=',gemm: within*,gemm: aligned*,scan: many*,uniform*,row_argmin*,sum and*,adam and sgd: three*,adam: many*,linear leaves*,gather_rows*'
 few+=',strided_copy: cont*,binary: in*,Device: a copy takes*'
 readonly few
 
@@ -153,7 +153,7 @@ phase_sanitize() {
     return
   fi
   for tool in memcheck racecheck initcheck synccheck; do
-    step $tool 120 "$sanitizer" --tool $tool --error-exitcode 9 $build/bin/test_kernels \
+    step $tool 120 env QINCO_CUDA_CACHE=0 "$sanitizer" --tool $tool --error-exitcode 9 $build/bin/test_kernels \
       -tc="$few,cuda candidate: every*,cuda candidate: a step*"
   done
 }

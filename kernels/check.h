@@ -4,11 +4,15 @@
 // thing, the expected and the found value. A broken invariant of ours is an `assert`.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <fmt/core.h>
 #include <limits>
 #include <stdexcept>
+#include <string>
 #include <utility>
+
+#include "kernels/device.h"
 
 namespace qinco {
 
@@ -44,3 +48,13 @@ inline int64_t checked_add(int64_t a, int64_t b, const char* what) {
 }
 
 }  // namespace qinco
+
+/// As name(), made only where it is printed.
+template <>
+struct fmt::formatter<qinco::Device> {
+  constexpr auto parse(fmt::format_parse_context& context) { return context.begin(); }
+  auto format(const qinco::Device& device, fmt::format_context& context) const {
+    const std::string text = device.name();
+    return std::copy(text.begin(), text.end(), context.out());
+  }
+};

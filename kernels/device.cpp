@@ -49,10 +49,9 @@ int device_count(DeviceType type) {
 
 void check_device(Device device) {
   if (is_cpu(device)) return;
-  check(cuda::built(), "device {}: this build has no CUDA", device.name());
+  check(cuda::built(), "device {}: this build has no CUDA", device);
   const int count = cuda::device_count();
-  check(device.index < count, "device {}: this machine has {} CUDA device{}", device.name(), count,
-        count == 1 ? "" : "s");
+  check(device.index < count, "device {}: this machine has {} CUDA device{}", device, count, count == 1 ? "" : "s");
 }
 
 std::string device_description(Device device) {
@@ -74,9 +73,9 @@ void* allocate(Device device, size_t bytes) {
   return cuda::allocate(device.index, bytes);
 }
 
-void release(Device device, void* memory, size_t) noexcept {
+void release(Device device, void* memory, size_t bytes) noexcept {
   if (is_cpu(device)) return ::operator delete(memory, kAlignment);
-  if (memory) cuda::release(device.index, memory);
+  if (memory) cuda::release(device.index, memory, bytes);
 }
 
 void copy_bytes(Device to, void* destination, Device from, const void* source, size_t bytes) {

@@ -31,7 +31,7 @@ MemoryInfo memory_info(int) {
 void* allocate(int, size_t) {
   no_cuda();
 }
-void release(int, void*) noexcept {}
+void release(int, void*, size_t) noexcept {}
 void copy_to(int, void*, const void*, size_t) {
   no_cuda();
 }

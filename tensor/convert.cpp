@@ -114,8 +114,7 @@ void copy_by_device(const Tensor& src, const Tensor& dst) {
     copy_strided(src.contiguous(), dst);
   } else {
     const size_t bytes = size_of(dst.dtype());
-    check(bytes >= 4, "copy: strides of {} on {}: expected elements of 4 or 8 bytes", name(dst.dtype()),
-          dst.device().name());
+    check(bytes >= 4, "copy: strides of {} on {}: expected elements of 4 or 8 bytes", name(dst.dtype()), dst.device());
     bytes == 4 ? copy_by_kernel<float>(src, dst) : copy_by_kernel<double>(src, dst);
   }
 }
@@ -155,7 +154,7 @@ void convert(const Tensor& src, const Tensor& dst) {
                             });
     });
   });
-  check(!out_of_range, "to: a value of {} {} is out of range for {}", name(src.dtype()), src.shape().str(),
+  check(!out_of_range, "to: a value of {} {} is out of range for {}", name(src.dtype()), src.shape(),
         name(dst.dtype()));
 }
 

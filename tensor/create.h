@@ -25,8 +25,8 @@ Tensor arange(int64_t n, double start = 0, double step = 1, DType dtype = DType:
 template <class T>
 Tensor from_span(std::span<const T> values, const Shape& shape) {
   const Tensor out = Tensor::empty(shape, dtype_of<T>());
-  check(out.numel() == static_cast<int64_t>(values.size()), "from_span: shape {} holds {} values, found {}",
-        shape.str(), out.numel(), values.size());
+  check(out.numel() == static_cast<int64_t>(values.size()), "from_span: shape {} holds {} values, found {}", shape,
+        out.numel(), values.size());
   if (!values.empty()) std::memcpy(out.bytes(), values.data(), values.size_bytes());
   return out;
 }

@@ -48,8 +48,8 @@ inline Device common_device(const char* op, std::initializer_list<const Tensor*>
   for (const Tensor* const x : operands) {
     if (!x->defined()) continue;
     if (!first) first = x;
-    check(x->device() == first->device(), "{}: operands on different devices: {} and {}", op, first->device().name(),
-          x->device().name());
+    check(x->device() == first->device(), "{}: operands on different devices: {} and {}", op, first->device(),
+          x->device());
   }
   return first ? first->device() : Device{};
 }

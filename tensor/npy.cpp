@@ -143,7 +143,7 @@ NpyHeader parse_npy_header(const MappedFile& file) {
     fail("{}: {}", path, error.what());
   }
   check(size - header.data_offset == expected, "{}: expected {} bytes of data for {} {}, found {}", path, expected,
-        name(header.dtype), header.shape.str(), size - header.data_offset);
+        name(header.dtype), header.shape, size - header.data_offset);
   return header;
 }
 

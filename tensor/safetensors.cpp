@@ -139,7 +139,7 @@ Tensor make_tensor(const Entry& entry, std::byte* data, uint64_t size, const std
   check(begin <= end && end <= size, "data_offsets {}..{} leave the file's {} bytes of data", begin, end, size);
   const int64_t expected = checked_mul(shape.numel(), static_cast<int64_t>(size_of(type->dtype)), "shape");
   check(end - begin == static_cast<uint64_t>(expected), "expected {} bytes for {} {}, found {}", expected, entry.dtype,
-        shape.str(), end - begin);
+        shape, end - begin);
   std::byte* const first = data + begin;
   if (reinterpret_cast<uintptr_t>(first) % size_of(type->dtype) == 0) return wrap(first, shape, type->dtype, owner);
   const Tensor copy = Tensor::empty(shape, type->dtype);  // not aligned to its elements: move it to where it is

@@ -38,7 +38,7 @@ int64_t Shape::numel() const {
   int64_t count = 1;
   bool zero = false;
   for (const int64_t dim : *this) {
-    check(dim >= 0, "shape: negative size in {}", str());
+    check(dim >= 0, "shape: negative size in {}", *this);
     zero = zero || dim == 0;
     count = checked_mul(count, std::max<int64_t>(dim, 1), "shape");
   }
@@ -64,8 +64,7 @@ Shape broadcast_shapes(const Shape& a, const Shape& b, const char* op) {
   const int shift = result.size() - shorter.size();
   for (int i = 0; i < shorter.size(); ++i) {
     int64_t& size = result[i + shift];
-    check(size == shorter[i] || size == 1 || shorter[i] == 1, "{}: shapes {} and {} do not broadcast", op, a.str(),
-          b.str());
+    check(size == shorter[i] || size == 1 || shorter[i] == 1, "{}: shapes {} and {} do not broadcast", op, a, b);
     if (size == 1) size = shorter[i];
   }
   return result;

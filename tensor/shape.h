@@ -1,8 +1,10 @@
 // The sizes of a tensor's dimensions, outermost first.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <fmt/core.h>
 #include <initializer_list>
 #include <span>
 #include <string>
@@ -53,3 +55,14 @@ int normalise_dim(int64_t dim, int ndim, const char* op);
 Shape broadcast_shapes(const Shape& a, const Shape& b, const char* op);
 
 }  // namespace qinco
+
+/// As str(). Give messages the shape itself: that of a check is made only where it fails, and there are a dozen checks
+/// in every operation.
+template <>
+struct fmt::formatter<qinco::Shape> {
+  constexpr auto parse(fmt::format_parse_context& context) { return context.begin(); }
+  auto format(const qinco::Shape& shape, fmt::format_context& context) const {
+    const std::string text = shape.str();
+    return std::copy(text.begin(), text.end(), context.out());
+  }
+};

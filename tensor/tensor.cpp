@@ -44,7 +44,7 @@ bool Tensor::is_contiguous() const {
 
 template <class T>
 T Tensor::item() const {
-  check(defined() && numel_ == 1, "item: expected one element, found shape {}", shape_.str());
+  check(defined() && numel_ == 1, "item: expected one element, found shape {}", shape_);
   if (device().type != DeviceType::cpu) return to(Device{}).item<T>();
   return any_dtype(dtype_, [&]<class From>() -> T {
     if constexpr (std::is_same_v<From, BFloat16> || std::is_same_v<From, Float16>)
@@ -63,7 +63,7 @@ Tensor Tensor::reshape(Shape shape) const {
   int inferred = -1;
   int64_t known = 1;
   for (int i = 0; i < shape.size(); ++i) {
-    check(shape[i] >= 0 || (shape[i] == -1 && inferred < 0), "reshape: {} is no shape", asked.str());
+    check(shape[i] >= 0 || (shape[i] == -1 && inferred < 0), "reshape: {} is no shape", asked);
     if (shape[i] < 0)
       inferred = i;
     else
@@ -71,7 +71,7 @@ Tensor Tensor::reshape(Shape shape) const {
   }
   if (inferred >= 0 && known > 0 && numel_ % known == 0) shape[inferred] = numel_ / known;
   check((inferred < 0 || shape[inferred] >= 0) && shape.numel() == numel_, "reshape: {} elements of shape {} into {}",
-        numel_, shape_.str(), asked.str());
+        numel_, shape_, asked);
   const Tensor base = contiguous();
   return {base.storage_, shape, contiguous_strides(shape), base.offset_, dtype_};
 }
@@ -79,7 +79,7 @@ Tensor Tensor::reshape(Shape shape) const {
 Tensor Tensor::slice(int64_t dim, int64_t begin, int64_t end) const {
   const int d = normalise_dim(dim, this->dim(), "slice");
   check(0 <= begin && begin <= end && end <= shape_[d], "slice: {}..{} of dimension {} of shape {}", begin, end, d,
-        shape_.str());
+        shape_);
   Shape shape = shape_;
   shape[d] = end - begin;
   return {storage_, shape, strides_, offset_ + begin * strides_[static_cast<size_t>(d)], dtype_};
@@ -96,7 +96,7 @@ Tensor Tensor::transpose(int64_t i, int64_t j) const {
 
 Tensor Tensor::squeeze(int64_t dim) const {
   const int d = normalise_dim(dim, this->dim(), "squeeze");
-  check(shape_[d] == 1, "squeeze: dimension {} of shape {} is not 1", d, shape_.str());
+  check(shape_[d] == 1, "squeeze: dimension {} of shape {} is not 1", d, shape_);
   Shape shape = shape_;
   Strides strides = strides_;
   shape.erase(d);
@@ -116,18 +116,18 @@ Tensor Tensor::unsqueeze(int64_t dim) const {
 
 Tensor Tensor::expand(const Shape& shape) const {
   const int shift = shape.size() - dim();
-  check(shift >= 0, "expand: shape {} into {}", shape_.str(), shape.str());
+  check(shift >= 0, "expand: shape {} into {}", shape_, shape);
   Strides strides{};
   for (int i = 0; i < dim(); ++i) {
     const bool repeats = shape_[i] == 1 && shape[i + shift] != 1;
-    check(repeats || shape_[i] == shape[i + shift], "expand: shape {} into {}", shape_.str(), shape.str());
+    check(repeats || shape_[i] == shape[i + shift], "expand: shape {} into {}", shape_, shape);
     strides[static_cast<size_t>(i + shift)] = repeats ? 0 : strides_[static_cast<size_t>(i)];
   }
   return {storage_, shape, strides, offset_, dtype_};
 }
 
 Tensor Tensor::row(int64_t i) const {
-  check(dim() >= 1 && 0 <= i && i < shape_[0], "row: row {} of shape {}", i, shape_.str());
+  check(dim() >= 1 && 0 <= i && i < shape_[0], "row: row {} of shape {}", i, shape_);
   return slice(0, i, i + 1).squeeze(0);
 }
 
@@ -161,8 +161,8 @@ std::string Tensor::str(int64_t max_elements) const {
   if (!defined()) return "undefined";
   const Tensor values = contiguous().to(Device{});
   const int64_t shown = std::min(numel_, max_elements);
-  std::string text = fmt::format("{} {}", name(dtype_), shape_.str());
-  if (device().type != DeviceType::cpu) text += fmt::format(" on {}", device().name());
+  std::string text = fmt::format("{} {}", name(dtype_), shape_);
+  if (device().type != DeviceType::cpu) text += fmt::format(" on {}", device());
   const Tensor flat = values.reshape({-1});
   for (int64_t i = 0; i < shown; ++i) text += fmt::format(" {:.6g}", flat.row(i).item<double>());
   return shown < numel_ ? text + " ..." : text;

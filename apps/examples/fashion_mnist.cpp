@@ -61,7 +61,7 @@ Tensor read_idx(const std::string& path) {
     read(size, sizeof size);
     shape.push_back((int64_t{size[0]} << 24) | (size[1] << 16) | (size[2] << 8) | size[3]);
   }
-  check(shape.numel() <= int64_t{1} << 30, "{}: expected at most 2^30 values, found shape {}", path, shape.str());
+  check(shape.numel() <= int64_t{1} << 30, "{}: expected at most 2^30 values, found shape {}", path, shape);
   const Tensor values = Tensor::empty(shape, DType::u8);
   read(values.bytes(), static_cast<size_t>(values.numel()));
   return values;
@@ -71,8 +71,8 @@ Dataset read_dataset(const std::string& directory, const std::string& name) {
   const Tensor pictures = read_idx(directory + "/" + name + "-images-idx3-ubyte.gz");
   const Tensor labels = read_idx(directory + "/" + name + "-labels-idx1-ubyte.gz");
   check(pictures.dim() == 3 && labels.shape() == Shape{pictures.size(0)},
-        "{}: expected as many {} labels as pictures, found {} and {}", directory, name, labels.shape().str(),
-        pictures.shape().str());
+        "{}: expected as many {} labels as pictures, found {} and {}", directory, name, labels.shape(),
+        pictures.shape());
   return {scale(pictures.to(DType::f32), 1.0 / 255).reshape({pictures.size(0), -1}), labels.to(DType::i32)};
 }
 

@@ -22,7 +22,7 @@ void recombine(const RecombineOptions& options, const Common& common) {
   if (!options.rotation.empty()) {
     const Tensor rotation = read_npy(options.rotation);
     check(rotation.dtype() == DType::f32 && rotation.dim() == 2, "{}: {} {}, expected f32 [{},d]", options.rotation,
-          name(rotation.dtype()), rotation.shape().str(), model.d_out());
+          name(rotation.dtype()), rotation.shape(), model.d_out());
     model.rotation = rotation.clone();
   }
   save_product(options.output, model);

@@ -39,7 +39,7 @@ Tensor make_rotation(const Common& common, const TrainArguments& arguments, cons
     const Tensor rotation = read_npy(path).clone();
     const Shape expected{train.dim(), train.dim()};
     check(rotation.dtype() == DType::f32 && rotation.shape() == expected, "{}: {} {}, expected f32 {}", path,
-          name(rotation.dtype()), rotation.shape().str(), expected.str());
+          name(rotation.dtype()), rotation.shape(), expected);
     return rotation;
   }
   const int64_t K = arguments.K.value_or(QincoConfig().K), n = std::min(train.size(), kRotationPoints * K);

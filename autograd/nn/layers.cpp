@@ -37,7 +37,7 @@ Embedding::Embedding(int64_t count, int64_t d, Random& random, DType dtype)
     : Embedding(normal_tensor({count, d}, random, dtype)) {}
 
 Embedding::Embedding(const Tensor& table) {
-  check(table.dim() == 2, "embedding: expected a table [N,d], found shape {}", table.shape().str());
+  check(table.dim() == 2, "embedding: expected a table [N,d], found shape {}", table.shape());
   weight = register_parameter("weight", table);
 }
 

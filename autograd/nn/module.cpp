@@ -58,7 +58,7 @@ void Module::load(const TensorMap& state) {
     check(found != state.end(), "load: parameter {} is missing", name);
     const Tensor &value = found->second, &own = parameter.value();
     check(value.shape() == own.shape() && value.dtype() == own.dtype(), "load: {}: expected {} {}, found {} {}", name,
-          qinco::name(own.dtype()), own.shape().str(), qinco::name(value.dtype()), value.shape().str());
+          qinco::name(own.dtype()), own.shape(), qinco::name(value.dtype()), value.shape());
   }
   // All names of ours are there, so more entries than parameters means that some are not ours.
   for (const auto& [name, value] : state) {

@@ -9,10 +9,10 @@ Variable layer_norm(const Variable& x, const Variable& gamma, const Variable& be
   using kernels::Context;
   const Tensor in = x.value().contiguous(), scales = gamma.value().contiguous(), shifts = beta.value().contiguous();
   check(in.dim() >= 1 && scales.shape() == Shape{in.size(-1)} && shifts.shape() == scales.shape(),
-        "layer_norm: x {}, gamma {} and beta {}: expected [..,c], [c] and [c]", in.shape().str(), scales.shape().str(),
-        shifts.shape().str());
+        "layer_norm: x {}, gamma {} and beta {}: expected [..,c], [c] and [c]", in.shape(), scales.shape(),
+        shifts.shape());
   check(in.dtype() == scales.dtype() && in.dtype() == shifts.dtype(), "layer_norm: dtypes of x, gamma and beta differ");
-  check(in.size(-1) > 0, "layer_norm: the last dimension of shape {} is empty", in.shape().str());
+  check(in.size(-1) > 0, "layer_norm: the last dimension of shape {} is empty", in.shape());
   const int64_t cols = in.size(-1), rows = in.numel() / cols;
   const Context& context = Context::of(common_device("layer_norm", {&in, &scales, &shifts}));
   const Tensor y = Tensor::empty(in.shape(), in.dtype(), in.device());

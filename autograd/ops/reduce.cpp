@@ -50,7 +50,7 @@ Variable mean(const Variable& x, int64_t dim, bool keepdim) {
 }
 
 Variable mse_loss(const Variable& a, const Variable& b) {
-  check(a.value().numel() > 0, "mse_loss: shape {} has no elements", a.shape().str());
+  check(a.value().numel() > 0, "mse_loss: shape {} has no elements", a.shape());
   return squared_error("mse_loss", a, b, 1 / static_cast<double>(a.value().numel()));
 }
 

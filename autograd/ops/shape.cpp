@@ -42,7 +42,7 @@ Variable transpose(const Variable& x, int64_t i, int64_t j) {
 }
 
 Variable embedding(const Variable& weight, const Tensor& ids) {
-  check(weight.value().dim() == 2, "embedding: expected a weight [N,d], found shape {}", weight.shape().str());
+  check(weight.value().dim() == 2, "embedding: expected a weight [N,d], found shape {}", weight.shape());
   return record("embedding", gather_rows(weight.value(), ids), {weight},
                 [ids, shape = weight.shape()](const Tensor& g, InputGradients& into) {
                   const Tensor rows = zeros(shape, g.dtype(), g.device());

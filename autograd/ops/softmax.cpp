@@ -16,8 +16,8 @@ using kernels::Context;
 // Targets as a contiguous list on the CPU, after checking them against log-probabilities or logits [n,C].
 Tensor checked_targets(const char* op, const Tensor& scores, const Tensor& targets) {
   check(scores.dim() == 2 && targets.dim() == 1 && targets.dtype() == DType::i32 && targets.size(0) == scores.size(0),
-        "{}: scores {} and targets {} {}: expected [n,C] and i32 [n]", op, scores.shape().str(), name(targets.dtype()),
-        targets.shape().str());
+        "{}: scores {} and targets {} {}: expected [n,C] and i32 [n]", op, scores.shape(), name(targets.dtype()),
+        targets.shape());
   check(targets.numel() > 0, "{}: no rows", op);
   const Tensor list = targets.contiguous().to(Device{});
   const int32_t* const data = list.data<int32_t>();

@@ -23,7 +23,7 @@ const Tensor& require(const TensorMap& state, const std::string& name, DType dty
   check(found != state.end(), "optimizer: state {} is missing", name);
   const Tensor& value = found->second;
   check(value.dtype() == dtype && value.shape() == shape, "optimizer: state {}: expected {} {}, found {} {}", name,
-        qinco::name(dtype), shape.str(), qinco::name(value.dtype()), value.shape().str());
+        qinco::name(dtype), shape, qinco::name(value.dtype()), value.shape());
   return value;
 }
 

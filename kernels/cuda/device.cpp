@@ -1,12 +1,18 @@
 // Devices through the CUDA runtime. Memory comes from the driver's stream-ordered pool, which is told to keep what is
-// released: an allocation costs about a microsecond, and tools such as compute-sanitizer see each block by itself.
+// released; blocks of common sizes are kept here (block_cache.h), unless QINCO_CUDA_CACHE is 0, as for
+// compute-sanitizer, which then sees each block by itself.
 #include "kernels/cuda/device.h"
 
+#include <cstdlib>
 #include <cuda_runtime.h>
+#include <map>
 #include <mutex>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/cuda/block_cache.h"
 #include "kernels/cuda/download.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/upload.h"
@@ -22,9 +28,24 @@ struct State {
   cudaStream_t stream = nullptr;
   bool pools = false;
   cudaMemPool_t pool = nullptr;
+  BlockCache cache;
   UploadRing uploads;
   DownloadRing downloads;
 };
+
+#ifdef CUDA_EMULATOR
+constexpr bool kCaching = false;  // it looks at the guards around a block as that is released
+#else
+constexpr bool kCaching = true;
+#endif
+
+bool caching() {
+  static const bool on = [] {
+    const char* const setting = std::getenv("QINCO_CUDA_CACHE");
+    return setting ? std::string(setting) != "0" : kCaching;
+  }();
+  return on;
+}
 
 // Never destroyed: static objects may release device memory after it would be.
 State& state_of(int index) {
@@ -36,10 +57,11 @@ State& state_of(int index) {
     check_status(cudaStreamCreate(&state.stream), "stream");
     check_status(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, index), "device attribute");
     state.pools = pools != 0;
-    if (!state.pools) return;
-    check_status(cudaDeviceGetDefaultMemPool(&state.pool, index), "memory pool");
     size_t free = 0, total = 0;
     check_status(cudaMemGetInfo(&free, &total), "memory");
+    if (caching()) state.cache.set_limit(total / 4);
+    if (!state.pools) return;
+    check_status(cudaDeviceGetDefaultMemPool(&state.pool, index), "memory pool");
     uint64_t keep = total / 4 * 3;  // cuBLAS and the loading of kernels take memory past the pool
     check_status(cudaMemPoolSetAttribute(state.pool, cudaMemPoolAttrReleaseThreshold, &keep), "memory pool");
   });
@@ -48,6 +70,13 @@ State& state_of(int index) {
 
 cudaError_t try_allocate(const State& state, size_t bytes, void** memory) {
   return state.pools ? cudaMallocAsync(memory, bytes, state.stream) : cudaMalloc(memory, bytes);
+}
+
+void free_block(const State& state, void* memory) {
+  if (state.pools)
+    cudaFreeAsync(memory, state.stream);
+  else
+    cudaFree(memory);
 }
 
 }  // namespace
@@ -95,6 +124,7 @@ MemoryInfo memory_info(int index) {
   const State& state = state_of(index);
   MemoryInfo info;
   check_status(cudaMemGetInfo(&info.free, &info.total), "memory");
+  info.free += state.cache.bytes();
   if (!state.pools) return info;
   uint64_t reserved = 0, used = 0;
   check_status(cudaMemPoolGetAttribute(state.pool, cudaMemPoolAttrReservedMemCurrent, &reserved), "memory pool");
@@ -104,15 +134,17 @@ MemoryInfo memory_info(int index) {
 }
 
 void* allocate(int index, size_t bytes) {
-  const State& state = state_of(index);
+  State& state = state_of(index);
+  const size_t wanted = caching() ? BlockCache::rounded(bytes) : bytes > 0 ? bytes : 1;
+  if (void* const kept = state.cache.take(wanted)) return kept;
   void* memory = nullptr;
-  const size_t wanted = bytes > 0 ? bytes : 1;
   cudaError_t status = try_allocate(state, wanted, &memory);
-  if (status == cudaErrorMemoryAllocation && state.pools) {
-    // What the pool keeps may be in pieces that are too small: given back to the driver, they are one again.
+  if (status == cudaErrorMemoryAllocation) {
+    // What is kept may be in pieces that are too small: given back to the driver, they are one again.
     cudaGetLastError();
+    for (void* const block : state.cache.clear()) free_block(state, block);
     check_status(cudaStreamSynchronize(state.stream), "device");
-    check_status(cudaMemPoolTrimTo(state.pool, 0), "memory pool");
+    if (state.pools) check_status(cudaMemPoolTrimTo(state.pool, 0), "memory pool");
     status = try_allocate(state, wanted, &memory);
   }
   if (status == cudaSuccess) return memory;
@@ -122,14 +154,22 @@ void* allocate(int index, size_t bytes) {
   fail("device cuda:{}: out of memory: {} bytes wanted, {} of {} free", index, bytes, info.free, info.total);
 }
 
-void release(int index, void* memory) noexcept {
+void release(int index, void* memory, size_t bytes) noexcept {
   // Failures here follow one that was reported, or the end of the process.
   if (cudaSetDevice(index) != cudaSuccess) return;
   State& state = state_of(index);
-  if (state.pools)
-    cudaFreeAsync(memory, state.stream);
-  else
-    cudaFree(memory);
+  if (!state.cache.keep(memory, BlockCache::rounded(bytes))) free_block(state, memory);
+}
+
+void allow_shared_memory(const void* kernel, int device, size_t bytes) {
+  static std::mutex mutex;
+  static auto* const allowed = new std::map<std::pair<const void*, int>, size_t>;
+  const std::lock_guard lock(mutex);
+  size_t& most = (*allowed)[{kernel, device}];
+  if (bytes <= most) return;
+  check_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+               "shared memory of a kernel");
+  most = bytes;
 }
 
 void copy_to(int index, void* destination, const void* host, size_t bytes) {

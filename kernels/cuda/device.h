@@ -20,7 +20,8 @@ std::string description(int index);
 int compute_capability(int index);
 MemoryInfo memory_info(int index);
 void* allocate(int index, size_t bytes);
-void release(int index, void* memory) noexcept;
+/// What allocate(index, bytes) returned.
+void release(int index, void* memory, size_t bytes) noexcept;
 void copy_to(int index, void* destination, const void* host, size_t bytes);
 void copy_from(int index, void* host, const void* source, size_t bytes);
 void copy_between(int to, void* destination, int from, const void* source, size_t bytes);

@@ -67,9 +67,10 @@ struct WarpSums {
   float values[kRowTiles][kColumnTiles][4];
 };
 
-// Adds the products over a slab. a, b: the operands' slabs from this warp's first row and column on.
+// Adds the products over a slab; those with a low part to sums of their own, so that fewer wait for each other. a, b:
+// the operands' slabs from this warp's first row and column on.
 template <class A, class B>
-__device__ void multiply(const float* a, const float* b, bool exact, WarpSums& sums) {
+__device__ void multiply(const float* a, const float* b, bool exact, WarpSums& sums, WarpSums& small) {
   const int g = lane() / 4, t = lane() % 4;
 #pragma unroll
   for (int k = 0; k < kDepth; k += 8) {
@@ -82,7 +83,7 @@ __device__ void multiply(const float* a, const float* b, bool exact, WarpSums& s
     for (int j = 0; j < kColumnTiles; ++j)
 #pragma unroll
       for (int e = 0; e < 2; ++e) columns[j][e] = split(b[B::place(8 * j + g, k + t + 4 * e)]);
-    const auto add = [&](bool low_rows, bool low_columns) {
+    const auto add = [&](WarpSums& to, bool low_rows, bool low_columns) {
 #pragma unroll
       for (int i = 0; i < kRowTiles; ++i) {
         uint32_t row[4];
@@ -90,15 +91,13 @@ __device__ void multiply(const float* a, const float* b, bool exact, WarpSums& s
         for (int e = 0; e < 4; ++e) row[e] = low_rows ? rows[i][e].low : rows[i][e].high;
 #pragma unroll
         for (int j = 0; j < kColumnTiles; ++j)
-          mma_tf32(sums.values[i][j], row, low_columns ? columns[j][0].low : columns[j][0].high,
+          mma_tf32(to.values[i][j], row, low_columns ? columns[j][0].low : columns[j][0].high,
                    low_columns ? columns[j][1].low : columns[j][1].high);
       }
     };
-    if (exact) {
-      add(true, false);
-      add(false, true);
-    }
-    add(false, false);
+    if (exact) add(small, true, false);
+    add(sums, false, false);
+    if (exact) add(small, false, true);
   }
 }
 
@@ -184,15 +183,21 @@ __global__ void __launch_bounds__(kTileThreads) gemm_kernel(TiledGemm w) {
   for (int s = 0; s < kStages - 1; ++s) fetch(begin + s);
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int warp_row = warp / 2 * kWarpRows, warp_column = warp % 2 * kWarpColumns;
-  WarpSums sums{};
+  WarpSums sums{}, small{};
   for (int slab = begin; slab < end; ++slab) {
     wait_for_copies<kStages - 2>();
     __syncthreads();
     fetch(slab + kStages - 1);  // into the stage before, which all have left
     const float* const stage = ring + slab % kStages * kStage;
     multiply<A, B>(stage + A::place(warp_row, 0), stage + A::kFloats + B::place(warp_column, 0),
-                   w.g.precision == Precision::exact, sums);
+                   w.g.precision == Precision::exact, sums, small);
   }
+#pragma unroll
+  for (int i = 0; i < kRowTiles; ++i)
+#pragma unroll
+    for (int j = 0; j < kColumnTiles; ++j)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums.values[i][j][e] += small.values[i][j][e];
   if (w.splits > 1 && !join(w, tile, split_of, sums)) return;
   finish(w, row + warp_row, column + warp_column, sums);
 }

@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <cuda_runtime.h>
-#include <mutex>
 
 #include "kernels/context.h"
 #include "kernels/cuda/runtime.h"
@@ -30,9 +29,6 @@ inline unsigned blocks_for(int64_t n, int64_t per_block = kBlock) {
   return static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
 }
 
-/// Held from asking for a kernel's shared memory to its launch: what is asked for holds for all threads.
-inline std::mutex asking_for_shared_memory;
-
 /// Queues kernel<<<grid, block, shared_bytes>>>(arguments...) on the context's stream; nothing if the grid is empty.
 /// Throws Error if the launch is refused.
 template <class... Parameters, class... Arguments>
@@ -42,13 +38,8 @@ void launch(const Context& context, void (*kernel)(Parameters...), dim3 grid, di
 
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   use_device(context.device.index);
-  std::unique_lock<std::mutex> asked;
-  if (shared_bytes > kSharedWithoutAsking) {
-    asked = std::unique_lock(asking_for_shared_memory);
-    check_status(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
-        "shared memory of a kernel");
-  }
+  if (shared_bytes > kSharedWithoutAsking)
+    allow_shared_memory(reinterpret_cast<const void*>(kernel), context.device.index, shared_bytes);
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;

@@ -13,6 +13,10 @@ void check_status(cudaError_t status, const char* what);
 /// Makes `index` this thread's current device.
 void use_device(int index);
 
+/// Lets launches of a kernel on the current device, `device`, ask for so much shared memory: for all threads, and never
+/// less again.
+void allow_shared_memory(const void* kernel, int device, size_t bytes);
+
 inline cudaStream_t stream_of(const Context& context) {
   return static_cast<cudaStream_t>(context.stream);
 }

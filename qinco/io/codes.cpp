@@ -94,7 +94,7 @@ CodeFile CodeFile::open(const std::string& path, CodeFormat format, int64_t M, i
   check(header.dtype == DType::i32 || header.dtype == DType::i64, "{}: codes of type {}, expected i32 or i64", path,
         name(header.dtype));
   check(header.shape.size() == 2 && header.shape[0] >= 1 && header.shape[1] == M, "{}: shape {}, expected [n,{}]", path,
-        header.shape.str(), M);
+        header.shape, M);
   codes.dtype_ = header.dtype;
   codes.offset_ = header.data_offset;
   codes.row_bytes_ = M * static_cast<int64_t>(size_of(header.dtype));

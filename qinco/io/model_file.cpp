@@ -68,8 +68,8 @@ void check_shapes(const std::string& path, const QincoConfig& config, const Tens
   for_each_parameter(config, [&](const std::string& name, const Shape& shape) {
     const auto tensor = tensors.find(name);
     check(tensor != tensors.end(), "{}: no tensor '{}'", path, name);
-    check(tensor->second.shape() == shape, "{}: tensor '{}': expected {}, found {}", path, name, shape.str(),
-          tensor->second.shape().str());
+    check(tensor->second.shape() == shape, "{}: tensor '{}': expected {}, found {}", path, name, shape,
+          tensor->second.shape());
     known.insert(name);
   });
   for (const auto& [name, tensor] : tensors)

@@ -21,7 +21,7 @@ const Shape& matrix(const TensorMap& tensors, const std::string& name) {
   const auto found = tensors.find(name);
   check(found != tensors.end(), "no tensor '{}': not a QINCo model", name);
   const Shape& shape = found->second.shape();
-  check(shape.size() == 2, "tensor '{}' has shape {}, expected a matrix", name, shape.str());
+  check(shape.size() == 2, "tensor '{}' has shape {}, expected a matrix", name, shape);
   return shape;
 }
 

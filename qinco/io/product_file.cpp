@@ -31,7 +31,7 @@ Tensor take_rotation(const std::string& path, ModelContents& contents) {
   const auto found = contents.tensors.find(kRotation);
   if (found == contents.tensors.end()) return {};
   const Tensor rotation = found->second;
-  check(rotation.dim() == 2, "{}: {} is {}, expected [d_out,d]", path, kRotation, rotation.shape().str());
+  check(rotation.dim() == 2, "{}: {} is {}, expected [d_out,d]", path, kRotation, rotation.shape());
   check_values(path, kRotation, rotation, contents.file.get());
   contents.tensors.erase(found);
   return rotation;

@@ -83,7 +83,7 @@ RowLayout open_npy(const std::string& path) {
   rows.file = MappedFile::open(path);
   const NpyHeader header = parse_npy_header(*rows.file);
   check(header.shape.size() == 2 && header.shape[0] >= 1, "{}: shape {}, expected [n,d] with n >= 1", path,
-        header.shape.str());
+        header.shape);
   check(header.shape[1] >= 1 && header.shape[1] <= kMaxDim, "{}: dimension {}, expected 1 to {}", path, header.shape[1],
         kMaxDim);
   rows.dtype = header.dtype;

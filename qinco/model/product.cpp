@@ -40,7 +40,7 @@ void check_product(const std::vector<QincoConfig>& parts, const Tensor& rotation
   }
   if (!rotation.defined()) return;
   check(rotation.dim() == 2 && rotation.size(0) == d_out && rotation.size(1) >= 1,
-        "PQ-QINCo: the rotation is {}, expected [{},d]", rotation.shape().str(), d_out);
+        "PQ-QINCo: the rotation is {}, expected [{},d]", rotation.shape(), d_out);
 }
 
 }  // namespace qinco

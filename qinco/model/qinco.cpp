@@ -21,20 +21,20 @@ Qinco::Qinco(const QincoConfig& config, Random& random, DType dtype) : config_(c
 
 void Qinco::set_codebooks(const Tensor& codebooks) {
   const Shape expected{config_.M, config_.K, config_.d};
-  check(codebooks.shape() == expected, "codebooks: expected {}, found {}", expected.str(), codebooks.shape().str());
+  check(codebooks.shape() == expected, "codebooks: expected {}, found {}", expected, codebooks.shape());
   const int64_t first = config_.codes() - config_.M;
   for (int64_t m = 0; m < config_.M; ++m) codebook(first + m).value().copy_from(codebooks.row(m));
 }
 
 void Qinco::set_centroids(const Tensor& centroids) {
   const Shape expected{config_.K_ivf, config_.d};
-  check(centroids.shape() == expected, "centroids: expected {}, found {}", expected.str(), centroids.shape().str());
+  check(centroids.shape() == expected, "centroids: expected {}, found {}", expected, centroids.shape());
   codebook0_.value().copy_from(centroids);
 }
 
 std::vector<Variable> Qinco::decode_partials(const Tensor& codes) const {
   check(codes.dim() == 2 && codes.size(1) >= 1 && codes.size(1) <= config_.codes(),
-        "decode_partials: expected codes [n,1..{}], found {}", config_.codes(), codes.shape().str());
+        "decode_partials: expected codes [n,1..{}], found {}", config_.codes(), codes.shape());
   std::vector<Variable> partials;
   for (int64_t m = 0; m < codes.size(1); ++m) {
     const Tensor ids = codes.slice(1, m, m + 1).squeeze(1).contiguous();

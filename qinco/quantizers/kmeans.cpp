@@ -159,7 +159,7 @@ Kmeans kmeans(const kernels::Context& context, int64_t n, int64_t d, const float
   check(options.iterations >= 1, "k-means: {} iterations, expected at least 1", options.iterations);
   const Tensor& initial = options.initial;
   check(!initial.defined() || initial.shape() == Shape{k, d}, "k-means: initial centroids {}, expected {}",
-        initial.shape().str(), Shape{k, d}.str());
+        initial.shape(), Shape{k, d});
   if (options.weights) check_weights(n, options.weights);
   Random random(options.seed, kSampleStream);
   std::vector<int32_t> order = random.permutation(n);

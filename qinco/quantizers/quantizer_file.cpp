@@ -29,7 +29,7 @@ Tensor take(const std::string& path, const SafetensorsFile& file, const std::str
   check(found != file.tensors.end(), "{}: no tensor `{}`", path, name);
   const Tensor& stored = found->second;
   check(stored.dtype() == DType::f32 && stored.dim() == dims, "{}: `{}` is {} {}, expected f32 of {} dimensions", path,
-        name, qinco::name(stored.dtype()), stored.shape().str(), dims);
+        name, qinco::name(stored.dtype()), stored.shape(), dims);
   const float* const values = stored.data<float>();
   for (int64_t i = 0; i < stored.numel(); ++i)
     check(std::isfinite(values[i]), "{}: `{}` holds NaN or infinity", path, name);
@@ -42,7 +42,7 @@ Tensor take_codebooks(const std::string& path, const SafetensorsFile& file) {
   const int64_t K = codebooks.size(1);
   const bool sizes = codebooks.size(0) >= 1 && K >= 2 && K <= 65536 && (K & (K - 1)) == 0 && codebooks.size(2) >= 1;
   check(sizes, "{}: codebooks {}, expected M >= 1, K a power of two from 2 to 65536, and a width >= 1", path,
-        codebooks.shape().str());
+        codebooks.shape());
   return codebooks;
 }
 
@@ -68,8 +68,7 @@ ProductQuantizer load_pq(const std::string& path) {
   if (file.tensors.count("opq_matrix") == 0) return pq;
   pq.rotation = take(path, file, "opq_matrix", 2);
   const Shape expected{pq.d(), pq.d()};
-  check(pq.rotation.shape() == expected, "{}: `opq_matrix` is {}, expected {}", path, pq.rotation.shape().str(),
-        expected.str());
+  check(pq.rotation.shape() == expected, "{}: `opq_matrix` is {}, expected {}", path, pq.rotation.shape(), expected);
   return pq;
 }
 

@@ -55,7 +55,7 @@ const double* doubles(const std::string& path, const TensorMap& tensors, const c
   check(found != tensors.end(), "{}: no tensor '{}'", path, name);
   const Tensor& x = found->second;
   check(x.dtype() == DType::f64 && x.shape() == shape, "{}: tensor '{}': expected f64 {}, found {} {}", path, name,
-        shape.str(), qinco::name(x.dtype()), x.shape().str());
+        shape, qinco::name(x.dtype()), x.shape());
   return x.data<double>();
 }
 

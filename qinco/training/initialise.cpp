@@ -42,7 +42,7 @@ VectorSet coarse_residuals(const VectorSet& vectors, const Tensor& centroids, De
   const kernels::Table<float>& kernel = kernels::table<float>(device);
   const int64_t n = vectors.size(), d = vectors.dim(), block = rows_together(device, n);
   check(centroids.dim() == 2 && centroids.size(1) == d, "centroids: expected [K_ivf,{}], found {}", d,
-        centroids.shape().str());
+        centroids.shape());
   const Tensor rows = Tensor::empty({n, d}), own = centroids.to(device);
   const float* const c = own.data<float>();
   for (int64_t begin = 0; begin < n; begin += block) {

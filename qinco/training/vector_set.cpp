@@ -50,7 +50,7 @@ VectorSet::VectorSet(const VectorFile& file, int64_t begin, int64_t end) {
 
 VectorSet::VectorSet(Tensor rows) : rows_(std::move(rows)) {
   check(rows_.dim() == 2 && rows_.is_contiguous() && (rows_.dtype() == DType::f32 || rows_.dtype() == DType::u8),
-        "vectors: expected contiguous f32 or u8 [n,d], found {} {}", name(rows_.dtype()), rows_.shape().str());
+        "vectors: expected contiguous f32 or u8 [n,d], found {} {}", name(rows_.dtype()), rows_.shape());
 }
 
 void VectorSet::gather(int64_t n, const int32_t* ids, float* out) const {

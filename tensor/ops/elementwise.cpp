@@ -133,10 +133,10 @@ QINCO_BINARY_OPS(QINCO_DEFINE_BINARY)
 #undef QINCO_DEFINE_BINARY
 
 void axpby(double alpha, const Tensor& x, double beta, const Tensor& y) {
-  check(x.shape() == y.shape() && x.dtype() == y.dtype(), "axpby: {} {} and {} {} differ", name(x.dtype()),
-        x.shape().str(), name(y.dtype()), y.shape().str());
+  check(x.shape() == y.shape() && x.dtype() == y.dtype(), "axpby: {} {} and {} {} differ", name(x.dtype()), x.shape(),
+        name(y.dtype()), y.shape());
   const Context& context = Context::of(common_device("axpby", {&x, &y}));
-  check(y.is_contiguous(), "axpby: expected a contiguous result of shape {}", y.shape().str());
+  check(y.is_contiguous(), "axpby: expected a contiguous result of shape {}", y.shape());
   const Tensor in = x.contiguous();
   floating_dtype("axpby", x.dtype(), [&]<class T>() {
     kernels::table<T>(context.device)

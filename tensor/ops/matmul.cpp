@@ -48,15 +48,16 @@ MatmulPrecision::~MatmulPrecision() {
 }
 
 Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
-  const std::string shapes = fmt::format("{} x {}", a.shape().str(), b.shape().str());
-  check(a.dim() >= 2 && a.dim() == b.dim(), "matmul: {}: expected matrices with equal leading dimensions", shapes);
-  check(a.dtype() == b.dtype(), "matmul: {}: dtypes {} and {} differ", shapes, name(a.dtype()), name(b.dtype()));
+  check(a.dim() >= 2 && a.dim() == b.dim(), "matmul: {} x {}: expected matrices with equal leading dimensions",
+        a.shape(), b.shape());
+  check(a.dtype() == b.dtype(), "matmul: {} x {}: dtypes {} and {} differ", a.shape(), b.shape(), name(a.dtype()),
+        name(b.dtype()));
   const Context& context = Context::of(common_device("matmul", {&a, &b}));
   const int64_t m = a.size(trans_a ? -1 : -2), k = a.size(trans_a ? -2 : -1);
   const int64_t n = b.size(trans_b ? -2 : -1), inner = b.size(trans_b ? -1 : -2);
-  check(k == inner, "matmul: {}: inner sizes {} and {} differ", shapes, k, inner);
+  check(k == inner, "matmul: {} x {}: inner sizes {} and {} differ", a.shape(), b.shape(), k, inner);
   Shape shape = a.shape().sub(0, a.dim() - 2);
-  check(shape == b.shape().sub(0, b.dim() - 2), "matmul: {}: leading dimensions differ", shapes);
+  check(shape == b.shape().sub(0, b.dim() - 2), "matmul: {} x {}: leading dimensions differ", a.shape(), b.shape());
   shape.push_back(m);
   shape.push_back(n);
   const Tensor out = Tensor::empty(shape, a.dtype(), a.device());
@@ -86,7 +87,7 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
 
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& residual, bool relu) {
   check(x.dim() >= 1 && w.dim() == 2 && x.size(-1) == w.size(1),
-        "linear: x {} and w {}: expected x [..,in], w [out,in]", x.shape().str(), w.shape().str());
+        "linear: x {} and w {}: expected x [..,in], w [out,in]", x.shape(), w.shape());
   check(x.dtype() == w.dtype(), "linear: dtypes of x and w differ: {} and {}", name(x.dtype()), name(w.dtype()));
   const Context& context = Context::of(common_device("linear", {&x, &w, &bias, &residual}));
   const int64_t in = w.size(1), out_size = w.size(0);
@@ -94,10 +95,10 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor
   shape[shape.size() - 1] = out_size;
   if (bias.defined())
     check(bias.shape() == Shape{out_size} && bias.dtype() == w.dtype(), "linear: expected a bias {} [{}], found {} {}",
-          name(w.dtype()), out_size, name(bias.dtype()), bias.shape().str());
+          name(w.dtype()), out_size, name(bias.dtype()), bias.shape());
   if (residual.defined())
     check(residual.shape() == shape && residual.dtype() == w.dtype(), "linear: expected a residual {} {}, found {} {}",
-          name(w.dtype()), shape.str(), name(residual.dtype()), residual.shape().str());
+          name(w.dtype()), shape, name(residual.dtype()), residual.shape());
   const Tensor out = Tensor::empty(shape, x.dtype(), x.device());
   if (out.numel() == 0) return out;
 

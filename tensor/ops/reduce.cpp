@@ -43,7 +43,7 @@ double total(const char* op, const Tensor& x) {
 }
 
 void check_matrix(const char* op, const Tensor& x) {
-  check(x.dim() == 2, "{}: expected a matrix, found shape {}", op, x.shape().str());
+  check(x.dim() == 2, "{}: expected a matrix, found shape {}", op, x.shape());
 }
 
 }  // namespace
@@ -53,7 +53,7 @@ Tensor sum(const Tensor& x) {
 }
 
 Tensor mean(const Tensor& x) {
-  check(x.numel() > 0, "mean: shape {} has no elements", x.shape().str());
+  check(x.numel() > 0, "mean: shape {} has no elements", x.shape());
   return scalar(average(total("mean", x), x.numel()), x.dtype(), x.device());
 }
 
@@ -68,14 +68,14 @@ Tensor sum(const Tensor& x, int64_t dim, bool keepdim) {
 
 Tensor mean(const Tensor& x, int64_t dim, bool keepdim) {
   const int64_t n = x.size(dim);
-  check(n > 0, "mean: dimension {} of shape {} is empty", dim, x.shape().str());
+  check(n > 0, "mean: dimension {} of shape {} is empty", dim, x.shape());
   return scale(sum(x, dim, keepdim), average(1, n));
 }
 
 Tensor sum_to(const Tensor& x, const Shape& shape) {
   const int shift = x.dim() - shape.size();
   check(shift >= 0 && broadcast_shapes(x.shape(), shape, "sum_to") == x.shape(),
-        "sum_to: shape {} does not broadcast to {}", shape.str(), x.shape().str());
+        "sum_to: shape {} does not broadcast to {}", shape, x.shape());
   const auto repeated = [&](int i) { return i < shift || (shape[i - shift] == 1 && x.shape()[i] != 1); };
   Tensor result = x;
   Shape kept = x.shape();
@@ -95,7 +95,7 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
 
 double sum_squared_difference(const Tensor& a, const Tensor& b) {
   check(a.shape() == b.shape() && a.dtype() == b.dtype(), "sum_squared_difference: {} {} and {} {} differ",
-        name(a.dtype()), a.shape().str(), name(b.dtype()), b.shape().str());
+        name(a.dtype()), a.shape(), name(b.dtype()), b.shape());
   const Context& context = Context::of(common_device("sum_squared_difference", {&a, &b}));
   const Tensor left = a.contiguous(), right = b.contiguous();
   return floating_dtype("sum_squared_difference", a.dtype(), [&]<class T>() {
@@ -108,8 +108,8 @@ Tensor squared_error(const Tensor& a, const Tensor& b, double weight) {
   if (a.device().type == DeviceType::cpu) return scalar(weight * sum_squared_difference(a, b), a.dtype());
   // Without a number that the host would have to wait for.
   const Tensor difference = sub(a, b);
-  check(difference.shape() == a.shape() && a.shape() == b.shape(), "squared_error: shapes {} and {} differ",
-        a.shape().str(), b.shape().str());
+  check(difference.shape() == a.shape() && a.shape() == b.shape(), "squared_error: shapes {} and {} differ", a.shape(),
+        b.shape());
   const int64_t n = a.numel(), cols = a.dim() == 0 ? 1 : std::max<int64_t>(a.size(-1), 1);
   return scale(sum(row_squared_norms(difference.reshape({n / cols, cols})), 0), weight);
 }
@@ -127,7 +127,7 @@ Tensor row_squared_norms(const Tensor& x) {
 
 Tensor argmin_rows(const Tensor& x) {
   check_matrix("argmin_rows", x);
-  check(x.size(1) > 0, "argmin_rows: the rows of shape {} are empty", x.shape().str());
+  check(x.size(1) > 0, "argmin_rows: the rows of shape {} are empty", x.shape());
   const Tensor in = x.contiguous();
   const Tensor out = Tensor::empty({x.size(0)}, DType::i32, x.device());
   const Context& context = Context::of(x.device());

@@ -17,7 +17,7 @@ Tensor checked_ids(const char* op, const Tensor& ids, int64_t rows, Device devic
   check(ids.dtype() == DType::i32, "{}: expected ids i32, found {}", op, name(ids.dtype()));
   const Tensor list = ids.contiguous();
   if (list.device().type != DeviceType::cpu) {
-    check(list.device() == device, "{}: ids on {}, rows on {}", op, list.device().name(), device.name());
+    check(list.device() == device, "{}: ids on {}, rows on {}", op, list.device(), device);
     return list;
   }
   const int32_t* const data = list.data<int32_t>();
@@ -46,8 +46,8 @@ Tensor gather_rows(const Tensor& table, const Tensor& ids) {
   const Tensor in = table.contiguous();
   const Tensor out = Tensor::empty(gathered_shape(table, ids), table.dtype(), table.device());
   if (!is_floating(table.dtype())) {
-    check(context.device.type == DeviceType::cpu, "gather_rows: expected f32 or f64 on {}, found {}",
-          context.device.name(), name(table.dtype()));
+    check(context.device.type == DeviceType::cpu, "gather_rows: expected f32 or f64 on {}, found {}", context.device,
+          name(table.dtype()));
     const auto bytes = static_cast<size_t>(row_size(in)) * size_of(in.dtype());
     const int32_t* const data = list.data<int32_t>();
     for (int64_t i = 0; i < list.numel(); ++i)
@@ -65,8 +65,8 @@ Tensor gather_rows(const Tensor& table, const Tensor& ids) {
 void scatter_add_rows(const Tensor& out, const Tensor& ids, const Tensor& x) {
   check(out.dim() >= 1 && out.is_contiguous(), "scatter_add_rows: expected a contiguous result with rows");
   check(x.shape() == gathered_shape(out, ids) && x.dtype() == out.dtype(),
-        "scatter_add_rows: expected x {} {}, found {} {}", name(out.dtype()), gathered_shape(out, ids).str(),
-        name(x.dtype()), x.shape().str());
+        "scatter_add_rows: expected x {} {}, found {} {}", name(out.dtype()), gathered_shape(out, ids), name(x.dtype()),
+        x.shape());
   const Tensor list = checked_ids("scatter_add_rows", ids, out.size(0), out.device());
   const Tensor in = x.contiguous();
   const Context& context = Context::of(common_device("scatter_add_rows", {&out, &x}));
@@ -83,13 +83,12 @@ Tensor concat(const std::vector<Tensor>& parts, int64_t dim) {
   Shape shape = parts[0].shape();
   for (size_t i = 1; i < parts.size(); ++i) {
     Shape other = parts[i].shape();
-    check(other.size() == shape.size(), "concat: {} and {} differ in dimensions", parts[0].shape().str(), other.str());
+    check(other.size() == shape.size(), "concat: {} and {} differ in dimensions", parts[0].shape(), other);
     check(parts[i].dtype() == parts[0].dtype(), "concat: dtypes {} and {} differ", name(parts[0].dtype()),
           name(parts[i].dtype()));
     const int64_t joined = checked_add(shape[d], other[d], "concat");
     other[d] = shape[d];
-    check(other == shape, "concat: {} and {} differ outside dimension {}", parts[0].shape().str(),
-          parts[i].shape().str(), d);
+    check(other == shape, "concat: {} and {} differ outside dimension {}", parts[0].shape(), parts[i].shape(), d);
     shape[d] = joined;
     common_device("concat", {&parts[0], &parts[i]});
   }

@@ -10,8 +10,7 @@ namespace {
 using kernels::Context;
 
 int64_t row_size(const char* op, const Tensor& x) {
-  check(x.dim() >= 1 && x.size(-1) >= 1, "{}: expected a last dimension of at least 1, found shape {}", op,
-        x.shape().str());
+  check(x.dim() >= 1 && x.size(-1) >= 1, "{}: expected a last dimension of at least 1, found shape {}", op, x.shape());
   return x.size(-1);
 }
 

@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <utility>
 
+#define CUDA_EMULATOR
 #define __global__
 #define __device__
 #define __host__
