@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/cuda/block_cache.h"
 #include "tests/kernels/harness.h"
 
 namespace qinco::kernels::tests {
@@ -129,6 +130,39 @@ TEST_CASE("allocate: more than the device has is an error that says how much") {
     CHECK_THROWS_WITH_AS(allocate(device, wanted), doctest::Contains(fmt::format("{} bytes", wanted).c_str()), Error);
     release(device, allocate(device, 100), 100);  // and it goes on working
   }
+}
+
+TEST_CASE("BlockCache: sizes that lose a quarter at most, and blocks by size within the limit") {
+  using cuda::BlockCache;
+  size_t last = 0;
+  for (size_t bytes = 0; bytes < 5000; ++bytes) {
+    const size_t size = BlockCache::rounded(bytes);
+    CHECK(size >= std::max<size_t>(bytes, last));
+    CHECK((size == 256 || size <= bytes + bytes / 4 + 1));
+    CHECK(BlockCache::rounded(size) == size);
+    last = size;
+  }
+  CHECK(BlockCache::rounded(BlockCache::kLargest) == BlockCache::kLargest);
+  CHECK(BlockCache::rounded(BlockCache::kLargest + 1) == BlockCache::kLargest + 1);
+
+  int blocks[4];
+  BlockCache cache;
+  CHECK_FALSE(cache.keep(blocks, 256));  // without a limit nothing is kept
+  cache.set_limit(1024);
+  CHECK(cache.keep(blocks, 256));
+  CHECK(cache.keep(blocks + 1, 512));
+  CHECK_FALSE(cache.keep(blocks + 2, 512));
+  CHECK(cache.keep(blocks + 3, 256));
+  CHECK(cache.bytes() == 1024);
+  CHECK(cache.take(320) == nullptr);
+  CHECK(cache.take(512) == blocks + 1);
+  CHECK(cache.take(512) == nullptr);
+  CHECK(cache.bytes() == 512);
+  CHECK(cache.clear() == std::vector<void*>{blocks, blocks + 3});
+  CHECK(cache.bytes() == 0);
+  CHECK(cache.take(256) == nullptr);
+  cache.set_limit(size_t{1} << 40);
+  CHECK_FALSE(cache.keep(blocks, BlockCache::kLargest + 1));
 }
 
 }  // namespace qinco::kernels::tests
