@@ -1,5 +1,5 @@
-// Released blocks of a device's memory, kept by size for the next that asks: a pair of calls of the driver's pool costs
-// the host more than queueing a kernel, and a training batch allocates hundreds of blocks of the same few sizes.
+// Released blocks of a device's memory, kept by size for the next that asks: a training batch takes hundreds of blocks of
+// the same few sizes, which cost the host a millisecond of calls to the driver's pool (docs/gpu.md).
 #pragma once
 
 #include <bit>
