@@ -1,5 +1,5 @@
-// Released blocks of a device's memory, kept by size for the next that asks: a training batch takes hundreds of blocks of
-// the same few sizes, which cost the host a millisecond of calls to the driver's pool (docs/gpu.md).
+// Released blocks of a device's memory, kept by size for the next that asks: a training batch takes hundreds of blocks
+// of the same few sizes, which cost the host a millisecond of calls to the driver's pool (docs/gpu.md).
 #pragma once
 
 #include <bit>
