@@ -21,12 +21,13 @@
 
 namespace qinco::kernels {
 
-/// What a kernel may round. Gemm: `exact` is the arithmetic of T; where T is float, `fast` lets CUDA round A and B to
-/// TF32, 10 bits of fraction, and AMX to bfloat16, 7 bits (the sums stay float); it changes nothing elsewhere. Linear:
-/// `fast` lets the CPU round the rows of x and W to 16-bit integers, scaled by their lengths, where that is quicker
-/// than float; rows shorter than 1e-28 may then count as zeros, and those longer than the largest float as NaN. The
-/// error of <x,w> is then, besides float's own, about 2^-16 |x||w| in root mean square, and at most 1.01 sqrt(k) 2^-15
-/// |x||w| for k up to 2^20. CandidateSearch: `exact` may have a coarse screen first, but every candidate that its
+/// What a kernel may round. Gemm: `exact` is the arithmetic of T, or on CUDA, of float, three products of TF32 parts
+/// for one, within (k+3) 2^-24 |A||B| like it for |a|, |b| below 2^127; where T is float, `fast` lets CUDA round A and
+/// B to TF32, 10 bits of fraction, and AMX to bfloat16, 7 bits (the sums stay float); it changes nothing elsewhere.
+/// Linear: `fast` lets the CPU round the rows of x and W to 16-bit integers, scaled by their lengths, where that is
+/// quicker than float; rows shorter than 1e-28 may then count as zeros, and those longer than the largest float as NaN.
+/// The error of <x,w> is then, besides float's own, about 2^-16 |x||w| in root mean square, and at most 1.01 sqrt(k)
+/// 2^-15 |x||w| for k up to 2^20. CandidateSearch: `exact` may have a coarse screen first, but every candidate that its
 /// rounding may have put wrong, by a margin measured on the step and watched on the data, is computed again as by an
 /// exact `linear`; `fast` lets the screen decide.
 enum class Precision : uint8_t { exact, fast };

@@ -15,7 +15,7 @@ class BlockCache {
  public:
   static constexpr size_t kLargest = size_t{64} << 20;  // larger ones are few, and worth an exact fit
 
-  /// Keeps at most so many bytes: what takes memory past this cache needs some, too.
+  /// Keeps at most so many bytes: what takes memory past this cache needs some, too. Set once, before the first.
   void set_limit(size_t bytes) { limit_ = bytes; }
 
   /// The bytes to allocate for `bytes`: one of four sizes per power of two, which lose a quarter at most, for blocks
@@ -39,10 +39,14 @@ class BlockCache {
   }
 
   /// Whether the block is kept.
-  bool keep(void* block, size_t size) {
+  bool keep(void* block, size_t size) noexcept {
     const std::lock_guard lock(mutex_);
     if (size > kLargest || size > limit_ - bytes_) return false;
-    kept_[size].push_back(block);
+    try {
+      kept_[size].push_back(block);
+    } catch (...) {
+      return false;  // the host has no memory for the list
+    }
     bytes_ += size;
     return true;
   }

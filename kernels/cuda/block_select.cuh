@@ -30,7 +30,7 @@ class BlockSelect {
   static constexpr int kDigitBits = 8, kDigits = 1 << kDigitBits;
   static_assert(kDigits == kBlock);  // a thread clears each digit's count
 
-  /// keys: shared memory for `capacity` = select_capacity(k) keys; state: shared memory for one of these.
+  /// keys: shared memory for `capacity` >= select_capacity(k) keys; state: shared memory for one of these.
   struct State {
     int held;
     Key differing[kWarps];  // bits in which keys differ

@@ -1,5 +1,6 @@
 // Where float has a version of its own beside the plain one: members of Table<float> by other names (kernels.h), and
-// for what sizes they are. fill_candidate, fill_linear, fill_nearest, fill_scan and fill_topk choose.
+// for what sizes they are. fill_candidate, fill_linear, fill_nearest, fill_scan and fill_topk choose; gemm asks
+// tiled_gemm.
 #pragma once
 
 #include "kernels/cuda/candidate_layout.h"

@@ -31,5 +31,11 @@ struct Minimum {
     return b < a ? b : a;
   }
 };
+struct Maximum {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return a < b ? b : a;
+  }
+};
 
 }  // namespace qinco::kernels::cuda

@@ -7,17 +7,11 @@
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/library.h"
+#include "kernels/cuda/library_status.h"
 
 namespace qinco::kernels::cuda {
 
 namespace {
-
-void check_cublas(cublasStatus_t status) {
-  if (status == CUBLAS_STATUS_SUCCESS) return;
-  char words[128];
-  std::snprintf(words, sizeof words, "matrix product: %s", cublasGetStatusString(status));
-  check_status(cudaErrorUnknown, words);
-}
 
 // cuBLAS's state for one device. Calls of several threads take turns; all go to the device's one stream, so that its
 // workspace has one user at a time and its results are the same bits in every run.
@@ -35,6 +29,13 @@ Handle& handle_of(int index) {
 }
 
 }  // namespace
+
+void check_cublas(cublasStatus_t status) {
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  char words[128];
+  std::snprintf(words, sizeof words, "matrix product: %s", cublasGetStatusString(status));
+  check_status(cudaErrorUnknown, words);
+}
 
 // A row-major matrix is the transpose of a column-major one: C^T = op(B)^T op(A)^T, so the operands change places.
 template <class T>

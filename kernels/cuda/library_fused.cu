@@ -1,4 +1,5 @@
 // cuBLASLt behind library.h: products that end with bias, an added matrix and relu, in one kernel.
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <cublasLt.h>
@@ -7,6 +8,7 @@
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/library.h"
+#include "kernels/cuda/library_status.h"
 
 namespace qinco::kernels::cuda {
 
@@ -37,7 +39,7 @@ class Product {
 
   cublasStatus_t status() const { return status_; }
 
-  // The algorithm that cuBLASLt thinks best; false if it has none.
+  // The algorithm that cuBLASLt thinks best; false if it has none, or cannot say (status()).
   bool choose(cublasLtHandle_t handle, cublasLtMatmulAlgo_t& algorithm) {
     cublasLtMatmulPreference_t wanted;
     if (cublasLtMatmulPreferenceCreate(&wanted) != CUBLAS_STATUS_SUCCESS) return false;
@@ -50,7 +52,8 @@ class Product {
     want(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(g_.b));
     want(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(g_.a));
     want(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(addend_));
-    want(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(g_.c));
+    // There is no wish for the bias: what is asked of D holds for it, too.
+    want(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, std::min(alignment(g_.c), alignment(g_.bias)));
     cublasLtMatmulHeuristicResult_t best{};
     int found = 0;
     if (status_ == CUBLAS_STATUS_SUCCESS)
@@ -100,7 +103,7 @@ Shape shape_of(const Gemm<float>& g, const float* addend, int64_t ldadd) {
   const int64_t flags = g.trans_a | g.trans_b << 1 | (g.bias != nullptr) << 2 | g.relu << 3 | (addend != nullptr) << 4 |
                         (addend == g.c) << 5 | (g.precision == Precision::fast) << 6;
   int64_t alignments = 0;
-  for (const float* operand : {g.a, g.b, addend, static_cast<const float*>(g.c)})
+  for (const float* operand : {g.a, g.b, addend, static_cast<const float*>(g.c), g.bias})
     alignments = alignments << 10 | Product::alignment(operand);
   return {g.m, g.n, g.k, g.lda, g.ldb, g.ldc, ldadd, flags, alignments};
 }
@@ -144,12 +147,17 @@ bool fused_product(const Context& context, const Gemm<float>& g, float own) {
     if (all->choices.size() >= kMostChoices) all->choices.clear();
     Choice choice{};
     choice.found = product.choose(all->handle, choice.algorithm);
+    const bool said = product.status() == CUBLAS_STATUS_SUCCESS || product.status() == CUBLAS_STATUS_NOT_SUPPORTED;
+    if (!said) return false;
     known = all->choices.emplace(shape, choice).first;
   }
   if (!known->second.found) return false;
   ScratchFrame frame(context);
-  return product.queue(all->handle, known->second.algorithm, frame.get<char>(static_cast<int64_t>(kWorkspace)),
-                       stream_of(context)) == CUBLAS_STATUS_SUCCESS;
+  const cublasStatus_t status = product.queue(all->handle, known->second.algorithm,
+                                              frame.get<char>(static_cast<int64_t>(kWorkspace)), stream_of(context));
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) return false;  // before any work
+  check_cublas(status);
+  return true;
 }
 
 }  // namespace qinco::kernels::cuda

@@ -7,6 +7,7 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/library.h"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/scan_lists.cuh"
 #include "kernels/families.h"
 
 namespace qinco::kernels::cuda {
@@ -130,13 +131,6 @@ void scan_piece(const Context& context, const Piece<T>& p) {
   launch(context, keep_kernel<T>, blocks_for(p.queries * p.k), kBlock, 0, p, others);
 }
 
-template <class Item>
-Item* upload(const Context& context, ScratchFrame& frame, const std::vector<Item>& items) {
-  Item* const memory = frame.get<Item>(static_cast<int64_t>(items.size()));
-  copy_bytes(context.device, memory, {}, items.data(), items.size() * sizeof(Item));
-  return memory;
-}
-
 // Queries [first, first + count) of a scan.
 template <class T>
 void scan_group(const Context& context, const Scan<T>& all, int64_t first, int64_t count) {
@@ -158,8 +152,8 @@ void scan_group(const Context& context, const Scan<T>& all, int64_t first, int64
   ScratchFrame frame(context);
   Piece<T> p{};
   p.queries = count, p.M = all.M, p.k = all.k, p.stride = all.k + piece;
-  p.query = upload(context, frame, queries);
-  p.list = upload(context, frame, lists);
+  p.query = to_device(context, frame, queries);
+  p.list = to_device(context, frame, lists);
   p.best_scores = frame.get<T>(count * p.k);
   p.best_ids = frame.get<uint32_t>(count * p.k);
   p.scores = frame.get<T>(count * p.stride);

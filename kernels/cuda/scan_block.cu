@@ -33,7 +33,7 @@ struct ScanWork {
   Key* partial;  // [queries][slices][k]
 };
 
-// shared_tables: whether the tables fit shared memory. words: whether codes lie at multiples of 4 bytes.
+// shared_tables: whether the tables fit shared memory. words: SegmentList's.
 template <bool shared_tables, bool words>
 __global__ void __launch_bounds__(kBlock, kBlocksEach) scan_kernel(ScanWork s) {
   __shared__ BlockSelect::State state;

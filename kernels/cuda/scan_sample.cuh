@@ -22,7 +22,7 @@ struct TogetherWork {
   LevelScale* scales;  // [groups]
   uint4* levels;       // [groups][M][256]
   int* histograms;     // [groups][16][kHistogramBins]
-  int* found;          // [groups * 16]: listed, or more than there is room for
+  unsigned* found;     // [groups * 16]: listed, or more than there is room for
   Key* keys;           // [queries][capacity]
 
   __device__ int query(int group, int of) const { return group * kTogether + of; }
@@ -38,8 +38,6 @@ struct TableSpan {
 
 __device__ inline TableSpan span_of(const float* tables, int M, float* least) {
   TableSpan span;
-  const auto smaller = [](float a, float b) { return fminf(a, b); };
-  const auto greater = [](float a, float b) { return fmaxf(a, b); };
 #pragma unroll 4
   for (int m = 0; m < M; ++m, tables += kScanEntries) {
     float low = INFINITY, high = -INFINITY;
@@ -49,7 +47,7 @@ __device__ inline TableSpan span_of(const float* tables, int M, float* least) {
       low = fminf(low, entry), high = fmaxf(high, entry);
       if (!(fabsf(entry) <= FLT_MAX)) span.finite = false;
     }
-    low = warp_fold(low, smaller), high = warp_fold(high, greater);
+    low = warp_fold(low, Minimum{}), high = warp_fold(high, Maximum{});
     if (lane() == 0) least[m] = low;
     span.widest = fmaxf(span.widest, high - low);
     span.sum += high - low;
@@ -82,18 +80,16 @@ __device__ inline OffsetSpan offset_span(const Segments& lists, int M) {
 
 // By a warp: of the spans that it has one or none a lane.
 __device__ inline LevelScale scale_of(int M, TableSpan all, OffsetSpan offset) {
-  const auto smaller = [](float a, float b) { return fminf(a, b); };
-  const auto greater = [](float a, float b) { return fmaxf(a, b); };
-  all.widest = warp_fold(all.widest, greater), all.sum = warp_fold(all.sum, greater);
-  all.amount = warp_fold(all.amount, greater), all.finite = __all_sync(kFullMask, all.finite);
-  offset.least = warp_fold(offset.least, smaller), offset.sum = warp_sum(offset.sum);
+  all.widest = warp_fold(all.widest, Maximum{}), all.sum = warp_fold(all.sum, Maximum{});
+  all.amount = warp_fold(all.amount, Maximum{}), all.finite = __all_sync(kFullMask, all.finite);
+  offset.least = warp_fold(offset.least, Minimum{}), offset.sum = warp_sum(offset.sum);
   LevelScale scale{};
   scale.units = kLevels / all.widest;
   scale.relative = static_cast<float>(M + 8) * 0x1p-23f;
   scale.error = all.amount * scale.units * scale.relative + 0.01f;
   const float base = offset.least * scale.units, mean = offset.sum * scale.units;
   // Few of the best have more than the average for an offset.
-  const float span = all.sum * scale.units + 2 * (mean - base) + static_cast<float>(2 * M);
+  const float span = all.sum * scale.units + 2 * (mean - base) + static_cast<float>(2 * M) + 2 * scale.error;
   scale.screened = all.finite && scale.units > 1e-30f && scale.units < 1e30f && fabsf(base) < kFarUnits / 4 &&
                    span < kFarUnits / 4 && scale.error < kFarUnits / 4;
   if (!scale.screened) return scale;
@@ -116,7 +112,7 @@ __global__ void __launch_bounds__(kTogetherThreads) level_kernel(TogetherWork w)
   else
     for (int m = lane(); m < w.M; m += kWarp) least[of][m] = 0;
   OffsetSpan offset = offset_span(w.lists, w.M);
-  offset.least = warp_fold(offset.least, [](float a, float b) { return fminf(a, b); });
+  offset.least = warp_fold(offset.least, Minimum{});
   offset.sum = warp_sum(offset.sum);
   if (lane() == 0) tables[of] = own, offsets[of] = offset;
   __syncthreads();
@@ -126,7 +122,8 @@ __global__ void __launch_bounds__(kTogetherThreads) level_kernel(TogetherWork w)
     if (lane() == 0) scale = w.scales[group] = found;
   }
   __syncthreads();
-  if (lane() == 0 && slice == 0) w.found[query * kFoundStride] = scale.screened ? 0 : w.capacity + 1;
+  if (lane() == 0 && slice == 0)
+    w.found[query * kFoundStride] = scale.screened ? 0 : static_cast<unsigned>(w.capacity) + 1;
   if (!scale.screened) return;
   int* const histograms = w.histograms + int64_t{group} * kTogether * kHistogramBins;
   const int share = w.slices * kTogetherThreads;
@@ -188,7 +185,7 @@ __device__ inline int bin_of(int k, const int (&own)[kOwnBins], int& before) {
     if (reached < k && reached + own[i] >= k) bin = lane() * kOwnBins + i;
     reached += own[i];
   }
-  return warp_fold(bin, [](int a, int b) { return a < b ? a : b; });
+  return warp_fold(bin, Minimum{});
 }
 
 // Counts a vector's upper bounds: two counts of 16 bits to a word.

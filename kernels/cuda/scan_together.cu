@@ -23,8 +23,8 @@ namespace {
 constexpr int64_t kListedKeys = int64_t{16} << 20;    // of a batch of queries
 constexpr int64_t kFewestVectors = int64_t{1} << 15;  // to be worth a sample
 
-// Which queries a vector passes for, as bits: those whose lower bound is within the limit. room: what the vector's
-// offset leaves of the highest limit.
+// Which queries a vector passes for, as bits: those with sum + below <= room, where room is what the vector's offset
+// leaves of the highest limit. kLargestRoom - room is added to a half's sum, so that its bit 15 says no.
 __device__ unsigned passes(const LevelSums& sums, const Limits& limits, int room) {
   const int bounded = room < -1 ? -1 : room > kLargestRoom ? kLargestRoom : room;
   const unsigned lift = static_cast<unsigned>(kLargestRoom - bounded) * 0x10001u;  // bit 15 of a half: it does not pass
@@ -56,8 +56,9 @@ __device__ void list_vector(const TogetherWork& w, int group, const CurrentList&
 #pragma unroll 4
     for (int m = 0; m < w.M; ++m, tables += kScanEntries) score += tables[codes[m * kScanBlock]];
     if (score != score) continue;
-    const int place = atomicAdd(&w.found[query * kFoundStride], 1);
-    if (place < w.capacity) w.keys[int64_t{query} * w.capacity + place] = make_key(score, list.id(block, at));
+    const unsigned place = atomicAdd(&w.found[query * kFoundStride], 1u);
+    if (place < static_cast<unsigned>(w.capacity))
+      w.keys[int64_t{query} * w.capacity + place] = make_key(score, list.id(block, at));
   }
 }
 
@@ -97,9 +98,10 @@ __global__ void __launch_bounds__(kBlock) finish_kernel(TogetherWork w, int buff
   __shared__ BlockSelect::State state;
   Key* const keys = dynamic_shared<Key>();
   const int64_t query = blockIdx.x;
-  const int found = w.found[query * kFoundStride];
-  BlockSelect best(keys, &state, buffer, w.k, found <= w.capacity);
-  if (found > w.capacity) {
+  const unsigned found = w.found[query * kFoundStride];
+  const bool all_listed = found <= static_cast<unsigned>(w.capacity);
+  BlockSelect best(keys, &state, buffer, w.k, all_listed);
+  if (!all_listed) {
     offer_vectors<words>(best, w.M, w.lists, w.tables[query], 0, w.lists.blocks);
   } else {
     best.offer_all(w.keys + query * w.capacity, found);
@@ -121,7 +123,7 @@ void scan_group(const Context& context, const Scan<float>& all, int64_t first, i
   w.scales = frame.get<LevelScale>(groups);
   w.levels = frame.get<uint4>(groups * all.M * kScanEntries);
   w.histograms = frame.get<int>(groups * kTogether * kHistogramBins);
-  w.found = frame.get<int>(groups * kTogether * kFoundStride);
+  w.found = frame.get<unsigned>(groups * kTogether * kFoundStride);
   w.keys = frame.get<Key>(count * w.capacity);
   w.slices = groups < 32 ? 4 : 1;
   launch(context, level_kernel, static_cast<unsigned>(groups * w.slices), kTogetherThreads, 0, w);

@@ -153,7 +153,8 @@ TEST_CASE("scan: NaN never enters, infinities order, and nothing to scan gives n
 
 TEST_CASE("scan: many queries of long lists") {  // where CUDA bounds the scores first
   const auto table = [](int64_t nq, int64_t M) { return Data(8).normal(nq * M * 256, 0, 10); };
-  for (const auto& [nq, M, k] : {std::tuple<int64_t, int64_t, int64_t>{8, 3, 500}, {17, 8, 20}, {33, 5, 1}})
+  for (const auto& [nq, M, k] :
+       {std::tuple<int64_t, int64_t, int64_t>{8, 3, 500}, {17, 8, 20}, {33, 5, 1}, {8, 40, 10}})
     check_against_reference(Problem(nq, M, {32000, 1, 803}, true, table(nq, M)), k, fmt::format("long, nq={}", nq));
   check_against_reference(Problem(8, 2, {32768}, false, Data(9).integers(8 * 2 * 256, 9)), 30, "long, many ties");
 
