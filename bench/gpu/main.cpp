@@ -275,7 +275,7 @@ void candidates(Bench& b, int64_t scale) {
   candidate_step(b, 1024, 256, 768, 256, 2);
 }
 
-// Codes of 2^20 vectors, of a list that all queries share, or in a list for each.
+// Codes of 2^20 vectors, of a list that all queries share, or in a list for each, which are the same codes in memory.
 void scans(Bench& b, int64_t scale) {
   const int64_t k = 100, n = scale << 14, few = 16, many = scale * 4;
   for (const auto& [nq, M, share] : {std::tuple{few, int64_t{8}, true},
