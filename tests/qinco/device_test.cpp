@@ -45,11 +45,11 @@ void check_same_codes(const Coded& found, const Coded& expected, const Tensor& x
         doctest::Approx(sum_squared_difference(x, expected.xhat)).epsilon(kRounding));
 }
 
-/// Holds all of a device's memory, in pieces.
+/// Holds all of a device's memory, in pieces, of which the last is small.
 class FullDevice {
  public:
   explicit FullDevice(Device device) : device_(device) {
-    for (size_t bytes = kernels::memory_info(device).free; bytes >= kLeast;) try {
+    for (size_t bytes = kernels::memory_info(device).free / 2; bytes >= kLeast;) try {
         pieces_.emplace_back(kernels::allocate(device, bytes), bytes);
       } catch (const Error&) {
         bytes /= 2;
