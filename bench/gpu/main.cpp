@@ -186,11 +186,12 @@ void products(Bench& b, int64_t scale) {
     g.precision = Precision::fast;
     b.run(fmt::format("TF32 gemm {}x{}x{}", s.m, s.n, s.k), 0, 2.0 * static_cast<double>(s.m * s.n * s.k),
           [&] { k.gemm(c, g); });
-    if (s.trans_a) continue;
-    g.precision = Precision::exact;
-    g.bias = b.floats(s.n), g.relu = true;
-    b.run(fmt::format("gemm and bias, relu {}x{}x{}", s.m, s.n, s.k), 0, 2.0 * static_cast<double>(s.m * s.n * s.k),
-          [&] { k.gemm(c, g); });
+    if (!s.trans_a) {
+      g.precision = Precision::exact;
+      g.bias = b.floats(s.n), g.relu = true;
+      b.run(fmt::format("gemm and bias, relu {}x{}x{}", s.m, s.n, s.k), 0, 2.0 * static_cast<double>(s.m * s.n * s.k),
+            [&] { k.gemm(c, g); });
+    }
     b.clear();
   }
 }

@@ -27,7 +27,7 @@ constexpr int64_t kMostProducts = int64_t{1} << 27;
 constexpr int64_t kLeastDepth = 64;  // from which the error of a split product is below that of the sum
 
 // Blocks that have left their sums, of a tile; 0 before and after a product.
-__device__ unsigned arrivals[kMostTiles];
+__device__ uint32_t arrivals[kMostTiles];
 
 struct TiledGemm {
   Gemm<float> g;
@@ -105,7 +105,6 @@ __device__ void multiply(const float* a, const float* b, bool exact, WarpSums& s
 
 // Leaves this block's sums; in the last block of the tile, sums become those of all, and the result is true.
 __device__ bool join(const TiledGemm& w, int tile, int split_of, WarpSums& sums) {
-  __shared__ bool last;
   float4* const tile_sums = w.partial + int64_t{tile} * w.splits * (kRowTiles * kColumnTiles) * kTileThreads;
   const auto place = [&](int from, int i, int j) {
     return ((from * kRowTiles + i) * kColumnTiles + j) * kTileThreads + static_cast<int>(threadIdx.x);
@@ -117,15 +116,8 @@ __device__ bool join(const TiledGemm& w, int tile, int split_of, WarpSums& sums)
       const float(&c)[4] = sums.values[i][j];
       tile_sums[place(split_of, i, j)] = make_float4(c[0], c[1], c[2], c[3]);
     }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();  // behind the barrier: what all threads have left comes before the arrival
-    last = atomicAdd(&arrivals[tile], 1u) + 1 == static_cast<unsigned>(w.splits);
-    if (last) arrivals[tile] = 0;
-    __threadfence();
-  }
-  __syncthreads();
-  if (!last) return false;
+  if (!arrive(&arrivals[tile], 1, w.splits)) return false;
+  if (threadIdx.x == 0) arrivals[tile] = 0;
   sums = {};
 #pragma unroll 4
   for (int from = 0; from < w.splits; ++from)

@@ -124,4 +124,19 @@ __device__ inline T block_sum(T value) {
   return total;
 }
 
+/// Counts `shares` of a work of `all` as done by this block: true in the block with the last ones, which then sees what
+/// all of them have written. A barrier.
+__device__ inline bool arrive(uint32_t* arrivals, int shares, int all) {
+  __shared__ bool last;
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();  // behind the barrier: what all threads have written comes before the arrival
+    last = atomicAdd(arrivals, static_cast<uint32_t>(shares)) + static_cast<uint32_t>(shares) ==
+           static_cast<uint32_t>(all);
+    __threadfence();
+  }
+  __syncthreads();
+  return last;
+}
+
 }  // namespace qinco::kernels::cuda

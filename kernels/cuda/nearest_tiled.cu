@@ -234,20 +234,6 @@ __device__ void finish(const Operands& o, int row_block, const Results& results)
   }
 }
 
-// Whether the tiles of these rows that this block has put into the keys were the last ones. A barrier.
-__device__ inline bool arrive(uint32_t* arrivals, int tiles, int all) {
-  __shared__ bool last;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    __threadfence();  // behind the barrier: what all threads have put there comes before the arrival
-    last =
-        atomicAdd(arrivals, static_cast<uint32_t>(tiles)) + static_cast<uint32_t>(tiles) == static_cast<uint32_t>(all);
-    __threadfence();
-  }
-  __syncthreads();
-  return last;
-}
-
 // norms [K rounded up to tiles]: infinity beyond K.
 template <bool kVector>
 __global__ void __launch_bounds__(kBlock, kBlocksPerProcessor)

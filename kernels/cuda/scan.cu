@@ -46,17 +46,9 @@ struct Piece {
 
 template <class T>
 __device__ void score_vector(const Piece<T>& p, const PlacedQuery<T>& query, int64_t vector, T& score, uint32_t& id) {
-  const PlacedList<T>* const lists = p.list + query.first_list;
-  int64_t low = 0, high = query.lists - 1;  // the last list that begins at or before the vector
-  while (low < high) {
-    const int64_t middle = (low + high + 1) / 2;
-    if (lists[middle].begin <= vector)
-      low = middle;
-    else
-      high = middle - 1;
-  }
-  const ScanList<T>& list = lists[low].list;
-  const int64_t i = vector - lists[low].begin;
+  const PlacedList<T>& placed = list_at(p.list + query.first_list, query.lists, vector);
+  const ScanList<T>& list = placed.list;
+  const int64_t i = vector - placed.begin;
   const uint8_t* const codes = list.codes + i / kScanBlock * p.M * kScanBlock + i % kScanBlock;
   T total = list.bias;
   if (list.norms) total += list.norms[i];

@@ -18,24 +18,25 @@ struct Segment {
   float bias;
 };
 
+/// The last of the lists that begins at `place` or before; the first begins at 0.
+template <class List>
+__device__ const List& list_at(const List* lists, int64_t count, int64_t place) {
+  int64_t low = 0, high = count - 1;
+  while (low < high) {
+    const int64_t middle = (low + high + 1) / 2;
+    if (lists[middle].begin <= place)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return lists[low];
+}
+
 /// A query's lists; empty ones are left out.
 struct Segments {
   const Segment* list;
   int count;
   int blocks;
-
-  /// The one with the block.
-  __device__ const Segment& at(int block) const {
-    int low = 0, high = count - 1;
-    while (low < high) {
-      const int middle = (low + high + 1) / 2;
-      if (list[middle].begin <= block)
-        low = middle;
-      else
-        high = middle - 1;
-    }
-    return list[low];
-  }
 };
 
 /// A list while a thread is at it. Vectors are named by their block among all of the query's, and their place in it.
@@ -44,7 +45,7 @@ class CurrentList {
   /// Goes on to the list of a block that is not before the last call's.
   __device__ void move_to(int block, const Segments& segments, int M) {
     if (block < end_) return;
-    const Segment& list = segments.at(block);
+    const Segment& list = list_at(segments.list, segments.count, block);
     const int64_t blocks = (list.n + kScanBlock - 1) / kScanBlock;
     codes_ = list.codes - int64_t{list.begin} * M * kScanBlock;
     norms_ = list.norms ? list.norms - int64_t{list.begin} * kScanBlock : nullptr;
