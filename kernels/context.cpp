@@ -16,6 +16,7 @@ constexpr size_t kAlignment = 64, kCudaAlignment = 256;
 constexpr size_t kMinChunk = size_t{1} << 20;
 
 std::atomic<int> threads_setting{0};
+thread_local ContextScope* innermost = nullptr;
 
 }  // namespace
 
@@ -38,6 +39,8 @@ const Context& Context::cpu() {
 }
 
 const Context& Context::of(Device device) {
+  for (const ContextScope* scope = innermost; scope; scope = scope->outer_)
+    if (scope->context_.device == device) return scope->context_;
   if (device.type == DeviceType::cpu) return cpu();
   struct Own {
     explicit Own(Device on) : scratch(on), context{on, 1, cuda::stream(on.index), &scratch} {}
@@ -49,6 +52,13 @@ const Context& Context::of(Device device) {
   if (found != contexts.end()) return found->second.context;
   check_device(device);
   return contexts.try_emplace(device.index, device).first->second.context;
+}
+
+ContextScope::ContextScope(const Context& context) : context_(context), outer_(innermost) {
+  innermost = this;
+}
+ContextScope::~ContextScope() {
+  innermost = outer_;
 }
 
 struct Scratch::Chunk {

@@ -43,8 +43,22 @@ struct Context {
 
   /// The calling thread's own context: CPU, `default_threads()` threads, its own scratch.
   static const Context& cpu();
-  /// The calling thread's own context for `device`; throws Error where check_device does.
+  /// The calling thread's own context for `device`, or that of a ContextScope; throws Error where check_device does.
   static const Context& of(Device device);
+};
+
+/// While one is alive in a thread, Context::of(context.device) is `context` there. Scopes nest.
+class ContextScope {
+ public:
+  explicit ContextScope(const Context& context);
+  ~ContextScope();
+  ContextScope(const ContextScope&) = delete;
+  ContextScope& operator=(const ContextScope&) = delete;
+
+ private:
+  const Context& context_;
+  ContextScope* outer_;
+  friend struct Context;
 };
 
 /// The number of threads that `Context::cpu()` uses; at first what OpenMP offers (OMP_NUM_THREADS is honoured).

@@ -1,6 +1,7 @@
 // The CUDA half of a build without CUDA: no devices, and whoever gets past that is told so.
 #include "kernels/check.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/recorder.h"
 #include "kernels/families.h"
 
 namespace qinco::kernels::cuda {
@@ -45,6 +46,21 @@ void synchronize(int) {
   no_cuda();
 }
 void* stream(int) {
+  no_cuda();
+}
+
+struct Recorder::Graph {};
+Recorder::Recorder(int) {
+  no_cuda();
+}
+Recorder::~Recorder() = default;
+void* Recorder::stream() const {
+  no_cuda();
+}
+void Recorder::end() {
+  no_cuda();
+}
+void Recorder::queue() const {
   no_cuda();
 }
 

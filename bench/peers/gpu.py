@@ -21,12 +21,16 @@ from compare import AGREE, DATA, HERE, TRAIN_BATCH, Peer, make_model
 MODES = {"fp32": ["--mode", "fp32"], "tf32": ["--mode", "tf32"], "bf16": ["--mode", "bf16"],
          "bf16 compiled": ["--mode", "bf16", "--compile"], "tf32 compiled": ["--mode", "tf32", "--compile"]}
 TASKS = ("encode", "decode", "train")
+GRAPHS = ", batches as CUDA graphs"  # of training
 
 
 def programs(args):
     """Name -> command, of what can be measured here."""
     worker = [os.path.join(args.bin, "bench_qinco_worker"), "--device", args.device]
-    all_programs = {"QINCo exact": worker, "QINCo fast": [*worker, "--precision", "fast"]}
+    fast = [*worker, "--precision", "fast"]
+    all_programs = {"QINCo exact": worker, "QINCo fast": fast}
+    if args.device != "cpu":
+        all_programs |= {"QINCo exact" + GRAPHS: worker, "QINCo fast" + GRAPHS: fast}
     kind = args.device.split(":")[0]
     found = subprocess.run([sys.executable, "-c", f"import torch; torch.zeros(1, device='{kind}')"], capture_output=True)
     if found.returncode != 0:
@@ -98,7 +102,8 @@ def main():
     arguments = ["--model", model, "--data", DATA, "--codes", codes, "--rows", str(args.rows)]
     rows, truth = [], None
     for name, command in programs(args).items():
-        peer = Peer(name, command, arguments, os.cpu_count(), {})
+        environment = {"QINCO_CUDA_GRAPHS": "1" if name.endswith(GRAPHS) else "0"}
+        peer = Peer(name, command, arguments, os.cpu_count(), environment)
         row = {"program": name, "description": peer.description}
         mine = answers(args, peer)
         truth = truth or mine

@@ -14,6 +14,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/block_cache.h"
 #include "kernels/cuda/download.h"
+#include "kernels/cuda/recorded_blocks.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/upload.h"
 
@@ -29,6 +30,7 @@ struct State {
   bool pools = false;
   cudaMemPool_t pool = nullptr;
   BlockCache cache;
+  RecordedBlocks recorded;
   UploadRing uploads;
   DownloadRing downloads;
 };
@@ -72,11 +74,41 @@ cudaError_t try_allocate(const State& state, size_t bytes, void** memory) {
   return state.pools ? cudaMallocAsync(memory, bytes, state.stream) : cudaMalloc(memory, bytes);
 }
 
+// The bytes to allocate for `bytes`.
+size_t block_size(size_t bytes) {
+  return caching() ? BlockCache::rounded(bytes) : bytes > 0 ? bytes : 1;
+}
+
 void free_block(const State& state, void* memory) {
   if (state.pools)
     cudaFreeAsync(memory, state.stream);
   else
     cudaFree(memory);
+}
+
+// Before what only the host can do again.
+void check_not_recording(int index) {
+  check(!is_recording(index), "cuda: waiting for the device, and copies from or to the host, cannot be recorded");
+}
+
+// A block of `wanted` bytes for the `bytes` that were asked for.
+void* unrecorded_block(int index, State& state, size_t bytes, size_t wanted) {
+  if (void* const kept = state.cache.take(wanted)) return kept;
+  void* memory = nullptr;
+  cudaError_t status = try_allocate(state, wanted, &memory);
+  if (status == cudaErrorMemoryAllocation) {
+    // What is kept may be in pieces that are too small: given back to the driver, they are one again.
+    cudaGetLastError();
+    for (void* const block : state.cache.clear()) free_block(state, block);
+    check_status(cudaStreamSynchronize(state.stream), "device");
+    if (state.pools) check_status(cudaMemPoolTrimTo(state.pool, 0), "memory pool");
+    status = try_allocate(state, wanted, &memory);
+  }
+  if (status == cudaSuccess) return memory;
+  cudaGetLastError();
+  if (status != cudaErrorMemoryAllocation) check_status(status, "allocation");
+  const MemoryInfo info = memory_info(index);
+  fail("device cuda:{}: out of memory: {} bytes wanted, {} of {} free", index, bytes, info.free, info.total);
 }
 
 }  // namespace
@@ -135,30 +167,28 @@ MemoryInfo memory_info(int index) {
 
 void* allocate(int index, size_t bytes) {
   State& state = state_of(index);
-  const size_t wanted = caching() ? BlockCache::rounded(bytes) : bytes > 0 ? bytes : 1;
-  if (void* const kept = state.cache.take(wanted)) return kept;
-  void* memory = nullptr;
-  cudaError_t status = try_allocate(state, wanted, &memory);
-  if (status == cudaErrorMemoryAllocation) {
-    // What is kept may be in pieces that are too small: given back to the driver, they are one again.
-    cudaGetLastError();
-    for (void* const block : state.cache.clear()) free_block(state, block);
-    check_status(cudaStreamSynchronize(state.stream), "device");
-    if (state.pools) check_status(cudaMemPoolTrimTo(state.pool, 0), "memory pool");
-    status = try_allocate(state, wanted, &memory);
-  }
-  if (status == cudaSuccess) return memory;
-  cudaGetLastError();
-  if (status != cudaErrorMemoryAllocation) check_status(status, "allocation");
-  const MemoryInfo info = memory_info(index);
-  fail("device cuda:{}: out of memory: {} bytes wanted, {} of {} free", index, bytes, info.free, info.total);
+  const size_t wanted = block_size(bytes);
+  if (!is_recording(index)) return unrecorded_block(index, state, bytes, wanted);
+  const RecordedBlocks::Owner owner = recording_now().owner;
+  if (void* const released = state.recorded.take(owner, wanted)) return released;
+  void* const memory = unrecorded_block(index, state, bytes, wanted);
+  state.recorded.add(owner, memory, wanted, true);
+  return memory;
 }
 
 void release(int index, void* memory, size_t bytes) noexcept {
   // Failures here follow one that was reported, or the end of the process.
   if (cudaSetDevice(index) != cudaSuccess) return;
   State& state = state_of(index);
-  if (!state.cache.keep(memory, BlockCache::rounded(bytes))) free_block(state, memory);
+  const size_t size = block_size(bytes);
+  if (state.recorded.release(memory)) return;
+  // What is recorded may have been given this block.
+  if (is_recording(index)) return state.recorded.add(recording_now().owner, memory, size, false);
+  if (!state.cache.keep(memory, size)) free_block(state, memory);
+}
+
+void disown_recorded(int index, RecordedBlocks::Owner owner) noexcept {
+  for (const auto& [memory, size] : state_of(index).recorded.disown(owner)) release(index, memory, size);
 }
 
 void allow_shared_memory(const void* kernel, int device, size_t bytes) {
@@ -173,11 +203,13 @@ void allow_shared_memory(const void* kernel, int device, size_t bytes) {
 }
 
 void copy_to(int index, void* destination, const void* host, size_t bytes) {
+  check_not_recording(index);
   State& state = state_of(index);
   state.uploads.copy(state.stream, destination, host, bytes);
 }
 
 void copy_from(int index, void* host, const void* source, size_t bytes) {
+  check_not_recording(index);
   State& state = state_of(index);
   if (bytes >= DownloadRing::kLeastBytes) return state.downloads.copy(state.stream, host, source, bytes);
   check_status(cudaMemcpyAsync(host, source, bytes, cudaMemcpyDeviceToHost, state.stream), "copy");
@@ -186,8 +218,10 @@ void copy_from(int index, void* host, const void* source, size_t bytes) {
 
 void copy_between(int to, void* destination, int from, const void* source, size_t bytes) {
   if (to == from) {
-    const State& state = state_of(to);
-    check_status(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToDevice, state.stream), "copy");
+    cudaStream_t const own = state_of(to).stream;
+    check_status(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToDevice,
+                                 is_recording(to) ? recording_now().stream : own),
+                 "copy");
     return;
   }
   synchronize(to);
@@ -197,6 +231,7 @@ void copy_between(int to, void* destination, int from, const void* source, size_
 }
 
 void synchronize(int index) {
+  check_not_recording(index);
   check_status(cudaStreamSynchronize(state_of(index).stream), "device");
 }
 

@@ -56,35 +56,6 @@ void TrainOptions::validate() const {
   check(cosine || lr >= least, "lr: expected {} or more, below which the plateau schedule ends, found {}", least, lr);
 }
 
-BatchTrainer::BatchTrainer(Qinco& model, double lr, kernels::Precision precision)
-    : model_(model),
-      precision_(precision),
-      codec_(model, precision, model.device()),
-      adam_(model.parameters(), {.lr = lr}) {}
-
-Tensor BatchTrainer::queue_step(const Tensor& batch, const int32_t* first) {
-  const QincoConfig& config = model_.config();
-  const Device device = model_.device();
-  const Tensor x = batch.to(device);
-  const int64_t n = x.size(0), M = config.codes();
-  if (!codes_.defined() || codes_.numel() < n * M) codes_ = Tensor::empty({n * M}, DType::i32, device);
-  const Tensor by_step = codes_.slice(0, 0, n * M).reshape({M, n});
-  codec_.update(model_);
-  const kernels::Context& context = kernels::Context::of(device);
-  {
-    kernels::ScratchFrame frame(context);
-    codec_.encode_on_device(n, x.data<float>(), by_step.data<int32_t>(),
-                            first ? to_device(context, frame, first, n) : nullptr);
-  }
-  const Tensor scaled = div(x, scalar(static_cast<double>(config.db_scale), DType::f32, device));
-  const MatmulPrecision products(precision_);
-  adam_.zero_grad();
-  const Variable loss = model_.loss(scaled, by_step.transpose(0, 1));
-  loss.backward();
-  adam_.step();
-  return loss.value();
-}
-
 BatchReader::BatchReader(const VectorSet& vectors, int64_t most, Device device) : vectors_(vectors), device_(device) {
   const int64_t n = vectors.size(), d = vectors.dim();
   const auto bytes = static_cast<size_t>(n * d) * sizeof(float);

@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
-#include "autograd/optim/optimizer.h"
 #include "qinco/codec/codec.h"
 #include "qinco/model/qinco.h"
+#include "qinco/training/batch_trainer.h"
 #include "qinco/training/checkpoint.h"
 #include "qinco/training/vector_set.h"
 
@@ -37,29 +37,6 @@ struct TrainHooks {
   // Vectors of this epoch; the batch's loss, or where a device is ahead of the host the last that is known, 0 at first.
   std::function<void(int64_t done, int64_t total, double loss)> batch;
   std::function<void(const EpochRecord&)> epoch;
-};
-
-/// Adam on the training loss of one batch after the other (spec: fresh moments every epoch), on the model's device.
-class BatchTrainer {
- public:
-  /// `precision` is that of the search for codes and of the products, forward and backward.
-  BatchTrainer(Qinco& model, double lr, kernels::Precision precision = kernels::Precision::exact);
-
-  /// One step on x [n,d] in the original space; returns the loss before it. `first` [n], unless null, are the known
-  /// first codes, the host's.
-  double step(const Tensor& x, const int32_t* first = nullptr) { return queue_step(x, first).item<double>(); }
-  /// The same without waiting for the device: the loss is a tensor of shape [] there.
-  Tensor queue_step(const Tensor& x, const int32_t* first = nullptr);
-  optim::Adam& adam() { return adam_; }
-  /// Compiled from the parameters as they were before the last step.
-  Codec& codec() { return codec_; }
-
- private:
-  Qinco& model_;
-  kernels::Precision precision_;
-  Codec codec_;
-  optim::Adam adam_;
-  Tensor codes_;  // i32, room for those of the largest batch, step by step
 };
 
 /// Batches of a training set on a device.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "kernels/cuda/runtime.h"
 
 namespace qinco::kernels::cuda {
 
@@ -20,10 +21,8 @@ float to_tf32(float x) {
   return std::bit_cast<float>((std::bit_cast<uint32_t>(x) + 0x1000u) & ~0x1fffu);
 }
 
-}  // namespace
-
 template <class T>
-void matrix_product(const Context&, const Gemm<T>& g, T beta) {
+void multiply(const Gemm<T>& g, T beta) {
   const cuda_emulator::DeviceWork work;
   const auto read = [&g](T x) {
     if constexpr (std::is_same_v<T, float>)
@@ -50,10 +49,8 @@ void matrix_product(const Context&, const Gemm<T>& g, T beta) {
   }
 }
 
-bool fused_product(const Context& context, const Gemm<float>& g, float own) {
-  if (own != 0 && g.residual) return false;
-  if (g.residual && g.ldr < g.n) return false;
-  matrix_product(context, g, own);
+void multiply_fused(const Gemm<float>& g, float own) {
+  multiply(g, own);
   const cuda_emulator::DeviceWork work;
   for (int64_t i = 0; i < g.m; ++i)
     for (int64_t j = 0; j < g.n; ++j) {
@@ -62,12 +59,10 @@ bool fused_product(const Context& context, const Gemm<float>& g, float own) {
       if (g.bias) c += g.bias[j];
       if (g.relu && c < 0) c = 0;
     }
-  return true;
 }
 
 template <class Key>
-void sort_pairs(const Context&, int64_t n, const Key* keys, const int32_t* values, Key* sorted_keys,
-                int32_t* sorted_values, int bits) {
+void sort(int64_t n, const Key* keys, const int32_t* values, Key* sorted_keys, int32_t* sorted_values, int bits) {
   const cuda_emulator::DeviceWork work;
   const auto key = [keys, bits](int64_t i) {
     if constexpr (std::is_integral_v<Key>)
@@ -82,6 +77,35 @@ void sort_pairs(const Context&, int64_t n, const Key* keys, const int32_t* value
     sorted_keys[i] = keys[order[static_cast<size_t>(i)]];
     sorted_values[i] = values[order[static_cast<size_t>(i)]];
   }
+}
+
+// The work on the context's stream.
+template <class Work>
+void queue(const Context& context, Work work) {
+  cuda_emulator::do_on(stream_of(context), [work] {
+    work();
+    return cudaSuccess;
+  });
+}
+
+}  // namespace
+
+template <class T>
+void matrix_product(const Context& context, const Gemm<T>& g, T beta) {
+  queue(context, [g, beta] { multiply(g, beta); });
+}
+
+bool fused_product(const Context& context, const Gemm<float>& g, float own) {
+  if (own != 0 && g.residual) return false;
+  if (g.residual && g.ldr < g.n) return false;
+  queue(context, [g, own] { multiply_fused(g, own); });
+  return true;
+}
+
+template <class Key>
+void sort_pairs(const Context& context, int64_t n, const Key* keys, const int32_t* values, Key* sorted_keys,
+                int32_t* sorted_values, int bits) {
+  queue(context, [=] { sort(n, keys, values, sorted_keys, sorted_values, bits); });
 }
 
 template void matrix_product(const Context&, const Gemm<float>&, float);

@@ -139,29 +139,24 @@ cudaError_t cudaMallocAsync(void** memory, size_t bytes, cudaStream_t) {
 cudaError_t cudaFreeAsync(void* memory, cudaStream_t) {
   return cudaFree(memory);
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
-  return copy(to, kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice, from,
-              kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice, bytes);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+  const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+  return do_on(stream, [=] { return copy(to, to_device, from, from_device, bytes); });
 }
 cudaError_t cudaMemcpyPeerAsync(void* to, int to_device, const void* from, int from_device, size_t bytes,
-                                cudaStream_t) {
+                                cudaStream_t stream) {
   if (!is_device(to_device) || !is_device(from_device)) return set_error(cudaErrorInvalidDevice, "no such device");
-  return copy(to, true, from, true, bytes);
+  return do_on(stream, [=] { return copy(to, true, from, true, bytes); });
 }
-cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
-  const DeviceWork work;
-  const std::string error = end_error(memory, bytes, true);
-  if (!error.empty()) return set_error(cudaErrorInvalidValue, fmt::format("memset: {}", error));
-  std::memset(memory, value, bytes);
-  return cudaSuccess;
-}
-cudaError_t cudaStreamCreate(cudaStream_t* stream) {
-  *stream = nullptr;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
-  const DeviceWork work;
-  return cudaSuccess;
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
+  return do_on(stream, [=] {
+    const DeviceWork work;
+    const std::string error = end_error(memory, bytes, true);
+    if (!error.empty()) return set_error(cudaErrorInvalidValue, fmt::format("memset: {}", error));
+    std::memset(memory, value, bytes);
+    return cudaSuccess;
+  });
 }
 cudaError_t cudaDeviceSynchronize() {
   const DeviceWork work;

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <source_location>
 #include <string>
 #include <tuple>
@@ -273,6 +274,7 @@ enum cudaError_t {
   cudaErrorInvalidConfiguration = 9,
   cudaErrorInvalidDevice = 101,
   cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900,
 };
 enum cudaMemcpyKind {
   cudaMemcpyHostToHost,
@@ -302,6 +304,10 @@ struct cudaDeviceProp {
 
 using cudaStream_t = struct CUstream_st*;
 using cudaEvent_t = struct CUevent_st*;
+using cudaGraph_t = struct CUgraph_st*;
+using cudaGraphExec_t = struct CUgraphExec_st*;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed = 2 };
+inline constexpr unsigned cudaStreamNonBlocking = 1;
 inline constexpr unsigned cudaEventDisableTiming = 2;
 using cudaMemPool_t = struct CUmemPoolHandle_st*;
 struct cudaLaunchAttribute;
@@ -338,6 +344,14 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaStreamCreate(cudaStream_t* stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t made, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t made);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaDeviceSynchronize();
 
@@ -346,6 +360,9 @@ namespace cuda_emulator {
 /// Runs call(arguments) in every thread of every block.
 cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& config, void (*call)(void*), void* arguments);
 cudaError_t allow_shared_bytes(const void* kernel, int bytes);
+
+/// Does `work`, or notes it where the stream is being captured.
+cudaError_t do_on(cudaStream_t stream, std::function<cudaError_t()> work);
 
 /// Device memory may be touched while one of these lives: in launches, copies and library calls.
 class DeviceWork {
@@ -369,7 +386,9 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     const auto& [function, parameters] = *static_cast<Call*>(state);
     std::apply(function, parameters);
   };
-  return cuda_emulator::launch(reinterpret_cast<const void*>(kernel), *config, run, &call);
+  return cuda_emulator::do_on(config->stream, [call, run, own = *config]() mutable {
+    return cuda_emulator::launch(reinterpret_cast<const void*>(call.kernel), own, run, &call);
+  });
 }
 
 template <class Function>

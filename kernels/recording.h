@@ -1,0 +1,39 @@
+// Work on a CUDA device that is recorded once and queued as often as wanted (a CUDA graph): one call of the host's for
+// hundreds of kernels.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "kernels/context.h"
+
+namespace qinco::kernels {
+
+namespace cuda {
+class Recorder;
+}
+
+class Recording {
+ public:
+  /// Whether what is repeated on `device` should be recorded: on CUDA, where QINCO_CUDA_GRAPHS is 1.
+  static bool wanted(Device device);
+
+  /// Calls `work` once. Its kernels on `device` (CUDA) and its copies within it are noted, not done: every queue() does
+  /// them on the memory that they were given here. What was allocated or released meanwhile is not used for anything
+  /// else as long as the recording lives. `work` finds its context by Context::of, and ran before, so that what kernels
+  /// need once is there. Throws what `work` throws, and Error where it waits for the device or copies from or to the
+  /// host.
+  Recording(Device device, const std::function<void()>& work);
+  ~Recording();
+  Recording(const Recording&) = delete;
+  Recording& operator=(const Recording&) = delete;
+
+  /// Queues the work behind what is queued on the device, for any thread.
+  void queue() const;
+
+ private:
+  std::unique_ptr<cuda::Recorder> recorder_;  // outlives the scratch memory, which it owns
+  Scratch scratch_;
+};
+
+}  // namespace qinco::kernels

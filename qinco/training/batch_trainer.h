@@ -1,0 +1,62 @@
+// One batch of training: codes without gradients by the codec, the loss of what they decode to, its gradients, Adam.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "autograd/optim/optimizer.h"
+#include "kernels/recording.h"
+#include "qinco/codec/codec.h"
+#include "qinco/model/qinco.h"
+
+namespace qinco {
+
+/// Adam on the training loss of one batch after the other (spec: fresh moments every epoch), on the model's device.
+class BatchTrainer {
+ public:
+  /// `precision` is that of the search for codes and of the products, forward and backward.
+  BatchTrainer(Qinco& model, double lr, kernels::Precision precision = kernels::Precision::exact);
+
+  /// One step on x [n,d] in the original space; returns the loss before it. `first` [n], unless null, are the known
+  /// first codes, the host's.
+  double step(const Tensor& x, const int32_t* first = nullptr) { return queue_step(x, first).item<double>(); }
+  /// The same without waiting for the device: the loss is a tensor of shape [] there. Where Recording::wanted, what
+  /// comes before Adam is recorded at the second of two batches of one size, and queued as a whole for batches of that
+  /// size from then on: the same bits. Where it cannot be recorded, it is not.
+  Tensor queue_step(const Tensor& x, const int32_t* first = nullptr);
+  optim::Adam& adam() { return adam_; }
+  /// Compiled from the parameters as they were before the last step.
+  Codec& codec() { return codec_; }
+  /// Whether the last batch was queued as a whole.
+  bool recorded() const { return last_was_recorded_; }
+
+ private:
+  // A batch's work up to the gradients, for any batch of the size of `x`.
+  struct Recorded {
+    Tensor x, first;                // where a batch has to be
+    Tensor loss;                    // and what it leaves
+    Tensor codes;                   // codes_ then
+    std::vector<Tensor> gradients;  // of parameters_; undefined where there is none
+    std::vector<Tensor> values;     // of the parameters then: where it finds them
+    std::unique_ptr<kernels::Recording> work;
+  };
+
+  Tensor compute_gradients(const Tensor& x, const Tensor& first);
+  bool is_recorded(const Tensor& x, const Tensor& first) const;
+  bool record(const Tensor& x, const Tensor& first);
+  Tensor queue_recorded(const Tensor& x, const Tensor& first);
+
+  Qinco& model_;
+  std::vector<Variable> parameters_;
+  kernels::Precision precision_;
+  Codec codec_;
+  optim::Adam adam_;
+  Tensor codes_;  // i32, room for those of the largest batch, step by step
+  bool recording_;
+  bool last_was_recorded_ = false;
+  int64_t last_size_ = 0;
+  Recorded batch_;
+};
+
+}  // namespace qinco

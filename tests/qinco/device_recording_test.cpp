@@ -1,0 +1,83 @@
+// Training with batches that are recorded and queued as a whole, against training kernel by kernel.
+#include <cstdlib>
+#include <doctest/doctest.h>
+#include <numeric>
+#include <vector>
+
+#include "qinco/training/batch_trainer.h"
+#include "tests/qinco/model_fixtures.h"
+
+using namespace qinco;
+using namespace qinco::testing;
+using tests::test_devices;
+
+namespace {
+
+QincoConfig config_of(bool lowrank, int64_t K_ivf) {
+  return {.d = 12, .M = 2, .K = 16, .L = 2, .h = lowrank ? 3 : 9, .lowrank = lowrank, .db_scale = 2.5f, .K_ivf = K_ivf};
+}
+
+/// A model in training on a device, with batches recorded or not.
+struct Training {
+  Training(const QincoConfig& config, Device device, bool recorded, kernels::Precision precision)
+      : model(random_model(config, 1)) {
+    if (config.K_ivf > 0) Random(8).normal(model.codebook(0).value());
+    model.to(device);
+    const char* const before = std::getenv("QINCO_CUDA_GRAPHS");
+    const std::string kept = before ? before : "";
+    setenv("QINCO_CUDA_GRAPHS", recorded ? "1" : "0", 1);
+    trainer = std::make_unique<BatchTrainer>(model, 1e-2, precision);
+    before ? setenv("QINCO_CUDA_GRAPHS", kept.c_str(), 1) : unsetenv("QINCO_CUDA_GRAPHS");
+  }
+
+  Qinco model;
+  std::unique_ptr<BatchTrainer> trainer;
+};
+
+}  // namespace
+
+TEST_CASE("device: recorded batches train to the same bits") {
+  for (const Device device : test_devices())
+    for (const auto& [lowrank, K_ivf] : {std::pair(false, 0), std::pair(true, 0), std::pair(false, 21)})
+      for (const kernels::Precision precision : {kernels::Precision::exact, kernels::Precision::fast}) {
+        if ((lowrank || K_ivf > 0) && precision == kernels::Precision::fast) continue;
+        const QincoConfig config = config_of(lowrank, K_ivf);
+        CAPTURE(config.variant());
+        Training plain(config, device, false, precision), recorded(config, device, true, precision);
+        const std::vector<int64_t> sizes = {8, 8, 8, 12, 8, 5, 5, 8};
+        const std::vector<bool> together = {false, true, true, false, true, false, true, false};
+        for (size_t i = 0; i < sizes.size(); ++i) {
+          CAPTURE(i);
+          const Tensor x = random_vectors(config, sizes[i], 10 + i);
+          std::vector<int32_t> first(static_cast<size_t>(sizes[i]));
+          for (size_t j = 0; j < first.size(); ++j) first[j] = static_cast<int32_t>(j % 21);
+          for (BatchTrainer* trainer : {plain.trainer.get(), recorded.trainer.get()})
+            trainer->adam().set_lr(1e-2 / static_cast<double>(1 + i));
+          const int32_t* const known = K_ivf > 0 ? first.data() : nullptr;
+          CHECK(plain.trainer->step(x, known) == recorded.trainer->step(x, known));
+          CHECK_FALSE(plain.trainer->recorded());
+          CHECK(recorded.trainer->recorded() == together[i]);
+          if (i == 2) recorded.trainer->codec().update(recorded.model);  // as validation does
+        }
+        const TensorMap state = plain.model.state();
+        for (const auto& [name, value] : recorded.model.state())
+          CHECK_MESSAGE(same_bits(value, state.at(name)), name.c_str());
+      }
+}
+
+TEST_CASE("device: a recorded batch is recorded anew where parameters lie elsewhere") {
+  for (const Device device : test_devices()) {
+    const QincoConfig config = config_of(false, 0);
+    Training plain(config, device, false, kernels::Precision::exact),
+        recorded(config, device, true, kernels::Precision::exact);
+    for (uint64_t i = 0; i < 4; ++i) {
+      CAPTURE(i);
+      if (i == 2)
+        for (Qinco* model : {&plain.model, &recorded.model})
+          for (Variable parameter : model->parameters()) parameter.set_value(mul(parameter.value(), parameter.value()));
+      const Tensor x = random_vectors(config, 8, 50 + i);
+      CHECK(plain.trainer->step(x) == recorded.trainer->step(x));
+      CHECK(recorded.trainer->recorded() == (i > 0));
+    }
+  }
+}
