@@ -187,35 +187,6 @@ void merge(const std::vector<std::string>& inputs, const std::string& output, co
   common.report({{"n", file.size()}, {"bytes", file.bytes()}, {"seconds", watch.seconds()}});
 }
 
-void index_info(const std::string& path, const Common& common) {
-  const IvfFile file = IvfFile::open(path);
-  const IvfParameters& p = file.parameters();
-  std::vector<int64_t> counts(static_cast<size_t>(p.K_ivf), 0);
-  int64_t blocks = 0;
-  for (const IvfSegment& segment : file.segments()) {
-    for (int64_t i = 0; i < segment.pieces; ++i) counts[segment.lists[i]] += segment.counts[i];
-    blocks += segment.blocks;
-  }
-  const int64_t empty = std::count(counts.begin(), counts.end(), 0);
-  const Json about = {{"format", "qinco-ivf"},
-                      {"n", file.size()},
-                      {"d", p.d},
-                      {"M", p.M},
-                      {"K", p.K},
-                      {"K_ivf", p.K_ivf},
-                      {"bytes_per_vector", p.width()},
-                      {"coarse", p.graph.empty() ? "flat" : "hnsw"},
-                      {"next_id", file.next_id()},
-                      {"segments", file.segments().size()},
-                      {"empty_lists", empty},
-                      {"longest_list", *std::max_element(counts.begin(), counts.end())},
-                      {"blocks", blocks},
-                      {"bytes", file.bytes()}};
-  for (const auto& [key, value] : about.items())
-    common.print("{:<17}{}", key, value.is_string() ? value.get<std::string>() : value.dump());
-  common.report(about);
-}
-
 void add_index_build(Program& program) {
   auto options = std::make_shared<BuildOptions>();
   CLI::App& command = program.add("index build", "Make an empty index: fixed codebooks and norms for a model",
@@ -254,6 +225,35 @@ void add_index_add(Program& program) {
 }
 
 }  // namespace
+
+void index_info(const std::string& path, const Common& common) {
+  const IvfFile file = IvfFile::open(path);
+  const IvfParameters& p = file.parameters();
+  std::vector<int64_t> counts(static_cast<size_t>(p.K_ivf), 0);
+  int64_t blocks = 0;
+  for (const IvfSegment& segment : file.segments()) {
+    for (int64_t i = 0; i < segment.pieces; ++i) counts[segment.lists[i]] += segment.counts[i];
+    blocks += segment.blocks;
+  }
+  const int64_t empty = std::count(counts.begin(), counts.end(), 0);
+  const Json about = {{"format", "qinco-ivf"},
+                      {"n", file.size()},
+                      {"d", p.d},
+                      {"M", p.M},
+                      {"K", p.K},
+                      {"K_ivf", p.K_ivf},
+                      {"bytes_per_vector", p.width()},
+                      {"coarse", p.graph.empty() ? "flat" : "hnsw"},
+                      {"next_id", file.next_id()},
+                      {"segments", file.segments().size()},
+                      {"empty_lists", empty},
+                      {"longest_list", *std::max_element(counts.begin(), counts.end())},
+                      {"blocks", blocks},
+                      {"bytes", file.bytes()}};
+  for (const auto& [key, value] : about.items())
+    common.print("{:<17}{}", key, value.is_string() ? value.get<std::string>() : value.dump());
+  common.report(about);
+}
 
 int64_t checked_codes_after_list(std::optional<int64_t> M_used, int64_t M, const std::string& path) {
   const int64_t used = M_used.value_or(M + 1);

@@ -2,11 +2,13 @@
 #include <memory>
 
 #include "apps/qinco/command.h"
+#include "apps/qinco/index.h"
 #include "qinco/io/codes.h"
 #include "qinco/io/product_file.h"
 #include "qinco/io/rows.h"
 #include "qinco/quantizers/pq.h"
 #include "qinco/quantizers/rq.h"
+#include "qinco/search/ivf_file.h"
 #include "tensor/file.h"
 
 namespace qinco::app {
@@ -116,6 +118,7 @@ Json describe_rows(const std::string& path) {
 }
 
 void info(const std::string& path, const Common& common) {
+  if (!is_row_file(path) && IvfFile::is_index(path)) return index_info(path, common);
   const Json about = is_row_file(path) ? describe_rows(path) : describe_contents(path);
   for (const auto& [key, value] : about.items()) {
     const std::string text = value.is_null() ? "unknown" : value.is_string() ? value.get<std::string>() : value.dump();
@@ -128,9 +131,10 @@ void info(const std::string& path, const Common& common) {
 
 void add_info(Program& program) {
   auto path = std::make_shared<std::string>();
-  CLI::App& command = program.add("info", "Describe a model or a file of vectors or codes",
+  CLI::App& command = program.add("info", "Describe a model, an index, or a file of vectors or codes",
                                   [path](const Common& common) { info(*path, common); });
-  command.add_option("file", *path, "a model (safetensors or .pt), .fvecs .bvecs .ivecs .npy .fbin or .u8bin")
+  command
+      .add_option("file", *path, "a model (safetensors or .pt), an index, .fvecs .bvecs .ivecs .npy .fbin or .u8bin")
       ->required()
       ->type_name("");
 }

@@ -39,10 +39,8 @@ void cluster(const KmeansArguments& arguments, const Common& common) {
   options.seed = common.seed;
   options.max_points_per_centroid = arguments.max_points;
   options.init = arguments.init == "plus_plus" ? KmeansInit::plus_plus : KmeansInit::random;
-  options.on_update = [&](int iteration, double mse) {
-    progress.update(iteration, fmt::format("MSE {:.6g}", mse));
-    stop_if_asked(signals);
-  };
+  options.on_update = [&](int iteration, double mse) { progress.update(iteration, fmt::format("MSE {:.6g}", mse)); };
+  options.poll = [&] { stop_if_asked(signals); };
   const Kmeans result = kmeans(common.context(), nt, d, x.to(common.device()).data<float>(), arguments.k, options);
   writer.write(arguments.k, result.centroids.to(Device{}).data<float>());
   writer.commit();

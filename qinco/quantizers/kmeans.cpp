@@ -17,8 +17,9 @@
 namespace qinco {
 namespace {
 
-constexpr float kSplit = 1.0f / 1024;     // the two halves of a split cluster differ by this factor, as in Faiss
-constexpr int64_t kWeightRows = 1 << 16;  // rows multiplied by their weights at a time
+constexpr float kSplit = 1.0f / 1024;            // the two halves of a split cluster differ by this factor, as in Faiss
+constexpr int64_t kWeightRows = 1 << 16;         // rows multiplied by their weights at a time
+constexpr int64_t kPollWork = int64_t{1} << 33;  // multiplications between two polls: a fraction of a second on a core
 constexpr uint64_t kSampleStream = 0x6b6d65616e73;
 
 /// Rows x[ids] as a new tensor [ids.size(), d].
@@ -116,6 +117,19 @@ double mean_distance(const kernels::Context& context, const Points& points, cons
   return total / mass;
 }
 
+// ids and squared distances [n] of the nearest centroids.
+void assign(const kernels::Context& context, const Points& points, const Tensor& centroids, int32_t* ids,
+            float* distances, const std::function<void()>& poll) {
+  const int64_t k = centroids.size(0), d = points.d;
+  const int64_t block = poll ? std::max<int64_t>(kPollWork / k / d, 1024) : points.n;
+  for (int64_t begin = 0; begin < points.n; begin += block) {
+    if (poll) poll();
+    kernels::table<float>(context.device)
+        .nearest(context, std::min(block, points.n - begin), d, k, points.x + begin * d, centroids.data<float>(),
+                 ids + begin, distances + begin);
+  }
+}
+
 Kmeans lloyd(const kernels::Context& context, const Points& points, int64_t k, Tensor centroids,
              const KmeansOptions& options) {
   Kmeans result;
@@ -126,9 +140,7 @@ Kmeans lloyd(const kernels::Context& context, const Points& points, int64_t k, T
   int32_t* const device_ids = result_of(context, frame, ids.data(), points.n);
   for (int i = 0; i < options.iterations; ++i) {
     earlier = ids;
-    kernels::table<float>(context.device)
-        .nearest(context, points.n, points.d, k, points.x, result.centroids.data<float>(), device_ids,
-                 distances.data<float>());
+    assign(context, points, result.centroids, device_ids, distances.data<float>(), options.poll);
     to_host(context, device_ids, ids.data(), points.n);
     result.mse = mean_distance(context, points, distances);
     result.iterations = i + 1;

@@ -22,6 +22,7 @@ struct KmeansOptions {
   Tensor initial;                                            // f32 [k,d] to start from instead; undefined: as init says
   const float* weights = nullptr;                            // the host's [n], finite, >= 0, not all 0; null: all 1
   std::function<void(int iteration, double mse)> on_update;  // called after each iteration, if set
+  std::function<void()> poll;  // called often within one, if set: may throw, which ends the clustering
 };
 
 struct Kmeans {

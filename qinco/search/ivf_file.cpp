@@ -45,9 +45,12 @@ Slot read_slot(const MappedFile& file, int index) {
   return slot;
 }
 
+bool has_magic(const Slot& slot) {
+  return std::memcmp(slot.magic, kMagic, sizeof(kMagic)) == 0;
+}
+
 bool is_whole(const Slot& slot) {
-  return std::memcmp(slot.magic, kMagic, sizeof(kMagic)) == 0 &&
-         slot.checksum == checksum(&slot, static_cast<int64_t>(offsetof(Slot, checksum)));
+  return has_magic(slot) && slot.checksum == checksum(&slot, static_cast<int64_t>(offsetof(Slot, checksum)));
 }
 
 /// The payload of the section at `at`, which is moved behind it.
@@ -113,6 +116,11 @@ IvfSegment read_segment(const std::string& path, const IvfParameters& p, Reader 
 
 }  // namespace
 
+bool IvfFile::is_index(const std::string& path) {
+  const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
+  return file->size() >= kFirstSection && (has_magic(read_slot(*file, 0)) || has_magic(read_slot(*file, 1)));
+}
+
 IvfFile IvfFile::open(const std::string& path) {
   IvfFile result;
   result.file_ = MappedFile::open(path);
@@ -120,8 +128,7 @@ IvfFile IvfFile::open(const std::string& path) {
   check(file.size() >= kFirstSection, "{}: {} bytes, too short for an index", path, file.size());
   const Slot slots[2] = {read_slot(file, 0), read_slot(file, 1)};
   const bool whole[2] = {is_whole(slots[0]), is_whole(slots[1])};
-  const bool index = std::memcmp(slots[0].magic, kMagic, 8) == 0 || std::memcmp(slots[1].magic, kMagic, 8) == 0;
-  check(index, "{}: not an index file", path);
+  check(has_magic(slots[0]) || has_magic(slots[1]), "{}: not an index file", path);
   check(whole[0] || whole[1], "{}: damaged index: both header slots", path);
   result.slot_ = whole[0] && (!whole[1] || slots[0].generation > slots[1].generation) ? 0 : 1;
   result.damaged_slot_ = !(whole[0] && whole[1]);

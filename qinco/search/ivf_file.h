@@ -63,6 +63,9 @@ class IvfFile {
   /// A header slot that a crash left half written is no damage: the other one says what to read.
   static IvfFile open(const std::string& path);
 
+  /// Whether the file begins as an index does. Throws Error where it cannot be read.
+  static bool is_index(const std::string& path);
+
   const std::string& path() const { return file_->path(); }
   const IvfParameters& parameters() const { return parameters_; }
   const std::vector<IvfSegment>& segments() const { return segments_; }

@@ -92,6 +92,7 @@ TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive searc
   const Json about = results_of({"index", "info", "--index", space.index()});
   CHECK(about.at("n") == Workspace::kN);
   CHECK(about.at("bytes_per_vector") == 4);  // 3 codes and a norm
+  CHECK(results_of({"info", space.index()}) == about);
 
   const std::string codes = space.file("ivf_codes.npy");
   CHECK(run(with(with(space.encode(), "--model", space.ivf_model()), "--o", codes)).code == 0);

@@ -202,6 +202,22 @@ TEST_CASE("k-means: initial centroids are where it starts, and on_update sees a 
   CHECK(std::is_sorted(errors.rbegin(), errors.rend()));
 }
 
+TEST_CASE("k-means: poll is asked in every iteration, changes nothing, and ends the clustering by throwing") {
+  const Tensor x = normal_vectors(500, 4, 8);
+  KmeansOptions options;
+  options.iterations = 5;
+  const Kmeans expected = cluster(x, 20, options);
+  int polls = 0;
+  options.poll = [&] { ++polls; };
+  const Kmeans result = cluster(x, 20, options);
+  CHECK(polls >= result.iterations);
+  CHECK(same_bits(result.centroids, expected.centroids));
+  options.poll = [&] { check(++polls < 8, "enough"); };
+  polls = 4;
+  CHECK(error_of([&] { cluster(x, 20, options); }) == "enough");
+  CHECK(polls == 8);
+}
+
 TEST_CASE("k-means: thousands of centroids of two points each") {
   const int64_t n = 12000, k = 6000;
   const Tensor x = normal_vectors(n, 2, 9);
