@@ -13,8 +13,8 @@ namespace qinco::kernels {
 namespace {
 
 constexpr int kUnset = -1;
-std::atomic<int> scoped_isa{kUnset};
-std::atomic<bool> hidden[2];  // by feature
+std::atomic<int> scoped_isa{kUnset}, scoped_screen{kUnset};
+std::atomic<bool> hidden[3];  // by feature
 
 Isa clamp(Isa isa) {
   return isa < best_isa() ? isa : best_isa();
@@ -23,6 +23,11 @@ Isa clamp(Isa isa) {
 Isa environment_isa() {
   const char* const text = std::getenv("QINCO_ISA");
   return text && *text ? clamp(parse_isa(text)) : best_isa();
+}
+
+AmxScreen environment_screen() {
+  const char* const text = std::getenv("QINCO_AMX_SCREEN");
+  return text && *text ? parse_amx_screen(text) : AmxScreen::bf16;
 }
 
 template <class T>
@@ -70,9 +75,9 @@ Isa best_isa() {
 }
 
 bool cpu_has(Feature feature) {
-  static const bool avx_vnni = detect(Feature::avx_vnni), avx512_vnni = detect(Feature::avx512_vnni);
-  const bool there = feature == Feature::avx_vnni ? avx_vnni : avx512_vnni;
-  return there && !hidden[static_cast<int>(feature)].load(std::memory_order_relaxed);
+  static const bool there[] = {detect(Feature::avx_vnni), detect(Feature::avx512_vnni), detect(Feature::amx_int8)};
+  const int i = static_cast<int>(feature);
+  return there[i] && !hidden[i].load(std::memory_order_relaxed);
 }
 
 ScopedWithout::ScopedWithout(Feature feature)
@@ -98,6 +103,28 @@ Isa active_isa() {
 ScopedIsa::ScopedIsa(Isa isa) : outer_(scoped_isa.exchange(static_cast<int>(clamp(isa)))) {}
 ScopedIsa::~ScopedIsa() {
   scoped_isa.store(outer_);
+}
+
+const char* amx_screen_name(AmxScreen screen) {
+  return screen == AmxScreen::int8 ? "int8" : "bf16";
+}
+
+AmxScreen parse_amx_screen(std::string_view text) {
+  for (const AmxScreen screen : {AmxScreen::bf16, AmxScreen::int8})
+    if (text == amx_screen_name(screen)) return screen;
+  fail("QINCO_AMX_SCREEN: expected bf16 or int8, found '{}'", text);
+}
+
+AmxScreen amx_screen() {
+  static const AmxScreen from_environment = environment_screen();
+  const int scoped = scoped_screen.load(std::memory_order_relaxed);
+  const AmxScreen wanted = scoped == kUnset ? from_environment : static_cast<AmxScreen>(scoped);
+  return cpu_has(Feature::amx_int8) ? wanted : AmxScreen::bf16;
+}
+
+ScopedAmxScreen::ScopedAmxScreen(AmxScreen screen) : outer_(scoped_screen.exchange(static_cast<int>(screen))) {}
+ScopedAmxScreen::~ScopedAmxScreen() {
+  scoped_screen.store(outer_);
 }
 
 template <>

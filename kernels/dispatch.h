@@ -1,4 +1,5 @@
-// Which instruction set the kernels run on: found by CPUID and XCR0, lowered by QINCO_ISA, set by ScopedIsa.
+// Which instruction set the kernels run on: found by CPUID and XCR0, lowered by QINCO_ISA, set by ScopedIsa. And which
+// of two screens the candidate search has on a matrix unit: QINCO_AMX_SCREEN, ScopedAmxScreen.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,7 @@ Isa best_isa();
 std::vector<Isa> available_isas();
 
 /// What some machines have beyond their ISA.
-enum class Feature : uint8_t { avx_vnni, avx512_vnni };
+enum class Feature : uint8_t { avx_vnni, avx512_vnni, amx_int8 };
 bool cpu_has(Feature feature);
 
 /// Hides a feature for this scope, in the whole process; for tests.
@@ -46,6 +47,30 @@ class ScopedIsa {
   ~ScopedIsa();
   ScopedIsa(const ScopedIsa&) = delete;
   ScopedIsa& operator=(const ScopedIsa&) = delete;
+
+ private:
+  int outer_;
+};
+
+/// What a matrix unit rounds operands to in the screen of a candidate search (docs/kernels.md); the codes of an exact
+/// search are the same.
+enum class AmxScreen : uint8_t { bf16, int8 };
+
+const char* amx_screen_name(AmxScreen screen);
+/// Parses `bf16|int8`; throws Error on anything else.
+AmxScreen parse_amx_screen(std::string_view text);
+
+/// The screen of steps packed from now on: a ScopedAmxScreen's if there is one, else QINCO_AMX_SCREEN's if set, else
+/// bf16; bf16 where the processor has no tile products of bytes. Throws Error when QINCO_AMX_SCREEN holds no name.
+AmxScreen amx_screen();
+
+/// Sets the screen for this scope, in the whole process; for tests and benches.
+class ScopedAmxScreen {
+ public:
+  explicit ScopedAmxScreen(AmxScreen screen);
+  ~ScopedAmxScreen();
+  ScopedAmxScreen(const ScopedAmxScreen&) = delete;
+  ScopedAmxScreen& operator=(const ScopedAmxScreen&) = delete;
 
  private:
   int outer_;

@@ -116,7 +116,8 @@ void write_json(const std::string& path, const Json& results) {
 
 void Common::apply() const {
   kernels::check_device(device());
-  kernels::active_isa();  // QINCO_ISA may hold nonsense
+  kernels::active_isa();  // QINCO_ISA may hold nonsense,
+  kernels::amx_screen();  // QINCO_AMX_SCREEN, too
   if (threads > 0) kernels::set_default_threads(threads);
   if (!json.empty() && json != "-") check_writable(json);
 }

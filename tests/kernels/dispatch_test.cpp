@@ -1,5 +1,5 @@
 // Choosing the ISA: names, clamping, ScopedIsa, and QINCO_ISA, which is read once per process and so tested by
-// children.
+// children. The same for the matrix unit's screen and QINCO_AMX_SCREEN.
 #include "kernels/dispatch.h"
 
 #include <array>
@@ -15,15 +15,16 @@ namespace qinco::kernels::tests {
 
 namespace {
 
-// What the child case below prints in a process of its own, whose QINCO_ISA is `value` (unset if null).
-std::string active_in_child(const char* value) {
+// What the child case below prints in a process of its own, where `variable` is `value` (unset if null).
+std::string active_in_child(const char* value, const std::string& variable = "QINCO_ISA") {
   const std::string self = std::filesystem::read_symlink("/proc/self/exe");
-  const std::string setting = value ? std::string("QINCO_ISA='") + value + "'" : "-u QINCO_ISA";
+  const std::string setting = value ? variable + "='" + value + "'" : "-u " + variable;
+  const std::string label = variable == "QINCO_ISA" ? "active: " : "screen: ";
   FILE* const child = popen(("env " + setting + " '" + self + "' --no-skip --test-case='child: *'").c_str(), "r");
   REQUIRE(child != nullptr);
   std::string found;
   for (std::array<char, 4096> line; std::fgets(line.data(), line.size(), child);)
-    if (const std::string text(line.data()); text.rfind("active: ", 0) == 0) found = text.substr(8, text.size() - 9);
+    if (const std::string text(line.data()); text.rfind(label, 0) == 0) found = text.substr(8, text.size() - 9);
   CHECK(pclose(child) == 0);
   return found;
 }
@@ -92,6 +93,11 @@ TEST_CASE("child: print the active ISA" * doctest::skip()) {
     CHECK_THROWS_AS(table<float>(), Error);  // and again, not only the first time
     std::printf("active: %s\n", error.what());
   }
+  try {
+    std::printf("screen: %s\n", amx_screen_name(amx_screen()));
+  } catch (const Error& error) {
+    std::printf("screen: %s\n", error.what());
+  }
 }
 
 TEST_CASE("dispatch: QINCO_ISA lowers, is clamped, and must be a name") {
@@ -100,6 +106,31 @@ TEST_CASE("dispatch: QINCO_ISA lowers, is clamped, and must be a name") {
   CHECK(active_in_child("reference") == "reference");
   CHECK(active_in_child("amx") == isa_name(best_isa()));
   CHECK(active_in_child("pentium") == "QINCO_ISA: expected reference, avx2, avx512 or amx, found 'pentium'");
+}
+
+TEST_CASE("dispatch: QINCO_AMX_SCREEN chooses where there is a choice, and must be a name") {
+  const std::string variable = "QINCO_AMX_SCREEN";
+  const char* const chosen = cpu_has(Feature::amx_int8) ? "int8" : "bf16";
+  CHECK(active_in_child(nullptr, variable) == "bf16");
+  CHECK(active_in_child("", variable) == "bf16");
+  CHECK(active_in_child("bf16", variable) == "bf16");
+  CHECK(active_in_child("int8", variable) == chosen);
+  CHECK(active_in_child("int4", variable) == "QINCO_AMX_SCREEN: expected bf16 or int8, found 'int4'");
+}
+
+TEST_CASE("dispatch: ScopedAmxScreen nests and restores, and a hidden feature leaves bfloat16") {
+  const AmxScreen before = amx_screen();
+  {
+    const ScopedAmxScreen outer(AmxScreen::int8);
+    CHECK((amx_screen() == AmxScreen::int8) == cpu_has(Feature::amx_int8));
+    {
+      const ScopedAmxScreen inner(AmxScreen::bf16);
+      CHECK(amx_screen() == AmxScreen::bf16);
+    }
+    const ScopedWithout without(Feature::amx_int8);
+    CHECK(amx_screen() == AmxScreen::bf16);
+  }
+  CHECK(amx_screen() == before);
 }
 
 }  // namespace qinco::kernels::tests

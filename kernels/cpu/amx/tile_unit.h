@@ -27,6 +27,16 @@ QINCO_INLINE void tile_product() {
   __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(c), "i"(a), "i"(b));
 }
 
+// c += a b in whole numbers: bytes by signed bytes, those of a being unsigned or signed
+template <int c, int a, int b>
+QINCO_INLINE void tile_product_unsigned() {
+  __asm__ volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(c), "i"(a), "i"(b));
+}
+template <int c, int a, int b>
+QINCO_INLINE void tile_product_signed() {
+  __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(c), "i"(a), "i"(b));
+}
+
 // Tile registers, all of 16 rows of 64 bytes, for the calling thread and this scope.
 class TileScope {
  public:

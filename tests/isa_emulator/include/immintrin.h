@@ -56,10 +56,16 @@ QINCO_BINARY(_mm512_sub_epi32, __m512i, _mm256_sub_epi32)
 QINCO_BINARY(_mm512_max_epi32, __m512i, _mm256_max_epi32)
 QINCO_BINARY(_mm512_add_epi16, __m512i, _mm256_add_epi16)
 QINCO_BINARY(_mm512_max_epi16, __m512i, _mm256_max_epi16)
+QINCO_BINARY(_mm512_mulhrs_epi16, __m512i, _mm256_mulhrs_epi16)
+QINCO_BINARY(_mm512_max_epu8, __m512i, _mm256_max_epu8)
+QINCO_BINARY(_mm512_adds_epu8, __m512i, _mm256_adds_epu8)
+QINCO_BINARY(_mm512_srav_epi32, __m512i, _mm256_srav_epi32)
+QINCO_UNARY(_mm512_abs_epi8, __m512i, _mm256_abs_epi8)
 QINCO_BINARY(_mm512_and_si512, __m512i, _mm256_and_si256)
 QINCO_BINARY(_mm512_or_si512, __m512i, _mm256_or_si256)
 QINCO_BINARY(_mm512_madd_epi16, __m512i, _mm256_madd_epi16)
 QINCO_BINARY(_mm512_maddubs_epi16, __m512i, _mm256_maddubs_epi16)
+QINCO_BINARY(_mm512_packs_epi16, __m512i, _mm256_packs_epi16)
 QINCO_BINARY(_mm512_packs_epi32, __m512i, _mm256_packs_epi32)
 QINCO_BINARY(_mm512_packus_epi16, __m512i, _mm256_packus_epi16)
 QINCO_BINARY(_mm512_shuffle_epi8, __m512i, _mm256_shuffle_epi8)
@@ -125,6 +131,9 @@ QINCO_EMULATED __m512i _mm512_set1_epi32(int x) {
 QINCO_EMULATED __m512i _mm512_set1_epi16(short x) {
   return {_mm256_set1_epi16(x), _mm256_set1_epi16(x)};
 }
+QINCO_EMULATED __m512i _mm512_set1_epi8(char x) {
+  return {_mm256_set1_epi8(x), _mm256_set1_epi8(x)};
+}
 QINCO_EMULATED __m512i _mm512_setzero_si512() {
   return {_mm256_setzero_si256(), _mm256_setzero_si256()};
 }
@@ -176,6 +185,11 @@ QINCO_EMULATED __mmask16 _mm512_cmp_ps_mask(__m512 a, __m512 b, int how) {
   const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.low, b.low, how));
   const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, how));
   return static_cast<__mmask16>(low | high << 8);
+}
+QINCO_EMULATED __mmask64 _mm512_cmpeq_epi8_mask(__m512i a, __m512i b) {
+  const auto low = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(a.low, b.low)));
+  const auto high = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(a.high, b.high)));
+  return __mmask64{high} << 32 | low;
 }
 QINCO_EMULATED __m512 _mm512_mask_blend_ps(__mmask16 mask, __m512 unset, __m512 set) {
   return {_mm256_blendv_ps(unset.low, set.low, _mm256_castsi256_ps(lanes_of(mask))),

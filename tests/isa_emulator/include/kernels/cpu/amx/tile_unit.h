@@ -64,6 +64,35 @@ void tile_product() {
   multiply_tiles(tile(c), tile(a), tile(b));
 }
 
+// c += a b in whole numbers, which wrap: the bytes of b are signed, those of a as A is.
+template <class A>
+void multiply_byte_tiles(uint32_t (&c)[16][16], const uint32_t (&a)[16][16], const uint32_t (&b)[16][16]) {
+  A left[16][16][4];
+  std::memcpy(left, a, sizeof left);
+  const auto both = [](int low, int high) { return _mm256_set1_epi32((low & 0xffff) | high << 16); };
+  for (int row = 0; row < 16; ++row)
+    for (int half = 0; half < 16; half += 8) {
+      __m256i* const place = reinterpret_cast<__m256i*>(&c[row][half]);
+      __m256i sum = _mm256_loadu_si256(place);
+      for (int k = 0; k < 16; ++k) {
+        const __m256i fours = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(&b[k][half]));
+        const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(fours, 8), 8), odd = _mm256_srai_epi16(fours, 8);
+        const A(&x)[4] = left[row][k];
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(both(x[0], x[2]), even));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(both(x[1], x[3]), odd));
+      }
+      _mm256_storeu_si256(place, sum);
+    }
+}
+template <int c, int a, int b>
+void tile_product_unsigned() {
+  multiply_byte_tiles<uint8_t>(tile(c), tile(a), tile(b));
+}
+template <int c, int a, int b>
+void tile_product_signed() {
+  multiply_byte_tiles<int8_t>(tile(c), tile(a), tile(b));
+}
+
 class TileScope {
  public:
   TileScope() {
