@@ -4,10 +4,12 @@
 // Let z be a candidate's exact output and z' the screen's: with e >= ||z' - z||, the triangle inequality gives
 // |sqrt(D') - sqrt(D)| <= e for the squared distances D and D' to any target. So a candidate can be nearest only if
 // sqrt(D') - e is at most the least sqrt(D') + e of all (on CUDA), or at most sqrt(D) of any one (on the CPU: of the
-// screen's nearest, which is compared first); whoever is not ruled out is compared again. A step without its
-// target is positively homogeneous in its inputs (a_k + u, z_k + r), and so is its rounding (relative to each value, or
-// to the largest of its layer), so e grows in proportion to them: e = bound * (||(a_k, z_k)|| + ||(u, r)||), with the
-// bound measured when the step is packed, as the largest of some probes, times two.
+// screen's nearest, which is compared first); whoever is not ruled out is compared again, as are all whose D' is NaN.
+//
+// A step without its target is positively homogeneous in its inputs (a_k + u, z_k + r), and so is its rounding,
+// relative to each value, to the largest of its layer or to the size of the inputs. So e grows in proportion to them:
+// e = bound * (||(a_k, z_k)|| + ||(u, r)||), with the bound measured when the step is packed, as the largest of some
+// probes, times two.
 //
 // The probes are not the data, so the data is watched: every vector's screened best is computed again too, and where
 // that differs by more than an error of length e would make likely (its direction is random, so that a share of about

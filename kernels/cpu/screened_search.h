@@ -144,7 +144,8 @@ class ScreenedSearch {
       const auto [i, k] = pairs_[j];
       const float distance = decided_[j], root = __builtin_sqrtf(distances_[i * stride_ + k]);
       const float likely = shown * margin_.bound * (margin_.norms[k] + norms_[i]) + margin::kSumError * root;
-      if (!(__builtin_fabsf(root - __builtin_sqrtf(distance)) <= likely)) doubted_[i] = true;
+      // NaN says nothing about the screen's other distances.
+      if (root == root && !(__builtin_fabsf(root - __builtin_sqrtf(distance)) <= likely)) doubted_[i] = true;
       int32_t& code = s_.codes[begin_ + i];
       if (distance < best_[i] || (distance == best_[i] && k < code)) {
         best_[i] = distance;

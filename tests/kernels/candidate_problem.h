@@ -168,6 +168,28 @@ inline std::vector<float> normal(std::mt19937& random, int64_t size, double devi
   return x;
 }
 
+// The versions, and the matrix unit once more with its byte screen.
+inline std::vector<Version> screened_versions() {
+  std::vector<Version> all = versions();
+  if (best_isa() < Isa::amx || !cpu_has(Feature::amx_int8)) return all;
+  static const Table<float> in_bytes = [] {
+    Table<float> t = table<float>(Isa::amx);
+    t.candidate_packed_size = [](int64_t K, int64_t d, int64_t h, int64_t L) {
+      const ScopedAmxScreen bytes(AmxScreen::int8);
+      return table<float>(Isa::amx).candidate_packed_size(K, d, h, L);
+    };
+    t.candidate_pack = [](const Context& context, const CandidateStep<float>& step, float* packed) {
+      const ScopedAmxScreen bytes(AmxScreen::int8);
+      table<float>(Isa::amx).candidate_pack(context, step, packed);
+    };
+    return t;  // a search goes by what its pack says
+  }();
+  all.emplace_back(Isa::amx);
+  all.back().name = "amx int8";
+  all.back().table = &in_bytes;
+  return all;
+}
+
 // Magnitudes as in a trained step: each block adds about as much as it is given.
 inline Problem<float> random_problem(const Sizes& s, int64_t n, unsigned seed) {
   std::mt19937 random(seed);

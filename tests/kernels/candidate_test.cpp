@@ -61,7 +61,7 @@ TEST_CASE("candidate search is exact on whole numbers, the lowest index first am
         if (distance < nearest[i]) nearest[i] = distance, codes[i] = static_cast<int32_t>(k);
       }
     }
-    for (const Version& version : versions()) {
+    for (const Version& version : screened_versions()) {
       if (version.cuda && !with_cuda) continue;
       CAPTURE(version.name);
       CAPTURE(s);
@@ -89,7 +89,7 @@ TEST_CASE("candidate search reaches the double reference's distances") {
     const Problem<float> p = random_problem(s, large ? 2 : 11, static_cast<unsigned>(s.K + s.d + s.h + s.L));
     const Problem<double> exact = p.as<double>();
     const Result<double> best = exact_search(exact, 0, s.K, 0, p.n);
-    for (const Version& version : versions()) {
+    for (const Version& version : screened_versions()) {
       if ((large && version.name == "reference") || (version.cuda && !with_cuda)) continue;
       CAPTURE(version.name);
       const double error = version.matrix_unit ? kSplitError * s.L * std::sqrt(s.d + s.h) : 0;
@@ -132,16 +132,17 @@ Result<float> search_in_float(Isa isa, const Problem<float>& p) {
 // Searches p with a screen and without. Without a matrix unit both give the same bits; on it, which decides by split
 // products, they may round a near tie either way, and nothing else.
 struct Comparison {
-  Isa isa;
+  const Version& version;
   int64_t total = 0, differing = 0, screened_wrong = 0;
 
   void add(const Problem<float>& p) {
-    const Result<float> in_float = search_in_float(std::min(isa, Isa::avx512), p), exact = search(isa, p);
-    const Result<float> fast = search(isa, p, 0, p.n, 1, Precision::fast);
+    const Isa in_float_isa = version.matrix_unit ? Isa::avx512 : parse_isa(version.name);
+    const Result<float> in_float = search_in_float(in_float_isa, p), exact = search(version, p);
+    const Result<float> fast = search(version, p, 0, p.n, 1, Precision::fast);
     for (int64_t i = 0; i < p.n; ++i) {
       ++total;
       screened_wrong += fast.codes[i] != in_float.codes[i];
-      if (isa != Isa::amx) CHECK(exact.distances[i] == in_float.distances[i]);
+      if (!version.matrix_unit) CHECK(exact.distances[i] == in_float.distances[i]);
       if (exact.codes[i] == in_float.codes[i]) continue;
       ++differing;
       // As far as the search in float, within what splitting may do to outputs of this length.
@@ -153,11 +154,10 @@ struct Comparison {
 };
 
 TEST_CASE("a coarse screen leaves the exact codes, and is needed to be put right") {
-  for (const Isa isa : available_isas()) {
-    if (isa == Isa::reference) continue;
-    const std::string name = isa_name(isa);
-    CAPTURE(name);
-    Comparison random{isa}, hiding{isa};
+  for (const Version& version : screened_versions()) {
+    if (version.cuda || !version.screens) continue;
+    CAPTURE(version.name);
+    Comparison random{version}, hiding{version};
     for (const int64_t L : {1, 2, 4, 16})
       for (const Sizes& s : {Sizes{256, 32, 48, L}, Sizes{64, 128, 64, L}, Sizes{1024, 16, 32, L}})
         random.add(random_problem(s, L < 16 ? 200 : 50, static_cast<unsigned>(s.K + L)));
@@ -165,10 +165,10 @@ TEST_CASE("a coarse screen leaves the exact codes, and is needed to be put right
     for (const Sizes& s : {Sizes{256, 32, 64, 1}, Sizes{256, 128, 256, 1}, Sizes{256, 128, 256, 2}})
       for (unsigned seed : {1, 2, 3}) hiding.add(hiding_problem(s, hidden, seed));
     for (const Comparison& c : {random, hiding}) {
-      MESSAGE(name << ": " << c.differing << " of " << c.total
-                   << " codes differ from the float search's; of the screen's, " << c.screened_wrong);
+      MESSAGE(version.name << ": " << c.differing << " of " << c.total
+                           << " codes differ from the float search's; of the screen's, " << c.screened_wrong);
       CHECK(c.differing * 1000 <= c.total);
-      if (isa != Isa::amx) CHECK(c.differing == 0);
+      if (!version.matrix_unit) CHECK(c.differing == 0);
       CHECK(c.screened_wrong > 10 * c.differing);  // else this test would not see a margin that is too small
     }
   }
@@ -197,7 +197,7 @@ TEST_CASE("a row of weights too small to scale leaves fast codes as good as with
     for (size_t j = 0; j < cols; ++j) weights[5 * cols + j] *= 1e-33f;
     const Problem<double> exact = p.as<double>();
     const Result<double> best = exact_search(exact, 0, p.sizes.K, 0, p.n);
-    for (const Version& version : versions()) {
+    for (const Version& version : screened_versions()) {
       CAPTURE(version.name);
       const Result<float> found = search(version, p, 0, p.n, 1, Precision::fast);
       for (int64_t i = 0; i < p.n; ++i)
@@ -207,15 +207,15 @@ TEST_CASE("a row of weights too small to scale leaves fast codes as good as with
 }
 
 TEST_CASE("fast candidate search comes as near as its operands allow") {
-  // Each of the 2L - 1 products rounds its operands, in bfloat16 by up to 2^-9 of their size, in 7 bits by up to 2^-7
-  // of the largest, at random signs.
+  // Each of the 2L - 1 products rounds its operands, in bfloat16 by up to 2^-9 of their size, in 7 or 8 bits by up to
+  // 2^-7 of the largest, at random signs.
   for (const Sizes& s : {Sizes{33, 20, 40, 1}, Sizes{100, 64, 48, 2}, Sizes{64, 128, 100, 4}, Sizes{40, 32, 2100, 1},
                          Sizes{90, 40, 44, 2}}) {
     CAPTURE(s);
     const Problem<float> p = random_problem(s, 20, 8);
     const Problem<double> exact = p.as<double>();
     const Result<double> best = exact_search(exact, 0, s.K, 0, p.n);
-    for (const Version& version : versions()) {
+    for (const Version& version : screened_versions()) {
       CAPTURE(version.name);
       const Result<float> found = search(version, p, 0, p.n, 1, Precision::fast);
       if (!version.screens) CHECK(found == search(version, p));
@@ -232,7 +232,7 @@ TEST_CASE("fast candidate search comes as near as its operands allow") {
 TEST_CASE("a step packed for one precision is searched with the other") {
   for (const Sizes& s : {Sizes{75, 37, 42, 2}, Sizes{9, 20, 12, 1}}) {
     const Problem<float> p = random_problem(s, 20, 12);
-    for (const Version& version : versions())
+    for (const Version& version : screened_versions())
       for (const Precision precision : {Precision::fast, Precision::exact}) {
         CAPTURE(version.name);
         const Table<float>& kernels = *version.table;
@@ -254,7 +254,7 @@ TEST_CASE("a vector's candidate search depends neither on its batch nor on the n
   for (const Sizes& s : {Sizes{16, 24, 40, 2}, Sizes{100, 33, 17, 3}, Sizes{256, 16, 32, 1}, Sizes{70, 39, 45, 2},
                          Sizes{17, 300, 600, 2}}) {
     const Problem<float> p = random_problem(s, s.d > 100 ? 7 : 150, 3);
-    for (const Version& version : versions()) {
+    for (const Version& version : screened_versions()) {
       if (version.name == "reference" && s.d > 100) continue;
       CAPTURE(version.name);
       CAPTURE(s);
@@ -280,7 +280,7 @@ const std::vector<Sizes> kBothWays = {{40, 19, 21, 2}, {75, 37, 42, 2}};
 TEST_CASE("NaN in a vector's inputs gives candidate 0 and leaves its neighbours alone") {
   for (const Sizes& s : kBothWays) {
     const Problem<float> clean = random_problem(s, 9, 4);
-    for (const Version& version : versions()) {
+    for (const Version& version : screened_versions()) {
       CAPTURE(version.name);
       const Result<float> expected = search(version, clean);
       for (int64_t i = 0; i < clean.n; i += version.cuda ? 4 : 1) {  // the emulator takes its time
@@ -304,7 +304,7 @@ TEST_CASE("NaN in a vector's inputs gives candidate 0 and leaves its neighbours 
 TEST_CASE("a candidate that is NaN or infinite is never chosen over a finite one") {
   for (const Sizes& s : kBothWays) {
     const Problem<float> clean = random_problem(s, 6, 5);
-    for (const Version& version : versions()) {
+    for (const Version& version : screened_versions()) {
       CAPTURE(version.name);
       for (const float bad : {kNan, std::numeric_limits<float>::infinity(), 3e38f}) {
         for (int64_t only : {0, 7, 8, 15, 16, 31, 34}) {
@@ -322,7 +322,7 @@ TEST_CASE("a candidate that is NaN or infinite is never chosen over a finite one
 TEST_CASE("candidate search takes no vectors, and distances may be null") {
   const Sizes s{20, 12, 14, 2};
   const Problem<float> p = random_problem(s, 10, 6);
-  for (const Version& version : versions()) {
+  for (const Version& version : screened_versions()) {
     CAPTURE(version.name);
     const Table<float>& kernels = *version.table;
     std::vector<const float*> pointers;

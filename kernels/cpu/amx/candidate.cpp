@@ -1,4 +1,5 @@
-// The candidate search on the matrix unit: screened in bfloat16 (screen.h), decided at near-float precision.
+// The candidate search on the matrix unit: screened in bfloat16 or bytes (screen.h, byte_screen.h), decided at
+// near-float precision.
 #include "kernels/cpu/amx/step.h"
 #include "kernels/cpu/denormals.h"
 #include "kernels/families.h"
@@ -8,7 +9,7 @@ QINCO_CPU_NAMESPACE_BEGIN
 constexpr int64_t kDistances = int64_t{1} << 16;  // kept per chunk, at most (one vector's K may be more)
 
 int64_t candidate_packed_size(int64_t K, int64_t d, int64_t h, int64_t L) {
-  return Layout{K, d, h, L}.size();
+  return new_layout(K, d, h, L).size();
 }
 
 // What a worker needs for a chunk of at most `most` vectors; the screen and the comparison that ScreenedSearch asks
@@ -16,8 +17,7 @@ int64_t candidate_packed_size(int64_t K, int64_t d, int64_t h, int64_t L) {
 class Chunk {
  public:
   static int64_t floats(const Layout& p, int64_t most) {
-    return most * (Vector::floats(p) + p.groups() * kBlock) + Screen::floats(p.screen(nullptr), p.group_units()) +
-           PairScratch::floats(p);
+    return most * (Vector::floats(p) + p.groups() * kBlock) + p.screen_floats() + PairScratch::floats(p);
   }
 
   Chunk(const Layout& layout, const float* pack, const CandidateSearch<float>& search, int64_t most, Unit* list,
@@ -29,7 +29,7 @@ class Chunk {
         units_(list),
         distances_(memory + most * Vector::floats(p_)),
         screen_(distances_ + most * stride()),
-        pair_scratch_(p_, screen_ + Screen::floats(p_.screen(nullptr), p_.group_units())) {
+        pair_scratch_(p_, screen_ + p_.screen_floats()) {
     for (int64_t i = 0; i < most; ++i) vectors_[i] = Vector(p_, memory + i * Vector::floats(p_));
   }
 
@@ -48,7 +48,7 @@ class Chunk {
     for (int64_t g = 0; g < p_.groups(); ++g)
       for (int64_t i = 0; i < count; ++i)
         units_[g * count + i] = make_unit(p_, packed_, g, vectors_[i], distances + i * stride() + g * kBlock);
-    Screen(p_.screen(packed_), p_.group_units(), screen_).run(units_, p_.groups() * count);
+    run_screen(p_, packed_, units_, p_.groups() * count, s_.precision == Precision::exact, screen_);
   }
 
   void compare(int64_t begin, const Pair* pairs, int64_t count, float* distances) {
@@ -76,7 +76,7 @@ class Chunk {
 
 void candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,
                       const CandidateSearch<float>& s) {
-  const Layout p{K, d, h, L};
+  const Layout p = layout_of(K, d, h, L, packed);
   // Many vectors a chunk, so that they share tables and products.
   const int64_t most = larger(1, smaller(kMostVectors, kDistances / (p.groups() * kBlock)));
   const int64_t grain = larger(smaller(4, most), chunk_vectors(s.n, most));

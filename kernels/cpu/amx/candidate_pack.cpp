@@ -1,5 +1,6 @@
-// Packs a step of the candidate search and measures how far its bfloat16 screen may be wrong (candidate_margin.h).
+// Packs a step of the candidate search and measures how far its screen may be wrong (candidate_margin.h).
 #include "kernels/candidate_margin.h"
+#include "kernels/cpu/amx/byte_pack.h"
 #include "kernels/cpu/amx/step.h"
 #include "kernels/cpu/candidate_probes.h"
 #include "kernels/cpu/denormals.h"
@@ -33,6 +34,20 @@ void pack_tables(const Context& context, const Layout& p, const CandidateStep<fl
   });
 }
 
+// A unit of the byte screen has one scale: the largest finite norm of its candidates. The others are put in doubt.
+void share_norms(const Layout& p, float* packed) {
+  for (int64_t first = 0; first < p.groups() * kBlock; first += kBlock) {
+    float* const norms = packed + p.norms() + first;
+    float largest = 0;
+    for (int64_t k = 0; k < kBlock; ++k) {
+      const bool finite = norms[k] < __builtin_inff();
+      packed[p.byte_part() + first + k] = finite ? 0 : __builtin_nanf("");
+      if (finite) largest = larger_of(largest, norms[k]);
+    }
+    for (int64_t k = 0; k < kBlock; ++k) norms[k] = largest;
+  }
+}
+
 // What a thread needs for `kTogether` probes.
 struct ProbeScratch {
   Vector vectors[kTogether];
@@ -43,28 +58,32 @@ struct ProbeScratch {
 
   static int64_t floats(const Layout& p) {
     return blocks(p.d + p.h) * kBlock + kTogether * (kBlock + Vector::floats(p)) + PairScratch::floats(p) +
-           Screen::floats(p.screen(nullptr), p.group_units());
+           p.screen_floats();
   }
   ProbeScratch(const Layout& p, float* memory)
       : plain(memory),
         distances(plain + blocks(p.d + p.h) * kBlock),
         inputs(distances + kTogether * kBlock),
         screen(inputs + kTogether * Vector::floats(p)),
-        pair_scratch(p, screen + Screen::floats(p.screen(nullptr), p.group_units())) {
+        pair_scratch(p, screen + p.screen_floats()) {
     for (int64_t i = 0; i < kTogether; ++i) vectors[i] = Vector(p, inputs + i * Vector::floats(p));
   }
 };
 
-// The largest ||z' - z|| / (||(a_k, z_k)|| + ||(u, r)||) of the probes [first, first + kTogether): with its own z as
-// target, a candidate's screened distance is its squared error.
-float measure_probes(const Layout& p, const CandidateStep<float>& s, const float* packed, int64_t first,
-                     ProbeScratch& scratch) {
+void fill_probes(const Layout& p, const CandidateStep<float>& s, int64_t first, ProbeScratch& scratch) {
   for (int64_t i = 0; i < kTogether; ++i) {
     float *const row = scratch.plain, *const up_row = row + p.d;
     make_probe(s, first + i, row, up_row);
     fill_vector(p, up_row, row, row, scratch.vectors[i]);
     scratch.pairs[i] = {i, margin::probe(first + i, p.K).candidate};
   }
+}
+
+// The largest ||z' - z|| / (||(a_k, z_k)|| + ||(u, r)||) of the probes [first, first + kTogether): with its own z as
+// target, a candidate's screened distance is its squared error.
+float measure_probes(const Layout& p, const CandidateStep<float>& s, const float* packed, int64_t first,
+                     ProbeScratch& scratch) {
+  fill_probes(p, s, first, scratch);
   forward(p, packed, scratch.vectors, scratch.pairs, kTogether, scratch.pair_scratch);
   for (int64_t i = 0; i < kTogether; ++i) {
     const Vector& v = scratch.vectors[i];
@@ -72,7 +91,7 @@ float measure_probes(const Layout& p, const CandidateStep<float>& s, const float
       store(v.target + j, load(scratch.pair_scratch.z + i * p.D() * kBlock + j) - load(v.row + j));
     scratch.units[i] = make_unit(p, packed, scratch.pairs[i].candidate / kBlock, v, scratch.distances + i * kBlock);
   }
-  Screen(p.screen(packed), p.group_units(), scratch.screen).run(scratch.units, kTogether);
+  run_screen(p, packed, scratch.units, kTogether, true, scratch.screen);
   float largest = 0;
   for (int64_t i = 0; i < kTogether; ++i) {
     const int64_t k = scratch.pairs[i].candidate;
@@ -82,13 +101,61 @@ float measure_probes(const Layout& p, const CandidateStep<float>& s, const float
   return largest;
 }
 
+// Raises ranges [2L - 1] to the largest |value| / (||(a_k, z_k)|| + ||(u, r)||) in the operands of the step's products,
+// for the probes [first, first + kTogether) with kLooks candidates each.
+void look_at_probes(const Layout& p, const CandidateStep<float>& s, const float* packed, int64_t first, float* ranges,
+                    ProbeScratch& scratch) {
+  constexpr int64_t kLooks = 8;
+  fill_probes(p, s, first, scratch);
+  const auto look = [&](int64_t product, const float* x, int64_t stride) {
+    for (int64_t i = 0; i < kTogether; ++i) {
+      const Pair& pair = scratch.pairs[i];
+      if (packed[p.byte_part() + pair.candidate] != 0) continue;  // NaN: in doubt
+      Vec largest(0.0f);
+      for (int64_t j = 0; j < stride; j += kLanes) largest = max(abs(load(x + i * stride + j)), largest);
+      const float ratio = horizontal_max(largest) / (packed[p.norms() + pair.candidate] + scratch.vectors[i].norm);
+      if (ratio < __builtin_inff()) ranges[product] = larger_of(ranges[product], ratio);
+    }
+  };
+  for (int64_t i = 0; i < kLooks; ++i) {
+    forward(p, packed, scratch.vectors, scratch.pairs, kTogether, scratch.pair_scratch, look);
+    for (Pair& pair : scratch.pairs) pair.candidate = (pair.candidate + p.K / kLooks + 1) % p.K;
+  }
+}
+
+void pack_bytes(const Context& context, const Layout& p, const CandidateStep<float>& s, float* packed) {
+  const ByteLayout bytes = p.bytes();
+  float* const part = packed + p.byte_part();
+  for (int64_t l = 0; l < p.L; ++l) {
+    float *const up = part + bytes.w_up(l), *const down = part + bytes.w_down(l);
+    if (l > 0) pack_byte_weights(context, s.w_up[l], p.h, p.d, up, up + bytes.up_weights());
+    pack_byte_weights(context, s.w_down[l], p.d, p.h, down, down + bytes.down_weights());
+  }
+  constexpr int64_t kParts = margin::kProbes / kTogether;
+  const int64_t products = 2 * p.L - 1, size = ProbeScratch::floats(p);
+  ScratchFrame frame(context);
+  float* const ranges = frame.get<float>(kParts * products);
+  for (int64_t i = 0; i < kParts * products; ++i) ranges[i] = 0;
+  float* const memory = frame.get<float>(context.threads * size);
+  parallel_for(context, margin::kProbes, kTogether, [&](int64_t begin, int64_t, int worker) {
+    const FlushDenormals flush;
+    const TileScope tiles;
+    ProbeScratch scratch(p, memory + worker * size);
+    look_at_probes(p, s, packed, begin, ranges + begin / kTogether * products, scratch);
+  });
+  for (int64_t i = products; i < kParts * products; ++i)
+    ranges[i % products] = larger_of(ranges[i % products], ranges[i]);
+  set_scales(bytes, ranges, part);
+}
+
 QINCO_CPU_NAMESPACE_END
 
 namespace qinco::kernels::QINCO_CPU_ISA {
 
 void candidate_pack(const Context& context, const CandidateStep<float>& s, float* packed) {
-  const Layout p{s.K, s.d, s.h, s.L};
+  const Layout p = new_layout(s.K, s.d, s.h, s.L);
   for (int64_t i = 0; i < p.norms(); ++i) packed[i] = 0;
+  packed[1] = p.in_bytes;
   pack_tables(context, p, s, packed);
   const auto pack = [&](const float* w, int64_t rows, int64_t cols, int64_t at) {
     Bf16* const first = reinterpret_cast<Bf16*>(packed + at);
@@ -97,6 +164,10 @@ void candidate_pack(const Context& context, const CandidateStep<float>& s, float
   for (int64_t l = 0; l < p.L; ++l) {
     if (l > 0) pack(s.w_up[l], p.h, p.d, p.w_up(l));
     pack(s.w_down[l], p.d, p.h, p.w_down(l));
+  }
+  if (p.in_bytes) {
+    share_norms(p, packed);
+    pack_bytes(context, p, s, packed);
   }
   packed[0] = __builtin_inff();  // rules nothing out
   if (s.precision == Precision::fast) return;

@@ -1,36 +1,19 @@
-// The candidate search's bulk: the distances of many candidates with products in bfloat16.
+// The candidate search's bulk: the distances of many candidates with products in bfloat16 (screen_loop.h: their order).
 //
-// Candidates are the rows. A unit is 32 candidates of one vector; units go through the step together, a few at a time,
-// so that each block of weights is fetched once for all of them. Only the operands of the products are rounded to
-// bfloat16: tables, the residual stream z and all sums stay in float.
-//
-// The matrix unit and the vector unit work at the same time: what a block's sums need afterwards (add, relu, rounding,
-// distance) is a job, done in slices between the products of the next block; so is the beginning of the next group.
+// Only the operands of the products are rounded to bfloat16: tables, the residual stream z and all sums stay in float.
 #pragma once
 
-#include "kernels/cpu/amx/tile.h"
-#include "kernels/cpu/pack.h"
+#include "kernels/cpu/amx/screen_loop.h"
 
 QINCO_CPU_NAMESPACE_BEGIN
 
 // Work on 32 rows of 32 floats.
-enum class JobKind : uint8_t {
-  none,
-  begin,     // out = relu(source rows + add)
-  hidden,    // out = relu(source block)
-  stream,    // out = source block + add
-  distance,  // sums += (add - source block)^2
-};
-
 struct Job {
   const float* source;  // begin: [32][32]; else a C block
   const float* add;     // [32]
   Bf16* out;            // a pair of A tiles
   float* sums;          // [32][16]
 };
-
-constexpr int kSlice = 4;  // rows done at a time
-constexpr int kSlices = static_cast<int>(kBlock) / kSlice;
 
 // Rows [row, row + kSlice) of a job.
 template <JobKind kind>
@@ -62,48 +45,21 @@ QINCO_INLINE void do_job(const Job& job) {
   for (int row = 0; row < kBlock; row += kSlice) do_slice<kind>(job, row);
 }
 
-// One unit: 32 candidates of one vector. Arrays are padded to whole blocks.
-struct Unit {
-  const float* a_table;  // [H][32 candidates][32]
-  const float* z_table;  // [D] C blocks
-  const float* up_row;   // [h]
-  const float* row;      // [d]
-  const float* target;   // [d]  target - row
-  float* distances;      // [32]
-};
+// A slice of the beginning: hidden = relu(a_table + up_row).
+struct BeginRounded {
+  using Operand = Bf16;
+  static constexpr int64_t kPair = kPairValues;
 
-// The begin jobs of a group's units, one slice after the other.
-class Begins {
- public:
-  Begins() = default;
-  Begins(const Unit* group, int count, int64_t H, Bf16* out)
-      : unit_(group), H_(H), left_(count * H * kSlices), out_(out) {}
-
-  int64_t slices() const { return left_; }
-  QINCO_INLINE void do_slices(int64_t count) {
-    for (; count > 0 && left_ > 0; --count, --left_) {
-      do_slice<JobKind::begin>({unit_->a_table + block_ * kBlockFloats, unit_->up_row + block_ * kBlock, out_, nullptr},
-                               row_);
-      row_ += kSlice;
-      if (row_ < kBlock) continue;
-      row_ = 0;
-      out_ += kPairValues;
-      if (++block_ == H_) block_ = 0, ++unit_;
-    }
+  QINCO_INLINE void operator()(const Unit& unit, int, int64_t block, int row, Bf16* out) const {
+    do_slice<JobKind::begin>({unit.a_table + block * kBlockFloats, unit.up_row + block * kBlock, out, nullptr}, row);
   }
-
- private:
-  const Unit* unit_ = nullptr;
-  int64_t H_ = 0, block_ = 0, left_ = 0;
-  int row_ = 0;
-  Bf16* out_ = nullptr;
 };
 
 // out [a C block] = (start, or 0) + A B over `steps` inner steps; meanwhile the job is done, and `share` slices of
 // `begins` in each step.
 template <JobKind kind>
 QINCO_INLINE void multiply_block(const Bf16* a, const Bf16* b, int64_t steps, const float* start, float* out,
-                                 const Job& job, Begins& begins, int64_t share) {
+                                 const Job& job, Begins<BeginRounded>& begins, int64_t share) {
   if (start)
     load_accumulators(start);
   else
@@ -119,19 +75,6 @@ QINCO_INLINE void multiply_block(const Bf16* a, const Bf16* b, int64_t steps, co
   store_accumulators(out);
 }
 
-// sums[r] for 16 rows of 16 lanes: one lane each, added in a fixed order.
-QINCO_INLINE Vec row_sums(const float* rows) {
-  Vec x[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) x[i] = load(rows + i * kLanes);
-  transpose(x);
-#pragma GCC unroll 4
-  for (int half = 8; half > 0; half /= 2)
-#pragma GCC unroll 8
-    for (int i = 0; i < half; ++i) x[i] = x[i] + x[i + half];
-  return x[0];
-}
-
 // The weights of a step as B blocks, first parts only (pack.h): matrices down 1, up 2, down 2, .., down L.
 struct ScreenWeights {
   int64_t D, H, L;  // blocks of d and of h
@@ -142,14 +85,15 @@ struct ScreenWeights {
 };
 
 // The search of a group of units at a time, and its scratch.
-class Screen {
+class Screen : public ScreenLoop<Screen, BeginRounded> {
  public:
   static int64_t floats(const ScreenWeights& w, int units) {
     return units * (w.H * kPairValues + w.D * kPairValues / 2 + w.D * kBlockFloats + kBlock * kLanes) +
            2 * kBlockFloats;
   }
 
-  Screen(const ScreenWeights& weights, int group_units, float* scratch) : w(weights), units(group_units) {
+  Screen(const ScreenWeights& weights, int group_units, float* scratch)
+      : ScreenLoop(weights.L, group_units), w(weights) {
     const auto take = [&scratch](int64_t n) {
       float* const p = scratch;
       scratch += n;
@@ -164,34 +108,12 @@ class Screen {
     block[1] = take(kBlockFloats);
   }
 
-  // The distances of all units.
-  void run(const Unit* all, int64_t n) {
-    const auto size = [&](int64_t first) { return static_cast<int>(n - first < units ? n - first : units); };
-    begins = Begins(all, size(0), w.H, hidden[0]);
-    for (int64_t first = 0, side = 0; first < n; first += units, side = 1 - side) {
-      begins.do_slices(begins.slices());  // what the group before had no time for
-      group = all + first;
-      count = size(first);
-      current = hidden[side];
-      const int next = first + units < n ? size(first + units) : 0;
-      begins = Begins(all + first + units, next, w.H, hidden[1 - side]);
-      const int64_t down_steps = w.L * w.D * count * w.H;
-      share = (begins.slices() + down_steps - 1) / down_steps;
-      for (int64_t i = 0; i < count * kBlock * kLanes; i += kLanes) store(sums + i, Vec(0.0f));
-      for (int64_t l = 0; l < w.L; ++l) {
-        if (l > 0) up(l);
-        if (l < w.L - 1)
-          down<JobKind::stream>(l);
-        else
-          down<JobKind::distance>(l);
-      }
-      for (int u = 0; u < count; ++u)
-        for (int64_t i = 0; i < kBlock; i += 16)
-          store(group[u].distances + i, row_sums(sums + (u * kBlock + i) * kLanes));
-    }
+  // --- what ScreenLoop asks for
+  Begins<BeginRounded> begins_of(const Unit* first, int n, int64_t which) const {
+    return {BeginRounded(), first, n, w.H, hidden[which]};
   }
+  int64_t down_steps() const { return w.L * w.D * w.H; }
 
- private:
   // current = relu(W_up,l z_rounded)
   void up(int64_t l) {
     Job job{};
@@ -234,20 +156,15 @@ class Screen {
     do_job<kind>(job);
   }
 
+  void finish(int u) const {
+    for (int64_t i = 0; i < kBlock; i += 16) store(group[u].distances + i, row_sums(sums + (u * kBlock + i) * kLanes));
+  }
+
+ private:
   const ScreenWeights& w;
-  int units;
-  Bf16* hidden[2];  // [units][H] A blocks: of this group and of the next
   Bf16* z_rounded;  // [units][D]
   float* z;         // [units][D] C blocks
   float* block[2];  // C blocks between their product and their job
-  float* sums;      // [units][32][16]
-
-  // of the group at hand
-  const Unit* group = nullptr;
-  int count = 0;
-  Bf16* current = nullptr;
-  Begins begins;      // of the next group,
-  int64_t share = 0;  // so many slices in each step of a down product
 };
 
 QINCO_CPU_NAMESPACE_END

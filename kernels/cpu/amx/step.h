@@ -1,6 +1,7 @@
 // One packed step of the candidate search, and its output for single candidates at near-float precision.
 #pragma once
 
+#include "kernels/cpu/amx/byte_screen.h"
 #include "kernels/cpu/amx/screen.h"
 #include "kernels/cpu/amx/split_product.h"
 #include "kernels/cpu/distance.h"
@@ -12,10 +13,12 @@ constexpr int64_t kPairs = 64;                      // (vector, candidate) pairs
 constexpr int64_t kInCache = int64_t{1} << 20;      // bytes of weights that stay in L2 whatever the order
 constexpr int64_t kGroupFloats = int64_t{1} << 19;  // of scratch for a group, unless one unit takes more
 
-// Where things stand in a pack, in floats: the bound, ||(a_k, z_k)|| per candidate, a_table as [K/32][H][32 candidates]
-// [32], z_table as [K/32][D] C blocks, and the weights (down 1, up 2, down 2, .., down L) as linear packs.
+// Where things stand in a pack, in floats: the bound and whether the screen is in bytes, ||(a_k, z_k)|| per candidate
+// (for bytes: the largest of each 32), a_table as [K/32][H][32 candidates][32], z_table as [K/32][D] C blocks, the
+// weights (down 1, up 2, down 2, .., down L) as linear packs, and the byte screen's part.
 struct Layout {
   int64_t K, d, h, L;
+  bool in_bytes;
 
   int64_t groups() const { return blocks(K); }
   int64_t D() const { return blocks(d); }
@@ -26,7 +29,8 @@ struct Layout {
   int64_t weights() const { return z_table() + groups() * D() * kBlockFloats; }
   int64_t w_down(int64_t l) const { return weights() + 2 * l * part_values(d, h); }
   int64_t w_up(int64_t l) const { return w_down(l) - part_values(d, h); }
-  int64_t size() const { return w_down(L - 1) + part_values(d, h); }
+  int64_t byte_part() const { return w_down(L - 1) + part_values(d, h); }
+  int64_t size() const { return byte_part() + (in_bytes ? bytes().size() : 0); }
 
   // [H] pieces of 32, kBlockFloats apart
   const float* a_row(const float* packed, int64_t k) const {
@@ -40,13 +44,26 @@ struct Layout {
     const float* const first = packed ? packed + weights() : nullptr;
     return {D(), H(), L, reinterpret_cast<const Bf16*>(first), 2 * part_values(d, h)};
   }
+  ByteLayout bytes() const { return {groups(), D(), H(), L}; }
+  int64_t screen_floats(int units) const {
+    return in_bytes ? ByteScreen::floats(bytes(), units) : Screen::floats(screen(nullptr), units);
+  }
+  int64_t screen_floats() const { return screen_floats(group_units()); }
   // Units that go through the step together: more where its weights do not stay in L2, fewer where they are wide.
   int group_units() const {
-    int units = (2 * L - 1) * part_values(d, h) * 2 <= kInCache ? 4 : 8;
-    while (units > 1 && Screen::floats(screen(nullptr), units) > kGroupFloats) units /= 2;
+    int units = (2 * L - 1) * part_values(d, h) * (in_bytes ? 1 : 2) <= kInCache ? 4 : 8;
+    while (units > 1 && screen_floats(units) > kGroupFloats) units /= 2;
     return units;
   }
 };
+
+// A step that is packed from now on; and one that has been packed.
+inline Layout new_layout(int64_t K, int64_t d, int64_t h, int64_t L) {
+  return {K, d, h, L, amx_screen() == AmxScreen::int8 && d <= kLongest && h <= kLongest};
+}
+inline Layout layout_of(int64_t K, int64_t d, int64_t h, int64_t L, const float* packed) {
+  return {K, d, h, L, packed[1] != 0};
+}
 
 // One vector's inputs, padded with zeros to whole blocks.
 struct Vector {
@@ -77,12 +94,30 @@ inline void fill_vector(const Layout& p, const float* up_row, const float* row, 
 }
 
 inline Unit make_unit(const Layout& p, const float* packed, int64_t group, const Vector& v, float* distances) {
-  return {packed + p.a_table() + group * p.H() * kBlockFloats,
-          packed + p.z_table() + group * p.D() * kBlockFloats,
-          v.up_row,
-          v.row,
-          v.target,
-          distances};
+  Unit unit{packed + p.a_table() + group * p.H() * kBlockFloats,
+            packed + p.z_table() + group * p.D() * kBlockFloats,
+            v.up_row,
+            v.row,
+            v.target,
+            distances,
+            0,
+            0,
+            nullptr};
+  if (!p.in_bytes) return unit;
+  const float size = packed[p.norms() + group * kBlock] + v.norm;
+  unit.size = size < __builtin_inff() ? size : __builtin_nanf("");
+  unit.inverse = size > 0 ? 1 / size : 0;
+  unit.doubts = packed + p.byte_part() + group * kBlock;
+  return unit;
+}
+
+// The screened distances of all units; `strict`: those that the screen cannot tell are NaN.
+inline void run_screen(const Layout& p, const float* packed, const Unit* units, int64_t n, bool strict,
+                       float* scratch) {
+  if (p.in_bytes)
+    ByteScreen(p.bytes(), packed + p.byte_part(), p.group_units(), strict, scratch).run(units, n);
+  else
+    Screen(p.screen(packed), p.group_units(), scratch).run(units, n);
 }
 
 // --- near-float precision, for a few (vector, candidate) pairs
@@ -96,9 +131,15 @@ struct PairScratch {
       : z(memory), hidden(z + kPairs * p.D() * kBlock), product(hidden + kPairs * p.H() * kBlock) {}
 };
 
+// Sees the operand [count] rows of product number i (down 1, up 2, down 2, .., down L), `stride` floats apart.
+struct NoLook {
+  void operator()(int64_t, const float*, int64_t) const {}
+};
+
 // scratch.z = the pairs' z.
-inline void forward(const Layout& p, const float* packed, const Vector* vectors, const Pair* pairs, int64_t count,
-                    const PairScratch& s) {
+template <class Look = NoLook>
+void forward(const Layout& p, const float* packed, const Vector* vectors, const Pair* pairs, int64_t count,
+             const PairScratch& s, const Look& look = Look()) {
   const int64_t dz = p.D() * kBlock, dh = p.H() * kBlock;
   for (int64_t i = 0; i < count; ++i) {
     const Vector& v = vectors[pairs[i].vector];
@@ -122,7 +163,11 @@ inline void forward(const Layout& p, const float* packed, const Vector* vectors,
   for (int64_t l = 0; l < p.L; ++l) {
     up.packed = packed + p.w_up(l);
     down.packed = packed + p.w_down(l);
-    if (l > 0) multiply_blocks(up, 0, blocks(count), s.product);
+    if (l > 0) {
+      look(2 * l - 1, s.z, dz);
+      multiply_blocks(up, 0, blocks(count), s.product);
+    }
+    look(2 * l, s.hidden, dh);
     multiply_blocks(down, 0, blocks(count), s.product);
   }
 }
