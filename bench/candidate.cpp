@@ -1,7 +1,9 @@
 // The fused candidate search: vectors/s, GFLOP/s and the share of this machine's peak, on every ISA: of multiply-adds
 // in float, or of bfloat16 products where the ISA has a matrix unit. Exact and fast codes: kernels.h, Precision. A step
 // of 64 candidates and more (d >= 16, h >= 32) is screened (docs/kernels.md): without a matrix unit it may take less
-// time than its multiply-adds in float would; the rows of K = 16 and 32 show the search in float.
+// time than its multiply-adds in float would; the rows of K = 16 and 32 show the search in float. A matrix unit that
+// multiplies bytes is timed with both of its screens, whatever QINCO_AMX_SCREEN says; the share is of the bfloat16
+// peak.
 //
 //   bench_candidate [--json FILE] [--threads N] [--repeats R]
 //
@@ -26,6 +28,7 @@
 
 namespace {
 
+using qinco::kernels::AmxScreen;
 using qinco::kernels::Context;
 using qinco::kernels::Isa;
 using qinco::kernels::Precision;
@@ -142,7 +145,13 @@ Measured measure(const Shape& s, const Context& context, Isa isa, Precision prec
   return {median(rates), median(gflops), median(shares), median(packs)};
 }
 
-nlohmann::json report(const Shape& s, Isa isa, const Measured& m, const char* note) {
+// The screens that an ISA has a choice of.
+std::vector<AmxScreen> screens_of(Isa isa) {
+  if (isa == Isa::amx && cpu_has(qinco::kernels::Feature::amx_int8)) return {AmxScreen::bf16, AmxScreen::int8};
+  return {AmxScreen::bf16};
+}
+
+nlohmann::json report(const Shape& s, Isa isa, const Measured& m, const std::string& note) {
   fmt::print("{:<10} {:>5} {:>4} {:>4} {:>3} {:>12.1f} {:>9.1f} {:>8.1f}% {:>8.3f}  {}\n", isa_name(isa), s.K, s.d, s.h,
              s.L, m.vectors_per_second, m.gflops, 100 * m.peak_share, m.pack_milliseconds, note);
   return {{"isa", isa_name(isa)},
@@ -175,13 +184,17 @@ int main(int argc, char** argv) {
                "GFLOP/s", "of peak", "pack ms");
     for (const Isa isa : qinco::kernels::available_isas()) {
       if (isa == Isa::reference) continue;
-      const auto add = [&](const Shape& s, Precision precision, double scale, const char* note) {
-        rows.push_back(report(s, isa, measure(s, context, isa, precision, repeats, scale), note));
-      };
-      for (const Shape& s : kShapes) add(s, Precision::exact, 1, "");
-      for (const Shape& s : kShapes) add(s, Precision::fast, 1, "fast");
-      // The products of such inputs are denormal; they must not be slow.
-      add(kShapes[0], Precision::exact, 1e-38, "denormals");
+      for (const AmxScreen screen : screens_of(isa)) {
+        const qinco::kernels::ScopedAmxScreen scope(screen);
+        const std::string prefix = screen == AmxScreen::int8 ? "int8 screen " : "";
+        const auto add = [&](const Shape& s, Precision precision, double scale, const char* note) {
+          rows.push_back(report(s, isa, measure(s, context, isa, precision, repeats, scale), prefix + note));
+        };
+        for (const Shape& s : kShapes) add(s, Precision::exact, 1, "");
+        for (const Shape& s : kShapes) add(s, Precision::fast, 1, "fast");
+        // The products of such inputs are denormal; they must not be slow.
+        add(kShapes[0], Precision::exact, 1e-38, "denormals");
+      }
     }
     if (!json.empty()) {
       std::ofstream file(json);
