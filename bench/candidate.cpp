@@ -151,10 +151,11 @@ std::vector<AmxScreen> screens_of(Isa isa) {
   return {AmxScreen::bf16};
 }
 
-nlohmann::json report(const Shape& s, Isa isa, const Measured& m, const std::string& note) {
+nlohmann::json report(const Shape& s, Isa isa, AmxScreen screen, const Measured& m, const std::string& note) {
   fmt::print("{:<10} {:>5} {:>4} {:>4} {:>3} {:>12.1f} {:>9.1f} {:>8.1f}% {:>8.3f}  {}\n", isa_name(isa), s.K, s.d, s.h,
              s.L, m.vectors_per_second, m.gflops, 100 * m.peak_share, m.pack_milliseconds, note);
   return {{"isa", isa_name(isa)},
+          {"amx_screen", isa == Isa::amx ? nlohmann::json(amx_screen_name(screen)) : nlohmann::json()},
           {"K", s.K},
           {"d", s.d},
           {"h", s.h},
@@ -188,7 +189,7 @@ int main(int argc, char** argv) {
         const qinco::kernels::ScopedAmxScreen scope(screen);
         const std::string prefix = screen == AmxScreen::int8 ? "int8 screen " : "";
         const auto add = [&](const Shape& s, Precision precision, double scale, const char* note) {
-          rows.push_back(report(s, isa, measure(s, context, isa, precision, repeats, scale), prefix + note));
+          rows.push_back(report(s, isa, screen, measure(s, context, isa, precision, repeats, scale), prefix + note));
         };
         for (const Shape& s : kShapes) add(s, Precision::exact, 1, "");
         for (const Shape& s : kShapes) add(s, Precision::fast, 1, "fast");

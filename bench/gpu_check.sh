@@ -102,7 +102,7 @@ phase_build() {
 few='*by hand*,softmax family: inf*,scatter_add_rows: keeps*,*takes no vectors*,scan: NaN*,nearest: NaN*,topk: long*'
 few+=',gemm: within*,gemm: aligned*,scan: many*,uniform*,row_argmin*,sum and*,adam and sgd: three*,adam: many*'
 few+=',linear leaves*,gather_rows*'
-few+=',strided_copy: cont*,binary: in*,Device: a copy takes*,device: recorded work*'
+few+=',strided_copy: cont*,binary: in*,Device: a copy takes*,device: recorded*,device: memory that*,device: what cannot*'
 readonly few
 
 # The cases of program $1 that filter $2 takes, a filter for each. Some fill the device: they run by themselves.

@@ -13,7 +13,8 @@
 //
 // The probes are not the data, so the data is watched: every vector's screened best is computed again too, and where
 // that differs by more than an error of length e would make likely (its direction is random, so that a share of about
-// 1/sqrt(d) of e shows), all K candidates of the vector are computed again.
+// 1/sqrt(d) of e shows), all K candidates of the vector are computed again. A D' that is NaN says nothing of the
+// others.
 #pragma once
 
 #include <cstdint>

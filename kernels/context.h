@@ -38,7 +38,7 @@ class Scratch {
 struct Context {
   Device device;
   int threads = 1;
-  void* stream = nullptr;  // a CUDA device's one stream (cudaStream_t), the same for all threads
+  void* stream = nullptr;  // cudaStream_t: the device's one, for all threads, or a recording's
   Scratch* scratch = nullptr;
 
   /// The calling thread's own context: CPU, `default_threads()` threads, its own scratch.

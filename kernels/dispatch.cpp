@@ -116,10 +116,11 @@ AmxScreen parse_amx_screen(std::string_view text) {
 }
 
 AmxScreen amx_screen() {
-  static const AmxScreen from_environment = environment_screen();
+  const auto possible = [](AmxScreen wanted) { return cpu_has(Feature::amx_int8) ? wanted : AmxScreen::bf16; };
   const int scoped = scoped_screen.load(std::memory_order_relaxed);
-  const AmxScreen wanted = scoped == kUnset ? from_environment : static_cast<AmxScreen>(scoped);
-  return cpu_has(Feature::amx_int8) ? wanted : AmxScreen::bf16;
+  if (scoped != kUnset) return possible(static_cast<AmxScreen>(scoped));
+  static const AmxScreen from_environment = environment_screen();
+  return possible(from_environment);
 }
 
 ScopedAmxScreen::ScopedAmxScreen(AmxScreen screen) : outer_(scoped_screen.exchange(static_cast<int>(screen))) {}

@@ -64,7 +64,8 @@ AmxScreen parse_amx_screen(std::string_view text);
 /// bf16; bf16 where the processor has no tile products of bytes. Throws Error when QINCO_AMX_SCREEN holds no name.
 AmxScreen amx_screen();
 
-/// Sets the screen for this scope, in the whole process; for tests and benches.
+/// Sets the screen for this scope, in the whole process; for tests and benches. A step's candidate_packed_size and
+/// candidate_pack must see the same screen.
 class ScopedAmxScreen {
  public:
   explicit ScopedAmxScreen(AmxScreen screen);

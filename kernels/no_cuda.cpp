@@ -49,7 +49,7 @@ void* stream(int) {
   no_cuda();
 }
 
-struct Recorder::Graph {};
+struct Recorder::Capture {};
 Recorder::Recorder(int) {
   no_cuda();
 }
@@ -60,7 +60,7 @@ void* Recorder::stream() const {
 void Recorder::end() {
   no_cuda();
 }
-void Recorder::queue() const {
+void Recorder::queue() {
   no_cuda();
 }
 

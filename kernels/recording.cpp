@@ -25,7 +25,7 @@ Recording::Recording(Device device, const std::function<void()>& work) : scratch
 
 Recording::~Recording() = default;
 
-void Recording::queue() const {
+void Recording::queue() {
   recorder_->queue();
 }
 

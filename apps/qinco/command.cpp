@@ -131,6 +131,16 @@ void Common::report(const Json& results) const {
   if (!json.empty()) write_json(json, results);
 }
 
+void Common::describe(const Json& about) const {
+  // Text of a file as one line of a terminal.
+  const auto shown = [](const std::string& text) { return is_printable(text) ? text : quote(text); };
+  for (const auto& [key, value] : about.items()) {
+    const std::string text = value.is_null() ? "unknown" : value.is_string() ? value.get<std::string>() : value.dump();
+    print("{:<16} {}", shown(key), shown(text));
+  }
+  report(about);
+}
+
 void check_writable(const std::string& path) {
   if (!is_special(path)) AtomicFile probe(path);  // opening a pipe and closing it again would end its reader
 }

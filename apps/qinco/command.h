@@ -55,6 +55,8 @@ class Common {
 
   /// Writes the results where --json says, if it was given.
   void report(const Json& results) const;
+  /// Prints what a file is, a line for each value (null: unknown), and reports it.
+  void describe(const Json& about) const;
 };
 
 /// The command line: the top-level parser with its subcommands. A subcommand keeps its own options in a struct that

@@ -226,7 +226,7 @@ void add_index_add(Program& program) {
 
 }  // namespace
 
-void index_info(const std::string& path, const Common& common) {
+Json describe_index(const std::string& path) {
   const IvfFile file = IvfFile::open(path);
   const IvfParameters& p = file.parameters();
   std::vector<int64_t> counts(static_cast<size_t>(p.K_ivf), 0);
@@ -236,23 +236,20 @@ void index_info(const std::string& path, const Common& common) {
     blocks += segment.blocks;
   }
   const int64_t empty = std::count(counts.begin(), counts.end(), 0);
-  const Json about = {{"format", "qinco-ivf"},
-                      {"n", file.size()},
-                      {"d", p.d},
-                      {"M", p.M},
-                      {"K", p.K},
-                      {"K_ivf", p.K_ivf},
-                      {"bytes_per_vector", p.width()},
-                      {"coarse", p.graph.empty() ? "flat" : "hnsw"},
-                      {"next_id", file.next_id()},
-                      {"segments", file.segments().size()},
-                      {"empty_lists", empty},
-                      {"longest_list", *std::max_element(counts.begin(), counts.end())},
-                      {"blocks", blocks},
-                      {"bytes", file.bytes()}};
-  for (const auto& [key, value] : about.items())
-    common.print("{:<17}{}", key, value.is_string() ? value.get<std::string>() : value.dump());
-  common.report(about);
+  return {{"format", "qinco-ivf"},
+          {"n", file.size()},
+          {"d", p.d},
+          {"M", p.M},
+          {"K", p.K},
+          {"K_ivf", p.K_ivf},
+          {"bytes_per_vector", p.width()},
+          {"coarse", p.graph.empty() ? "flat" : "hnsw"},
+          {"next_id", file.next_id()},
+          {"segments", file.segments().size()},
+          {"empty_lists", empty},
+          {"longest_list", *std::max_element(counts.begin(), counts.end())},
+          {"blocks", blocks},
+          {"bytes", file.bytes()}};
 }
 
 int64_t checked_codes_after_list(std::optional<int64_t> M_used, int64_t M, const std::string& path) {
@@ -284,7 +281,7 @@ void add_index(Program& program) {
       ->type_name("FILE...");
   program.add_output(merging, "--o", *path, "the index; may be one of them", ".index", "--i")->required();
   CLI::App& describing = program.add("index info", "Describe an index, and verify its checksums",
-                                     [path](const Common& common) { index_info(*path, common); });
+                                     [path](const Common& common) { common.describe(describe_index(*path)); });
   describing.add_option("--index", *path, "the index")->required()->type_name("FILE");
 }
 

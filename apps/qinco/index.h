@@ -18,8 +18,8 @@ std::shared_ptr<const IvfCoder> load_coder(const std::string& path, const Common
 /// given; throws Error unless --M_used is 2 to M + 1.
 int64_t checked_codes_after_list(std::optional<int64_t> M_used, int64_t M, const std::string& path);
 
-/// Prints and reports what an index is.
-void index_info(const std::string& path, const Common& common);
+/// What an index is; throws Error where it is damaged.
+Json describe_index(const std::string& path);
 
 void add_index_search(Program& program);
 

@@ -1,4 +1,4 @@
-// qinco info: what a model, a quantizer, or a file of vectors or codes is.
+// qinco info: what a model, a quantizer, an index, or a file of vectors or codes is.
 #include <memory>
 
 #include "apps/qinco/command.h"
@@ -18,11 +18,6 @@ namespace {
 Json as_json(const std::string& text) {
   const Json value = Json::parse(text, nullptr, false);
   return value.is_number() || value.is_boolean() ? value : Json(text);
-}
-
-/// Text of a file as one line of a terminal.
-std::string shown(const std::string& text) {
-  return is_printable(text) ? text : quote(text);
 }
 
 /// What is told apart from single models: sizes of the parts, and every part's db_scale.
@@ -117,14 +112,9 @@ Json describe_rows(const std::string& path) {
           {"bytes", rows.file->size()}};
 }
 
-void info(const std::string& path, const Common& common) {
-  if (!is_row_file(path) && IvfFile::is_index(path)) return index_info(path, common);
-  const Json about = is_row_file(path) ? describe_rows(path) : describe_contents(path);
-  for (const auto& [key, value] : about.items()) {
-    const std::string text = value.is_null() ? "unknown" : value.is_string() ? value.get<std::string>() : value.dump();
-    common.print("{:<16} {}", shown(key), shown(text));
-  }
-  common.report(about);
+Json describe(const std::string& path) {
+  if (is_row_file(path)) return describe_rows(path);
+  return IvfFile::is_index(path) ? describe_index(path) : describe_contents(path);
 }
 
 }  // namespace
@@ -132,7 +122,7 @@ void info(const std::string& path, const Common& common) {
 void add_info(Program& program) {
   auto path = std::make_shared<std::string>();
   CLI::App& command = program.add("info", "Describe a model, an index, or a file of vectors or codes",
-                                  [path](const Common& common) { info(*path, common); });
+                                  [path](const Common& common) { common.describe(describe(*path)); });
   command
       .add_option("file", *path, "a model (safetensors or .pt), an index, .fvecs .bvecs .ivecs .npy .fbin or .u8bin")
       ->required()

@@ -274,6 +274,8 @@ Json train_model(const Common& common, const TrainArguments& arguments, const Sp
     throw Stopped(stopping.signals.received(), fmt::format("stopped; {} is saved; go on with: {}",
                                                            options.checkpoint_path, stopping.resume_command));
   }
+  if (!trainer.recording_error().empty())
+    common.print("QINCO_CUDA_GRAPHS: batches were queued kernel by kernel: {}", trainer.recording_error());
   const Progression& progress = trainer.progress();
   const double best = progress.schedule.best, rq = progress.start_mse;
   common.print("best validation MSE {:.6g}: {}", best, arguments.model);

@@ -72,6 +72,7 @@ __device__ inline void enter_distance(const Rescore& s, int64_t vector, int cand
   if (!s.doubted) return;
   const float root = sqrtf(s.distances[vector * s.K + candidate]);
   const float likely = margin::shown(s.d) * *s.bound * (s.candidate_norms[candidate] + s.vector_norms[vector]);
+  if (!(root == root)) return;  // NaN says nothing about the screen's other distances
   if (!(fabsf(root - sqrtf(distance)) <= likely + margin::kSumError * root)) s.doubted[vector] = 1;
 }
 

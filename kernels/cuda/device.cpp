@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 #include <map>
 #include <mutex>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -169,11 +170,12 @@ void* allocate(int index, size_t bytes) {
   State& state = state_of(index);
   const size_t wanted = block_size(bytes);
   if (!is_recording(index)) return unrecorded_block(index, state, bytes, wanted);
-  const RecordedBlocks::Owner owner = recording_now().owner;
+  const void* const owner = recording_now().owner;
   if (void* const released = state.recorded.take(owner, wanted)) return released;
   void* const memory = unrecorded_block(index, state, bytes, wanted);
-  state.recorded.add(owner, memory, wanted, true);
-  return memory;
+  if (state.recorded.add(owner, memory, wanted, true)) return memory;
+  free_block(state, memory);
+  throw std::bad_alloc();
 }
 
 void release(int index, void* memory, size_t bytes) noexcept {
@@ -182,13 +184,19 @@ void release(int index, void* memory, size_t bytes) noexcept {
   State& state = state_of(index);
   const size_t size = block_size(bytes);
   if (state.recorded.release(memory)) return;
-  // What is recorded may have been given this block.
-  if (is_recording(index)) return state.recorded.add(recording_now().owner, memory, size, false);
+  if (is_recording(index)) {
+    // What is recorded may have been given this block. Where the host cannot note that, the block is lost.
+    state.recorded.add(recording_now().owner, memory, size, false);
+    return;
+  }
   if (!state.cache.keep(memory, size)) free_block(state, memory);
 }
 
-void disown_recorded(int index, RecordedBlocks::Owner owner) noexcept {
-  for (const auto& [memory, size] : state_of(index).recorded.disown(owner)) release(index, memory, size);
+void release_recorded(int index, const void* owner) noexcept {
+  State& state = state_of(index);
+  state.recorded.disown(owner, [&state](void* memory, size_t size) {
+    if (!state.cache.keep(memory, size)) free_block(state, memory);
+  });
 }
 
 void allow_shared_memory(const void* kernel, int device, size_t bytes) {
@@ -224,6 +232,7 @@ void copy_between(int to, void* destination, int from, const void* source, size_
                  "copy");
     return;
   }
+  check_not_recording(from);
   synchronize(to);
   const State& state = state_of(from);
   check_status(cudaMemcpyPeerAsync(destination, to, source, from, bytes, state.stream), "copy");

@@ -9,7 +9,6 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/library.h"
 #include "kernels/cuda/library_status.h"
-#include "kernels/cuda/recorded_blocks.h"
 
 namespace qinco::kernels::cuda {
 
@@ -20,30 +19,33 @@ namespace {
 struct Handle {
   std::mutex mutex;
   cublasHandle_t handle = nullptr;
-  cudaStream_t stream = nullptr;  // the handle's
-  void* workspace = nullptr;      // for recorded work, which must not take memory of cuBLAS's choice
+  void* workspace = nullptr;
+  cudaStream_t stream = nullptr;  // what the handle is ready for
 };
 
 constexpr int kMaxDevices = 64;
 
-// As large as cuBLAS's own on such a device, so that recorded products are the same bits.
+// What NVIDIA recommends: of our own, so that products are the same bits whether they are recorded or not.
 size_t workspace_bytes(int index) {
   const int capability = compute_capability(index);
   return size_t{capability >= 90 && capability < 120 ? 32u : 4u} << 20;
 }
 
-// The handle, its stream being the context's. Under the lock of `own`.
-cublasHandle_t handle_for(const Context& context, Handle& own) {
-  if (!own.handle) check_cublas(cublasCreate(&own.handle));
+// Makes the device's handle ready for the context's stream. Under its lock.
+void prepare(const Context& context, Handle& own) {
   cudaStream_t const stream = stream_of(context);
-  if (own.stream == stream) return own.handle;
-  check_cublas(cublasSetStream(own.handle, stream));  // and the workspace that is cuBLAS's own
-  own.stream = stream;
-  if (!is_recording(context.device.index)) return own.handle;
-  const size_t bytes = workspace_bytes(context.device.index);
-  if (!own.workspace) check_status(cudaMalloc(&own.workspace, bytes), "workspace of matrix products");
+  if (own.handle && own.stream == stream) return;
+  const int index = context.device.index;
+  const size_t bytes = workspace_bytes(index);
+  if (!own.workspace) {
+    if (is_recording(index)) check_status(cudaErrorStreamCaptureUnsupported, "the first matrix product on a device");
+    own.workspace = allocate(index, bytes);
+  }
+  if (!own.handle) check_cublas(cublasCreate(&own.handle));
+  own.stream = nullptr;
+  check_cublas(cublasSetStream(own.handle, stream));  // and cuBLAS's own workspace
   check_cublas(cublasSetWorkspace(own.handle, own.workspace, bytes));
-  return own.handle;
+  own.stream = stream;
 }
 
 Handle& handle_of(int index) {
@@ -67,16 +69,17 @@ void matrix_product(const Context& context, const Gemm<T>& g, T beta) {
   use_device(context.device.index);
   Handle& own = handle_of(context.device.index);
   const std::lock_guard lock(own.mutex);
-  cublasHandle_t const handle = handle_for(context, own);
+  prepare(context, own);
   const T one = 1;
   const cublasOperation_t op_a = g.trans_a ? CUBLAS_OP_T : CUBLAS_OP_N, op_b = g.trans_b ? CUBLAS_OP_T : CUBLAS_OP_N;
   if constexpr (std::is_same_v<T, float>) {
     const bool fast = g.precision == Precision::fast;
-    check_cublas(cublasGemmEx_64(handle, op_b, op_a, g.n, g.m, g.k, &one, g.b, CUDA_R_32F, g.ldb, g.a, CUDA_R_32F,
+    check_cublas(cublasGemmEx_64(own.handle, op_b, op_a, g.n, g.m, g.k, &one, g.b, CUDA_R_32F, g.ldb, g.a, CUDA_R_32F,
                                  g.lda, &beta, g.c, CUDA_R_32F, g.ldc,
                                  fast ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
   } else {
-    check_cublas(cublasDgemm_64(handle, op_b, op_a, g.n, g.m, g.k, &one, g.b, g.ldb, g.a, g.lda, &beta, g.c, g.ldc));
+    check_cublas(
+        cublasDgemm_64(own.handle, op_b, op_a, g.n, g.m, g.k, &one, g.b, g.ldb, g.a, g.lda, &beta, g.c, g.ldc));
   }
 }
 

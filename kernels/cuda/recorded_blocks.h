@@ -2,11 +2,9 @@
 #pragma once
 
 #include <cstddef>
-#include <cuda_runtime.h>
+#include <iterator>
 #include <map>
 #include <mutex>
-#include <utility>
-#include <vector>
 
 namespace qinco::kernels::cuda {
 
@@ -26,9 +24,15 @@ class RecordedBlocks {
     return nullptr;
   }
 
-  void add(Owner owner, void* memory, size_t size, bool in_use) {
+  /// Whether the block is the owner's now; else the host has no memory for the list.
+  bool add(Owner owner, void* memory, size_t size, bool in_use) noexcept {
     const std::lock_guard lock(mutex_);
-    blocks_[memory] = {owner, size, in_use};
+    try {
+      blocks_[memory] = {owner, size, in_use};
+    } catch (...) {
+      return false;
+    }
+    return true;
   }
 
   /// Whether the block has an owner, who now has it back.
@@ -40,16 +44,15 @@ class RecordedBlocks {
     return true;
   }
 
-  /// The owner's blocks that are not in use, with their sizes. None has an owner any more.
-  std::vector<std::pair<void*, size_t>> disown(Owner owner) {
+  /// Ends an owner: give_back(memory, size) of its blocks that are not in use, while the others are nobody's.
+  template <class GiveBack>
+  void disown(Owner owner, const GiveBack& give_back) noexcept {
     const std::lock_guard lock(mutex_);
-    std::vector<std::pair<void*, size_t>> unused;
     for (auto at = blocks_.begin(); at != blocks_.end();) {
       const auto [memory, block] = *at;
-      if (block.owner == owner && !block.in_use) unused.emplace_back(memory, block.size);
+      if (block.owner == owner && !block.in_use) give_back(memory, block.size);
       at = block.owner == owner ? blocks_.erase(at) : std::next(at);
     }
-    return unused;
   }
 
  private:
@@ -62,22 +65,5 @@ class RecordedBlocks {
   std::mutex mutex_;
   std::map<void*, Block> blocks_;
 };
-
-/// What a thread records: the device, the stream that notes what is queued, and whose memory it takes; else no owner.
-struct RecordingNow {
-  int index = 0;
-  cudaStream_t stream = nullptr;
-  RecordedBlocks::Owner owner = nullptr;
-};
-inline RecordingNow& recording_now() {
-  thread_local RecordingNow now;
-  return now;
-}
-inline bool is_recording(int index) {
-  return recording_now().owner && recording_now().index == index;
-}
-
-/// Releases the owner's blocks that are not in use on device `index`; the others are as if never recorded.
-void disown_recorded(int index, RecordedBlocks::Owner owner) noexcept;
 
 }  // namespace qinco::kernels::cuda

@@ -6,65 +6,64 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/device.h"
-#include "kernels/cuda/recorded_blocks.h"
 #include "kernels/cuda/runtime.h"
 
 namespace qinco::kernels::cuda {
 
-struct Recorder::Graph {
+struct Recorder::Capture {
   int index;
   cudaStream_t stream = nullptr;
-  cudaGraphExec_t made = nullptr;
+  cudaGraphExec_t exec = nullptr;
 
-  cudaError_t stop(cudaGraph_t& noted) noexcept {
+  cudaError_t end(cudaGraph_t& graph) noexcept {
     recording_now() = {};
-    return cudaStreamEndCapture(stream, &noted);
+    return cudaStreamEndCapture(stream, &graph);
   }
-  bool recording() const { return recording_now().owner == this; }
 };
 
-Recorder::Recorder(int index) : graph_(std::make_unique<Graph>(Graph{index})) {
+Recorder::Recorder(int index) : capture_(std::make_unique<Capture>(Capture{index})) {
   check(!recording_now().owner, "cuda: this thread records already");
   use_device(index);
-  check_status(cudaStreamCreateWithFlags(&graph_->stream, cudaStreamNonBlocking), "stream");
+  check_status(cudaStreamCreateWithFlags(&capture_->stream, cudaStreamNonBlocking), "stream");
   // Relaxed: memory may be allocated meanwhile.
-  const cudaError_t status = cudaStreamBeginCapture(graph_->stream, cudaStreamCaptureModeRelaxed);
-  if (status != cudaSuccess) cudaStreamDestroy(graph_->stream);
+  const cudaError_t status = cudaStreamBeginCapture(capture_->stream, cudaStreamCaptureModeRelaxed);
+  if (status != cudaSuccess) cudaStreamDestroy(capture_->stream);
   check_status(status, "recording");
-  recording_now() = {index, graph_->stream, graph_.get()};
+  recording_now() = {index, capture_->stream, capture_.get()};
 }
 
 Recorder::~Recorder() {
   // Failures here follow one that was reported, or the end of the process.
-  if (cudaSetDevice(graph_->index) != cudaSuccess) return;
-  if (graph_->recording()) {
-    cudaGraph_t noted = nullptr;
-    if (graph_->stop(noted) == cudaSuccess) cudaGraphDestroy(noted);
-    cudaGetLastError();
+  cudaSetDevice(capture_->index);
+  if (recording_now().owner == capture_.get()) {
+    cudaGraph_t graph = nullptr;
+    if (capture_->end(graph) == cudaSuccess) cudaGraphDestroy(graph);
   }
-  if (graph_->made) {
-    cudaStreamSynchronize(static_cast<cudaStream_t>(cuda::stream(graph_->index)));
-    cudaGraphExecDestroy(graph_->made);
+  if (capture_->exec) {
+    cudaStreamSynchronize(static_cast<cudaStream_t>(cuda::stream(capture_->index)));
+    cudaGraphExecDestroy(capture_->exec);
   }
-  cudaStreamDestroy(graph_->stream);
-  disown_recorded(graph_->index, graph_.get());
+  cudaStreamDestroy(capture_->stream);
+  cudaGetLastError();
+  release_recorded(capture_->index, capture_.get());
 }
 
 void* Recorder::stream() const {
-  return graph_->stream;
+  return capture_->stream;
 }
 
 void Recorder::end() {
-  cudaGraph_t noted = nullptr;
-  check_status(graph_->stop(noted), "recording");
-  const cudaError_t status = cudaGraphInstantiate(&graph_->made, noted, 0);
-  cudaGraphDestroy(noted);
+  cudaGraph_t graph = nullptr;
+  check_status(capture_->end(graph), "recording");
+  const cudaError_t status = cudaGraphInstantiate(&capture_->exec, graph, 0);
+  cudaGraphDestroy(graph);
   check_status(status, "recording");
 }
 
-void Recorder::queue() const {
-  use_device(graph_->index);
-  check_status(cudaGraphLaunch(graph_->made, static_cast<cudaStream_t>(cuda::stream(graph_->index))), "recorded work");
+void Recorder::queue() {
+  use_device(capture_->index);
+  check_status(cudaGraphLaunch(capture_->exec, static_cast<cudaStream_t>(cuda::stream(capture_->index))),
+               "recorded work");
 }
 
 }  // namespace qinco::kernels::cuda

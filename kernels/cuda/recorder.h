@@ -20,11 +20,11 @@ class Recorder {
   /// Throws Error where something cannot be recorded.
   void end();
   /// Queues what was noted on the device's stream.
-  void queue() const;
+  void queue();
 
  private:
-  struct Graph;
-  std::unique_ptr<Graph> graph_;
+  struct Capture;
+  std::unique_ptr<Capture> capture_;
 };
 
 }  // namespace qinco::kernels::cuda

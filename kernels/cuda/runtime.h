@@ -17,6 +17,24 @@ void use_device(int index);
 /// less again.
 void allow_shared_memory(const void* kernel, int device, size_t bytes);
 
+/// What a thread records (recorder.h): the device, the stream that is captured, and whose memory it takes; else no
+/// owner.
+struct RecordingNow {
+  int index = 0;
+  cudaStream_t stream = nullptr;
+  const void* owner = nullptr;
+};
+inline RecordingNow& recording_now() {
+  thread_local RecordingNow now;
+  return now;
+}
+inline bool is_recording(int index) {
+  return recording_now().owner && recording_now().index == index;
+}
+
+/// Ends an owner of recorded memory on device `index`: what it has back is released, the rest is as if never recorded.
+void release_recorded(int index, const void* owner) noexcept;
+
 inline cudaStream_t stream_of(const Context& context) {
   return static_cast<cudaStream_t>(context.stream);
 }

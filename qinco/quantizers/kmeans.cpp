@@ -17,9 +17,10 @@
 namespace qinco {
 namespace {
 
-constexpr float kSplit = 1.0f / 1024;            // the two halves of a split cluster differ by this factor, as in Faiss
-constexpr int64_t kWeightRows = 1 << 16;         // rows multiplied by their weights at a time
-constexpr int64_t kPollWork = int64_t{1} << 33;  // multiplications between two polls: a fraction of a second on a core
+constexpr float kSplit = 1.0f / 1024;     // the two halves of a split cluster differ by this factor, as in Faiss
+constexpr int64_t kWeightRows = 1 << 16;  // rows multiplied by their weights at a time
+// Multiplications between two polls: a fraction of a second on a core, and of a GPU's.
+constexpr int64_t kPollWork = int64_t{1} << 33, kDevicePollWork = int64_t{1} << 39;
 constexpr uint64_t kSampleStream = 0x6b6d65616e73;
 
 /// Rows x[ids] as a new tensor [ids.size(), d].
@@ -117,16 +118,24 @@ double mean_distance(const kernels::Context& context, const Points& points, cons
   return total / mass;
 }
 
+// Points that are assigned between two polls.
+int64_t poll_rows(Device device, int64_t k, int64_t d, const KmeansOptions& options) {
+  if (options.poll_rows > 0) return options.poll_rows;
+  return std::max<int64_t>(1, (device.type == DeviceType::cpu ? kPollWork : kDevicePollWork) / k / d);
+}
+
 // ids and squared distances [n] of the nearest centroids.
 void assign(const kernels::Context& context, const Points& points, const Tensor& centroids, int32_t* ids,
-            float* distances, const std::function<void()>& poll) {
-  const int64_t k = centroids.size(0), d = points.d;
-  const int64_t block = poll ? std::max<int64_t>(kPollWork / k / d, 1024) : points.n;
-  for (int64_t begin = 0; begin < points.n; begin += block) {
-    if (poll) poll();
+            float* distances, const KmeansOptions& options) {
+  const int64_t k = centroids.size(0), d = points.d, n = points.n;
+  const int64_t block = options.poll ? poll_rows(context.device, k, d, options) : n;
+  for (int64_t begin = 0; begin < n; begin += block) {
     kernels::table<float>(context.device)
-        .nearest(context, std::min(block, points.n - begin), d, k, points.x + begin * d, centroids.data<float>(),
-                 ids + begin, distances + begin);
+        .nearest(context, std::min(block, n - begin), d, k, points.x + begin * d, centroids.data<float>(), ids + begin,
+                 distances + begin);
+    if (!options.poll) continue;
+    kernels::synchronize(context.device);
+    options.poll();
   }
 }
 
@@ -140,7 +149,7 @@ Kmeans lloyd(const kernels::Context& context, const Points& points, int64_t k, T
   int32_t* const device_ids = result_of(context, frame, ids.data(), points.n);
   for (int i = 0; i < options.iterations; ++i) {
     earlier = ids;
-    assign(context, points, result.centroids, device_ids, distances.data<float>(), options.poll);
+    assign(context, points, result.centroids, device_ids, distances.data<float>(), options);
     to_host(context, device_ids, ids.data(), points.n);
     result.mse = mean_distance(context, points, distances);
     result.iterations = i + 1;
@@ -194,7 +203,7 @@ Kmeans kmeans(const kernels::Context& context, int64_t n, int64_t d, const float
   }
   if (initial.defined()) return lloyd(context, points, k, initial.clone(context.device), options);
   if (options.init == KmeansInit::plus_plus) {
-    Tensor rows = plus_plus_rows(context, points.n, d, points.x, points.weights, k, random);
+    Tensor rows = plus_plus_rows(context, points.n, d, points.x, points.weights, k, random, options.poll);
     return lloyd(context, points, k, std::move(rows), options);
   }
   order.resize(static_cast<size_t>(k));

@@ -22,7 +22,9 @@ struct KmeansOptions {
   Tensor initial;                                            // f32 [k,d] to start from instead; undefined: as init says
   const float* weights = nullptr;                            // the host's [n], finite, >= 0, not all 0; null: all 1
   std::function<void(int iteration, double mse)> on_update;  // called after each iteration, if set
-  std::function<void()> poll;  // called often within one, if set: may throw, which ends the clustering
+  std::function<void()> poll;  // called between points while they are assigned, or drawn by plus_plus, if set: may
+                               // throw, which ends the clustering
+  int64_t poll_rows = 0;       // points assigned between two calls; 0: a fraction of a second's
 };
 
 struct Kmeans {

@@ -108,10 +108,11 @@ Tensor shrunk_rows(const kernels::Context& context, int64_t n, int64_t d, const 
 }
 
 Tensor plus_plus_rows(const kernels::Context& context, int64_t n, int64_t d, const float* x, const float* weights,
-                      int64_t k, Random& random) {
+                      int64_t k, Random& random, const std::function<void()>& poll) {
   Tensor centroids = Tensor::empty({k, d}, DType::f32, context.device);
   Masses masses(n, weights);
   for (int64_t c = 0; c < k; ++c) {
+    if (poll) poll();
     // Before the first, all distances are equal: the weights alone decide.
     const float* const row = x + masses.draw(random.uniform()) * d;
     float* const centroid = centroids.data<float>() + c * d;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "kernels/context.h"
@@ -16,8 +17,9 @@ Tensor shrunk_rows(const kernels::Context& context, int64_t n, int64_t d, const 
                    const std::vector<int32_t>& ids);
 
 /// k-means++: k rows of x [n,d] drawn one after the other, each with a probability in proportion to weight (null: 1)
-/// times squared distance to the nearest one drawn before; uniformly where all distances are 0. f32 [k,d].
+/// times squared distance to the nearest one drawn before; uniformly where all distances are 0. f32 [k,d]. `poll`, if
+/// set, is called for every row: it may throw.
 Tensor plus_plus_rows(const kernels::Context& context, int64_t n, int64_t d, const float* x, const float* weights,
-                      int64_t k, Random& random);
+                      int64_t k, Random& random, const std::function<void()>& poll = {});
 
 }  // namespace qinco

@@ -118,7 +118,9 @@ IvfSegment read_segment(const std::string& path, const IvfParameters& p, Reader 
 
 bool IvfFile::is_index(const std::string& path) {
   const std::shared_ptr<const MappedFile> file = MappedFile::open(path);
-  return file->size() >= kFirstSection && (has_magic(read_slot(*file, 0)) || has_magic(read_slot(*file, 1)));
+  const int64_t size = file->size(), slot = sizeof(Slot);
+  return (size >= slot && has_magic(read_slot(*file, 0))) ||
+         (size >= kSlotStride + slot && has_magic(read_slot(*file, 1)));
 }
 
 IvfFile IvfFile::open(const std::string& path) {

@@ -17,15 +17,17 @@ BatchTrainer::BatchTrainer(Qinco& model, double lr, kernels::Precision precision
       adam_(parameters_, {.lr = lr}),
       recording_(kernels::Recording::wanted(model.device())) {}
 
-Tensor BatchTrainer::queue_step(const Tensor& batch, const int32_t* known) {
-  const Device device = model_.device();
-  const int64_t n = batch.size(0);
-  const Tensor x = batch.to(device);
-  const Tensor first = known ? from_span(std::span(known, static_cast<size_t>(n)), {n}).to(device) : Tensor();
-  const bool again = n == std::exchange(last_size_, n);
+Tensor BatchTrainer::queue_step(const Tensor& x, const int32_t* known) {
+  const int64_t n = x.size(0);
+  const Tensor first = known ? from_span(std::span(known, static_cast<size_t>(n)), {n}) : Tensor();
+  const bool again =
+      n == std::exchange(last_size_, n) && first.defined() == std::exchange(last_first_, first.defined());
   adam_.zero_grad();
-  last_was_recorded_ = recording_ && (is_recorded(x, first) || (again && record(x, first)));
-  const Tensor loss = last_was_recorded_ ? queue_recorded(x, first) : compute_gradients(x, first);
+  last_was_recorded_ = recording_ && (is_recorded(n, first.defined()) || (again && record(x, first)));
+  const Device device = model_.device();
+  const Tensor loss = last_was_recorded_
+                          ? queue_recorded(x, first)
+                          : compute_gradients(x.to(device), first.defined() ? first.to(device) : Tensor());
   adam_.step();
   return loss;
 }
@@ -46,8 +48,9 @@ Tensor BatchTrainer::compute_gradients(const Tensor& x, const Tensor& first) {
   return loss.value();
 }
 
-bool BatchTrainer::is_recorded(const Tensor& x, const Tensor& first) const {
-  if (!batch_.work || !(x.shape() == batch_.x.shape()) || first.defined() != batch_.first.defined()) return false;
+bool BatchTrainer::is_recorded(int64_t n, bool first) const {
+  if (!batch_.work || n != batch_.x.size(0) || first != batch_.first.defined()) return false;
+  if (model_.config().db_scale != batch_.db_scale) return false;
   for (size_t i = 0; i < parameters_.size(); ++i)
     if (parameters_[i].value().bytes() != batch_.values[i].bytes()) return false;
   return true;
@@ -55,24 +58,26 @@ bool BatchTrainer::is_recorded(const Tensor& x, const Tensor& first) const {
 
 // Whether it could be recorded.
 bool BatchTrainer::record(const Tensor& x, const Tensor& first) {
+  const Device device = model_.device();
   batch_ = {};
   try {
     Recorded made;
-    made.x = x.clone();
-    if (first.defined()) made.first = first.clone();
+    made.x = x.clone(device);
+    if (first.defined()) made.first = first.clone(device);
     made.work =
-        std::make_unique<kernels::Recording>(x.device(), [&] { made.loss = compute_gradients(made.x, made.first); });
-    made.codes = codes_;
+        std::make_unique<kernels::Recording>(device, [&] { made.loss = compute_gradients(made.x, made.first); });
     for (const Variable& parameter : parameters_) {
       made.gradients.push_back(parameter.grad());
       made.values.push_back(parameter.value());
     }
-    adam_.zero_grad();
+    made.codes = codes_;
+    made.db_scale = model_.config().db_scale;
     batch_ = std::move(made);
-  } catch (const Error&) {
-    adam_.zero_grad();
+  } catch (const Error& error) {
     recording_ = false;
+    recording_error_ = error.what();
   }
+  adam_.zero_grad();
   return recording_;
 }
 

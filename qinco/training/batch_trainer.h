@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "autograd/optim/optimizer.h"
@@ -22,28 +23,32 @@ class BatchTrainer {
   /// first codes, the host's.
   double step(const Tensor& x, const int32_t* first = nullptr) { return queue_step(x, first).item<double>(); }
   /// The same without waiting for the device: the loss is a tensor of shape [] there. Where Recording::wanted, what
-  /// comes before Adam is recorded at the second of two batches of one size, and queued as a whole for batches of that
-  /// size from then on: the same bits. Where it cannot be recorded, it is not.
+  /// comes before Adam is recorded at the second of two batches of one size in a row, and queued as a whole for batches
+  /// of that size from then on: the same bits, and gradients in memory that the next batch overwrites. Where it cannot
+  /// be recorded, recording_error() says why, and all is as if not wanted.
   Tensor queue_step(const Tensor& x, const int32_t* first = nullptr);
   optim::Adam& adam() { return adam_; }
   /// Compiled from the parameters as they were before the last step.
   Codec& codec() { return codec_; }
   /// Whether the last batch was queued as a whole.
   bool recorded() const { return last_was_recorded_; }
+  const std::string& recording_error() const { return recording_error_; }
 
  private:
-  // A batch's work up to the gradients, for any batch of the size of `x`.
+  // A batch's work up to the gradients, for any batch of the size of `x`. What the work was given is kept, and is what
+  // it is good for.
   struct Recorded {
     Tensor x, first;                // where a batch has to be
     Tensor loss;                    // and what it leaves
-    Tensor codes;                   // codes_ then
     std::vector<Tensor> gradients;  // of parameters_; undefined where there is none
-    std::vector<Tensor> values;     // of the parameters then: where it finds them
+    std::vector<Tensor> values;     // of parameters_ then
+    Tensor codes;                   // codes_ then
+    float db_scale = 0;
     std::unique_ptr<kernels::Recording> work;
   };
 
   Tensor compute_gradients(const Tensor& x, const Tensor& first);
-  bool is_recorded(const Tensor& x, const Tensor& first) const;
+  bool is_recorded(int64_t n, bool first) const;
   bool record(const Tensor& x, const Tensor& first);
   Tensor queue_recorded(const Tensor& x, const Tensor& first);
 
@@ -53,9 +58,10 @@ class BatchTrainer {
   Codec codec_;
   optim::Adam adam_;
   Tensor codes_;  // i32, room for those of the largest batch, step by step
-  bool recording_;
-  bool last_was_recorded_ = false;
+  bool recording_, last_was_recorded_ = false;
+  std::string recording_error_;
   int64_t last_size_ = 0;
+  bool last_first_ = false;
   Recorded batch_;
 };
 

@@ -72,6 +72,9 @@ class Trainer {
   /// saved. Same data, options and machine give the same bits, whether it was stopped on the way or not.
   bool run(const TrainHooks& hooks = {});
 
+  /// Why batches could not be recorded (batch_trainer.h); else empty.
+  const std::string& recording_error() const { return trainer_.recording_error(); }
+
   const Progression& progress() const { return progress_; }
   const RunIdentity& identity() const { return run_; }
 

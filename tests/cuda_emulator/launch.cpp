@@ -321,10 +321,14 @@ void fail(const std::string& message, const Where& where) {
   launch_in_progress().fail(message, where);
 }
 
-cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& config, void (*call)(void*), void* arguments) {
+cudaError_t check_launch(const void* kernel, const cudaLaunchConfig_t& config) {
   const DeviceWork work;
   const std::string refused = refusal(kernel, config);
-  if (!refused.empty()) return set_error(cudaErrorInvalidConfiguration, refused);
+  return refused.empty() ? cudaSuccess : set_error(cudaErrorInvalidConfiguration, refused);
+}
+
+cudaError_t launch(const cudaLaunchConfig_t& config, void (*call)(void*), void* arguments) {
+  const DeviceWork work;
   Launch& current = launch_in_progress();
   current.run(config, call, arguments);
   return current.error().empty() ? cudaSuccess : set_error(cudaErrorLaunchFailure, current.error());

@@ -239,9 +239,11 @@ TEST_CASE("byte screen: a layer that is zero in all probes need not be so in the
     for (auto* x : {hidden ? &p.a_table : &p.z_table, hidden ? &p.up[0] : &p.down[0], &input})
       std::fill(x->begin(), x->end(), 0.0f);
     check_unknown(p, -1);
-    input[2 * (hidden ? p.sizes.h : p.sizes.d) + 39] = 1e-4f;
-    check_unknown(p, 2);
-    check_search(p);
+    for (const float value : {1e-4f, 1e6f}) {  // the latter as bytes of the least step would overflow 32 bits
+      input[2 * (hidden ? p.sizes.h : p.sizes.d) + 39] = value;
+      check_unknown(p, 2);
+      check_search(p);
+    }
   }
 }
 

@@ -11,10 +11,15 @@
 
 #include "kernels/check.h"
 #include "kernels/kernels.h"
+#include "tests/kernels/harness.h"
 #include "tests/support.h"
 
 using namespace qinco;
 using namespace qinco::kernels;
+using qinco::kernels::tests::Data;
+using qinco::tests::contains;
+using qinco::tests::error_of;
+using qinco::tests::test_devices;
 
 namespace {
 
@@ -70,12 +75,12 @@ void work_on(Device device, const float* x, float* out) {
 }  // namespace
 
 TEST_CASE("device: recorded work is done when it is queued, each time anew, on memory of its own") {
-  for (const Device device : tests::test_devices()) {
+  for (const Device device : test_devices()) {
     Numbers x(device, 5), out(device, -1);
     work_on(device, x.data(), out.data());
     CHECK(out.value() == 16);
     out.fill(-1);
-    const Recording recording(device, [&] { work_on(device, x.data(), out.data()); });
+    Recording recording(device, [&] { work_on(device, x.data(), out.data()); });
     CHECK(out.value() == -1);
     recording.queue();
     CHECK(out.value() == 16);
@@ -97,12 +102,93 @@ TEST_CASE("device: recorded work is done when it is queued, each time anew, on m
   }
 }
 
+namespace {
+
+/// n random numbers on a device.
+class Values {
+ public:
+  Values(Device device, int64_t n, uint64_t seed) : device_(device), n_(n) {
+    data_ = static_cast<float*>(allocate(device, bytes()));
+    const std::vector<float> here = Data(seed).normal(n);
+    copy_bytes(device, data_, {}, here.data(), bytes());
+  }
+  ~Values() { release(device_, data_, bytes()); }
+  Values(const Values&) = delete;
+  Values& operator=(const Values&) = delete;
+
+  float* data() const { return data_; }
+  std::vector<float> here() const {
+    std::vector<float> values(static_cast<size_t>(n_));
+    copy_bytes({}, values.data(), device_, data_, bytes());
+    return values;
+  }
+
+ private:
+  size_t bytes() const { return static_cast<size_t>(n_) * sizeof(float); }
+  Device device_;
+  int64_t n_;
+  float* data_;
+};
+
+// Every way that products take, and what sorts and selects.
+void work_of_all_kinds(Device device, const std::vector<std::unique_ptr<Values>>& v, int32_t* ids, int32_t* found) {
+  constexpr int64_t kRows = 64, kWide = 128;
+  const Context& context = Context::of(device);
+  const Table<float>& kernels = table<float>(device);
+  const auto product = [&](int64_t m, int64_t n, int64_t k, float* out, bool epilogue) {
+    Gemm<float> g;
+    g.m = m, g.n = n, g.k = k;
+    g.a = v[0]->data(), g.lda = k;
+    g.b = v[1]->data(), g.ldb = k, g.trans_b = true;
+    g.c = out, g.ldc = n;
+    g.relu = epilogue;
+    if (epilogue) g.bias = v[0]->data();
+    kernels.gemm(context, g);
+  };
+  product(kRows, kRows, kWide, v[2]->data(), true);
+  product(kRows, kRows + 1, 17, v[3]->data(), false);
+  product(kRows, kRows + 1, 17, v[4]->data(), true);
+  kernels.nearest(context, kRows, 16, kRows, v[0]->data(), v[1]->data(), ids, v[5]->data());
+  kernels.scatter_add_rows(context, kRows, 2, 1200, ids, v[0]->data(), v[6]->data());
+  kernels.topk(context, 4, 300, 5, v[1]->data(), found, v[7]->data());
+}
+
+}  // namespace
+
+TEST_CASE("device: recorded kernels of all kinds give the bits of queued ones, also beside other threads' products") {
+  for (const Device device : test_devices()) {
+    const auto make = [&] {
+      std::vector<std::unique_ptr<Values>> values;
+      for (uint64_t i = 0; i < 8; ++i) values.push_back(std::make_unique<Values>(device, 64 * 128, i));
+      return values;
+    };
+    const auto plain = make(), recorded = make();
+    const Values ids(device, 64, 1), found(device, 20, 1), other(device, 64 * 128, 9);
+    const auto ids_of = [](const Values& v) { return reinterpret_cast<int32_t*>(v.data()); };
+    const auto work = [&](const auto& values) { work_of_all_kinds(device, values, ids_of(ids), ids_of(found)); };
+    work(plain);
+    Recording recording(device, [&] {
+      std::thread([&] { work(make()); }).join();
+      work(recorded);
+      std::thread([&] { work(make()); }).join();
+    });
+    recording.queue();
+    for (size_t i = 0; i < plain.size(); ++i) {
+      CAPTURE(i);
+      CHECK(recorded[i]->here() == plain[i]->here());
+    }
+    work(plain);
+    recording.queue();
+    CHECK(recorded[6]->here() == plain[6]->here());  // added once more
+  }
+}
+
 TEST_CASE("device: memory that outlives a recording is like any other") {
-  for (const Device device : tests::test_devices()) {
+  for (const Device device : test_devices()) {
     std::unique_ptr<Numbers> made, dropped, had = std::make_unique<Numbers>(device, 2);
     const float* const was = had->data();
     {
-      const Recording recording(device, [&] {
+      Recording recording(device, [&] {
         dropped = std::make_unique<Numbers>(device, 3);
         made = std::make_unique<Numbers>(device);
         add(device, dropped->data(), had->data(), made->data());
@@ -129,9 +215,9 @@ TEST_CASE("device: memory that outlives a recording is like any other") {
 }
 
 TEST_CASE("device: other threads are not recorded") {
-  for (const Device device : tests::test_devices()) {
+  for (const Device device : test_devices()) {
     Numbers mine(device), theirs(device);
-    const Recording recording(device, [&] {
+    Recording recording(device, [&] {
       mine.fill(1);
       std::thread([&] {
         theirs.fill(2);
@@ -146,8 +232,8 @@ TEST_CASE("device: other threads are not recorded") {
 }
 
 TEST_CASE("device: what cannot be recorded is an error, after which all works") {
-  CHECK(tests::contains(tests::error_of([] { const Recording r({}, [] {}); }), "expected a CUDA device, found cpu"));
-  for (const Device device : tests::test_devices()) {
+  CHECK(contains(error_of([] { const Recording r({}, [] {}); }), "expected a CUDA device, found cpu"));
+  for (const Device device : test_devices()) {
     Numbers x(device, 1);
     float here = 0;
     const std::vector<std::function<void()>> wrong = {
@@ -159,16 +245,16 @@ TEST_CASE("device: what cannot be recorded is an error, after which all works") 
     };
     for (size_t i = 0; i < wrong.size(); ++i) {
       const std::string expected = i < 3 ? "cannot be recorded" : i == 3 ? "records already" : "its own";
-      CHECK(tests::contains(tests::error_of([&] {
-                              const Recording recording(device, [&] {
-                                x.fill(2);
-                                wrong[i]();
-                              });
-                            }),
-                            expected));
+      CHECK(contains(error_of([&] {
+                       const Recording recording(device, [&] {
+                         x.fill(2);
+                         wrong[i]();
+                       });
+                     }),
+                     expected));
       CHECK(x.value() == 1);
     }
-    const Recording recording(device, [&] { x.fill(4); });
+    Recording recording(device, [&] { x.fill(4); });
     recording.queue();
     CHECK(x.value() == 4);
   }

@@ -1,7 +1,9 @@
 // Training with batches that are recorded and queued as a whole, against training kernel by kernel.
 #include <cstdlib>
 #include <doctest/doctest.h>
-#include <numeric>
+#include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "qinco/training/batch_trainer.h"
@@ -65,7 +67,26 @@ TEST_CASE("device: recorded batches train to the same bits") {
       }
 }
 
-TEST_CASE("device: a recorded batch is recorded anew where parameters lie elsewhere") {
+TEST_CASE("device: recorded batches of a model whose products take tiles train to the same bits") {
+  for (const Device device : test_devices()) {
+    const QincoConfig config{.d = 64, .M = 2, .K = 16, .L = 1, .h = 64, .db_scale = 2.5f};
+    Training plain(config, device, false, kernels::Precision::exact),
+        recorded(config, device, true, kernels::Precision::exact);
+    for (uint64_t i = 0; i < 4; ++i) {
+      CAPTURE(i);
+      const Tensor x = random_vectors(config, 64, 70 + i);
+      CHECK(plain.trainer->step(x) == recorded.trainer->step(x));
+      CHECK(recorded.trainer->recorded() == (i > 0));
+      std::vector<int32_t> expected(128), found(128);
+      plain.trainer->codec().encode(64, x.data<float>(), expected.data());
+      recorded.trainer->codec().encode(64, x.data<float>(), found.data());
+      CHECK(found == expected);
+    }
+    CHECK(recorded.trainer->recording_error().empty());
+  }
+}
+
+TEST_CASE("device: recorded batches are recorded anew where parameters lie elsewhere, and not where it fails") {
   for (const Device device : test_devices()) {
     const QincoConfig config = config_of(false, 0);
     Training plain(config, device, false, kernels::Precision::exact),
@@ -79,5 +100,12 @@ TEST_CASE("device: a recorded batch is recorded anew where parameters lie elsewh
       CHECK(plain.trainer->step(x) == recorded.trainer->step(x));
       CHECK(recorded.trainer->recorded() == (i > 0));
     }
+    // Within a recording there is no other: the batch is queued all the same.
+    Training nested(config, device, true, kernels::Precision::exact);
+    const Tensor x = random_vectors(config, 8, 60).to(device);
+    nested.trainer->queue_step(x);
+    const kernels::Recording around(device, [&] { nested.trainer->queue_step(x); });
+    CHECK_FALSE(nested.trainer->recorded());
+    CHECK(tests::contains(nested.trainer->recording_error(), "records already"));
   }
 }

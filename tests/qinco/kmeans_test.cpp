@@ -202,20 +202,25 @@ TEST_CASE("k-means: initial centroids are where it starts, and on_update sees a 
   CHECK(std::is_sorted(errors.rbegin(), errors.rend()));
 }
 
-TEST_CASE("k-means: poll is asked in every iteration, changes nothing, and ends the clustering by throwing") {
+TEST_CASE("k-means: poll is called within an iteration, changes nothing, and ends the clustering by throwing") {
   const Tensor x = normal_vectors(500, 4, 8);
-  KmeansOptions options;
-  options.iterations = 5;
-  const Kmeans expected = cluster(x, 20, options);
-  int polls = 0;
-  options.poll = [&] { ++polls; };
-  const Kmeans result = cluster(x, 20, options);
-  CHECK(polls >= result.iterations);
-  CHECK(same_bits(result.centroids, expected.centroids));
-  options.poll = [&] { check(++polls < 8, "enough"); };
-  polls = 4;
-  CHECK(error_of([&] { cluster(x, 20, options); }) == "enough");
-  CHECK(polls == 8);
+  for (const KmeansInit init : {KmeansInit::random, KmeansInit::plus_plus}) {
+    KmeansOptions options;
+    options.iterations = 5;
+    options.init = init;
+    const Kmeans expected = cluster(x, 20, options);
+    int polls = 0;
+    options.poll = [&] { ++polls; };
+    options.poll_rows = 64;
+    const Kmeans result = cluster(x, 20, options);
+    CHECK(polls == 8 * result.iterations + (init == KmeansInit::plus_plus ? 20 : 0));
+    CHECK(result.mse == expected.mse);
+    CHECK(same_bits(result.centroids, expected.centroids));
+    polls = 0;
+    options.poll = [&] { check(++polls < 11, "enough"); };
+    CHECK(error_of([&] { cluster(x, 20, options); }) == "enough");
+    CHECK(polls == 11);
+  }
 }
 
 TEST_CASE("k-means: thousands of centroids of two points each") {

@@ -86,32 +86,31 @@ inline float larger_of(float a, float b) {
 // ranges [2L - 1], the largest value of each product's operand for a size of 1 -> scales: an up matrix's become
 // reductions, which take what a byte of z stands for to what a hidden byte does.
 inline void set_scales(const ByteLayout& p, const float* ranges, float* part) {
-  bool finite = true;
-  const auto most = [&](const float* x, int64_t n) {
-    float largest = 0;
-    for (int64_t j = 0; j < n; ++j) {
-      finite = finite && x[j] < __builtin_inff();
-      largest = larger_of(largest, x[j]);
-    }
-    return largest;
-  };
-  constexpr float kFits = 0x1p30f;  // roundings to int32 must not overflow, whatever the data:
-  float limit = 1;                  // z is at most this in size
-  float step = larger_of(ranges[0] * kHeadroom / kMostHidden, 1 / kFits);
-  float* const fineness = part + p.fineness();
-  fineness[0] = 1 / step;
+  // A value that overflows int32 as it is rounded becomes a byte of 0 among the hidden ones, which looks as if it were
+  // not clipped: no byte may stand for less than this, for a size of 1.
+  constexpr float kLeastStep = 0x1p-30f;
   const int64_t d = p.deep_D() * kDeep, h = p.deep_H() * kDeep;
+  float* const fineness = part + p.fineness();
+  float step = larger_of(ranges[0] * kHeadroom / kMostHidden, kLeastStep);
+  fineness[0] = 1 / step;
+  bool finite = true;
   for (int64_t l = 0; l < p.L; ++l) {
     float* const down = part + p.w_down(l);
-    limit += 255.0f * kMostWeight * static_cast<float>(h) * most(down, d) * step;
-    for (int64_t j = 0; j < d; ++j) down[j] *= step;
+    for (int64_t j = 0; j < d; ++j) {
+      finite = finite && down[j] < __builtin_inff();
+      down[j] *= step;
+    }
     if (l == p.L - 1) break;
-    step = larger_of(ranges[2 * l + 1] * kHeadroom / kMostZ, limit / kFits);
+    step = larger_of(ranges[2 * l + 1] * kHeadroom / kMostZ, kLeastStep);
     fineness[1 + l] = 1 / step;
     float* const up = part + p.w_up(l + 1);
+    float most = 0;
+    for (int64_t j = 0; j < h; ++j) {
+      finite = finite && up[j] < __builtin_inff();
+      most = larger_of(most, up[j]);
+    }
     // A sum of 1 makes less than a byte of 1, which leaves 32 bits for all.
-    const float least = larger_of(1.01f * most(up, h) * step, kTiny);
-    const float next = larger_of(ranges[2 * l + 2] * kHeadroom / kMostHidden, least);
+    const float next = larger_of(ranges[2 * l + 2] * kHeadroom / kMostHidden, larger_of(1.01f * most * step, kTiny));
     for (int64_t j = 0; j < h; ++j) store_reduction(p, up, j, reduction(up[j] * step / next));
     step = next;
   }

@@ -106,7 +106,7 @@ class ByteScreen : public ScreenLoop<ByteScreen, BeginBytes> {
     for (int i = 0; i < 2; ++i) {
       hidden[i] = take_pairs(p_.deep_H());
       largest_[i] = take_pairs(1);
-      sums_[i] = reinterpret_cast<int32_t*>(take(2 * kBlockFloats));
+      products_[i] = reinterpret_cast<int32_t*>(take(2 * kBlockFloats));
     }
     z_bytes_ = take_pairs(p_.deep_D());
     z_ = take(units * p_.D * kBlockFloats);
@@ -131,7 +131,7 @@ class ByteScreen : public ScreenLoop<ByteScreen, BeginBytes> {
       const bool whole = 2 * j + 1 < p_.H;
       const uint8_t* const b = weights + 2 * j * p_.deep_D() * kPairBytes;
       for (int u = 0; u < count; ++u) {
-        int32_t* const out = sums_[(j * count + u) % 2];
+        int32_t* const out = products_[(j * count + u) % 2];
         const uint8_t* const a = z_bytes_ + u * p_.deep_D() * kPairBytes;
         if (j == 0 && u == 0)
           multiply_deep<JobKind::none, Operands::signed_bytes>(a, b, p_.deep_D(), whole, out, job, begins, 0);
@@ -159,7 +159,7 @@ class ByteScreen : public ScreenLoop<ByteScreen, BeginBytes> {
       const bool whole = 2 * j + 1 < p_.D;
       const uint8_t* const b = weights + 2 * j * p_.deep_H() * kPairBytes;
       for (int u = 0; u < count; ++u) {
-        int32_t* const out = sums_[(j * count + u) % 2];
+        int32_t* const out = products_[(j * count + u) % 2];
         const uint8_t* const a = current + u * p_.deep_H() * kPairBytes;
         if (j == 0 && u == 0)
           multiply_deep<JobKind::none, Operands::unsigned_bytes>(a, b, p_.deep_H(), whole, out, job, begins, share);
@@ -208,10 +208,10 @@ class ByteScreen : public ScreenLoop<ByteScreen, BeginBytes> {
   ByteLayout p_;
   const float* part_;
   bool strict_;
-  uint8_t* largest_[2];  // [units][32][kDeep] as `hidden`: the largest bytes of a candidate's layers
-  uint8_t* z_bytes_;     // [units][D/2] A blocks
-  float* z_;             // [units][D] C blocks
-  int32_t* sums_[2];     // two C blocks each, between their product and their job
+  uint8_t* largest_[2];   // [units][32][kDeep] as `hidden`: the largest bytes of a candidate's layers
+  uint8_t* z_bytes_;      // [units][D/2] A blocks
+  float* z_;              // [units][D] C blocks
+  int32_t* products_[2];  // two C blocks each, between their product and their job
 };
 
 QINCO_CPU_NAMESPACE_END

@@ -101,12 +101,15 @@ float measure_probes(const Layout& p, const CandidateStep<float>& s, const float
   return largest;
 }
 
-// Raises ranges [2L - 1] to the largest |value| / (||(a_k, z_k)|| + ||(u, r)||) in the operands of the step's products,
-// for the probes [first, first + kTogether) with kLooks candidates each.
-void look_at_probes(const Layout& p, const CandidateStep<float>& s, const float* packed, int64_t first, float* ranges,
-                    ProbeScratch& scratch) {
-  constexpr int64_t kLooks = 8;
+constexpr int64_t kLooks = 8;  // candidates of each probe that are looked at for the ranges of layers
+
+// ranges [2L - 1] = the largest |value| / (||(a_k, z_k)|| + ||(u, r)||) in the operands of the step's products, for the
+// probes [first, first + kTogether) with one candidate each, by the number of the look.
+void look_at_probes(const Layout& p, const CandidateStep<float>& s, const float* packed, int64_t first, int64_t number,
+                    float* ranges, ProbeScratch& scratch) {
   fill_probes(p, s, first, scratch);
+  for (Pair& pair : scratch.pairs) pair.candidate = (pair.candidate + number * (p.K / kLooks + 1)) % p.K;
+  for (int64_t i = 0; i < 2 * p.L - 1; ++i) ranges[i] = 0;
   const auto look = [&](int64_t product, const float* x, int64_t stride) {
     for (int64_t i = 0; i < kTogether; ++i) {
       const Pair& pair = scratch.pairs[i];
@@ -117,10 +120,7 @@ void look_at_probes(const Layout& p, const CandidateStep<float>& s, const float*
       if (ratio < __builtin_inff()) ranges[product] = larger_of(ranges[product], ratio);
     }
   };
-  for (int64_t i = 0; i < kLooks; ++i) {
-    forward(p, packed, scratch.vectors, scratch.pairs, kTogether, scratch.pair_scratch, look);
-    for (Pair& pair : scratch.pairs) pair.candidate = (pair.candidate + p.K / kLooks + 1) % p.K;
-  }
+  forward(p, packed, scratch.vectors, scratch.pairs, kTogether, scratch.pair_scratch, look);
 }
 
 void pack_bytes(const Context& context, const Layout& p, const CandidateStep<float>& s, float* packed) {
@@ -131,17 +131,17 @@ void pack_bytes(const Context& context, const Layout& p, const CandidateStep<flo
     if (l > 0) pack_byte_weights(context, s.w_up[l], p.h, p.d, up, up + bytes.up_weights());
     pack_byte_weights(context, s.w_down[l], p.d, p.h, down, down + bytes.down_weights());
   }
-  constexpr int64_t kParts = margin::kProbes / kTogether;
+  constexpr int64_t kParts = margin::kProbes / kTogether * kLooks;
   const int64_t products = 2 * p.L - 1, size = ProbeScratch::floats(p);
   ScratchFrame frame(context);
   float* const ranges = frame.get<float>(kParts * products);
-  for (int64_t i = 0; i < kParts * products; ++i) ranges[i] = 0;
   float* const memory = frame.get<float>(context.threads * size);
-  parallel_for(context, margin::kProbes, kTogether, [&](int64_t begin, int64_t, int worker) {
+  parallel_for(context, kParts, 1, [&](int64_t begin, int64_t end, int worker) {
     const FlushDenormals flush;
     const TileScope tiles;
     ProbeScratch scratch(p, memory + worker * size);
-    look_at_probes(p, s, packed, begin, ranges + begin / kTogether * products, scratch);
+    for (int64_t i = begin; i < end; ++i)
+      look_at_probes(p, s, packed, i / kLooks * kTogether, i % kLooks, ranges + i * products, scratch);
   });
   for (int64_t i = products; i < kParts * products; ++i)
     ranges[i % products] = larger_of(ranges[i % products], ranges[i]);

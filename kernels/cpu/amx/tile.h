@@ -1,10 +1,10 @@
 // The one product that every AMX kernel is made of.
 //
 // A block is 32 rows by 32 columns of C = A B: four accumulator tiles, two tiles of A and two of B at a time. Operands
-// are bfloat16, sums are float; or bytes and int32 (byte_screen.h), an inner step then being 64 values. In memory an A
-// block is [inner/32] pairs of tiles of 16 rows x 32 values, a B block [inner/32] pairs of tiles of 16 columns, each
-// column's values paired as the unit wants them, and a C block is four tiles of 16 x 16: (rows 0-15, columns 0-15),
-// (0-15, 16-31), (16-31, 0-15), (16-31, 16-31).
+// are bfloat16, sums are float. In memory an A block is [inner/32] pairs of tiles of 16 rows x 32 values, a B block
+// [inner/32] pairs of tiles of 16 columns, each column's values paired as the unit wants them, and a C block is four
+// tiles of 16 x 16: (rows 0-15, columns 0-15), (0-15, 16-31), (16-31, 0-15), (16-31, 16-31). Or operands are bytes, 64
+// in the place of 32 values and four together where bfloat16 is paired, and sums int32 (byte_screen.h).
 #pragma once
 
 #include "kernels/cpu/amx/tile_unit.h"

@@ -275,6 +275,7 @@ enum cudaError_t {
   cudaErrorInvalidDevice = 101,
   cudaErrorLaunchFailure = 719,
   cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
 };
 enum cudaMemcpyKind {
   cudaMemcpyHostToHost,
@@ -357,8 +358,10 @@ cudaError_t cudaDeviceSynchronize();
 
 namespace cuda_emulator {
 
+/// What a device would refuse at once.
+cudaError_t check_launch(const void* kernel, const cudaLaunchConfig_t& config);
 /// Runs call(arguments) in every thread of every block.
-cudaError_t launch(const void* kernel, const cudaLaunchConfig_t& config, void (*call)(void*), void* arguments);
+cudaError_t launch(const cudaLaunchConfig_t& config, void (*call)(void*), void* arguments);
 cudaError_t allow_shared_bytes(const void* kernel, int bytes);
 
 /// Does `work`, or notes it where the stream is being captured.
@@ -386,9 +389,10 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     const auto& [function, parameters] = *static_cast<Call*>(state);
     std::apply(function, parameters);
   };
-  return cuda_emulator::do_on(config->stream, [call, run, own = *config]() mutable {
-    return cuda_emulator::launch(reinterpret_cast<const void*>(call.kernel), own, run, &call);
-  });
+  const cudaError_t status = cuda_emulator::check_launch(reinterpret_cast<const void*>(kernel), *config);
+  if (status != cudaSuccess) return status;
+  return cuda_emulator::do_on(config->stream,
+                              [call, run, own = *config]() mutable { return cuda_emulator::launch(own, run, &call); });
 }
 
 template <class Function>

@@ -285,6 +285,32 @@ TEST_CASE("emulator: copies from and to page-locked memory arrive when something
   CHECK(array.values() == std::vector<int>{2, 4, 3});
 }
 
+TEST_CASE("emulator: a captured stream's work is done when its graph is launched, with the arguments of then") {
+  cudaStream_t stream = nullptr;
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+  Array<int> values(std::vector<int>{1, 2, 3, 4});
+  Context context = Context::of(kDevice);
+  context.stream = stream;
+  REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) == cudaSuccess);
+  launch(context, reverse_kernel, 1, 4, 4 * sizeof(int), 4, values.get());
+  CHECK(contains(error_of(reverse_kernel, 1, 2048, 0, 4, values.get()), "block of"));  // on the other stream
+  CHECK(values.values() == std::vector<int>{1, 2, 3, 4});
+  REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+  REQUIRE(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess);
+  cudaGraphDestroy(graph);
+  CHECK(values.values() == std::vector<int>{1, 2, 3, 4});
+  CHECK(cudaGraphLaunch(exec, stream) == cudaSuccess);
+  CHECK(values.values() == std::vector<int>{4, 3, 2, 1});
+  cudaGraphExecDestroy(exec);
+  REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) == cudaSuccess);
+  CHECK(cudaStreamSynchronize(stream) == cudaErrorStreamCaptureUnsupported);
+  CHECK(cudaStreamEndCapture(stream, &graph) == cudaErrorStreamCaptureInvalidated);
+  cudaStreamDestroy(stream);
+  cudaGetLastError();
+}
+
 TEST_CASE("emulator: what no device would launch is refused") {
   CHECK(contains(error_of(nothing_kernel, 1, 1025, 0), "block of (1025,1,1)"));
   CHECK(contains(error_of(nothing_kernel, 1, dim3(1, 1, 65), 0), "block of (1,1,65)"));
