@@ -62,8 +62,8 @@ TEST_CASE("device: recorded batches train to the same bits") {
           if (i == 2) recorded.trainer->codec().update(recorded.model);  // as validation does
         }
         const TensorMap state = plain.model.state();
-        for (const auto& [name, value] : recorded.model.state())
-          CHECK_MESSAGE(same_bits(value, state.at(name)), name.c_str());
+        for (const auto& entry : recorded.model.state())
+          CHECK_MESSAGE(same_bits(entry.second, state.at(entry.first)), entry.first.c_str());
       }
 }
 
