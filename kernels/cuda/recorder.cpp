@@ -15,9 +15,11 @@ struct Recorder::Capture {
   cudaStream_t stream = nullptr;
   cudaGraphExec_t exec = nullptr;
 
-  cudaError_t end(cudaGraph_t& graph) noexcept {
-    recording_now() = {};
-    return cudaStreamEndCapture(stream, &graph);
+  // Ends the thread's recording if it is this one; whether it was.
+  bool leave() noexcept {
+    const bool recording = recording_now().owner == this;
+    if (recording) recording_now() = {};
+    return recording;
   }
 };
 
@@ -34,11 +36,10 @@ Recorder::Recorder(int index) : capture_(std::make_unique<Capture>(Capture{index
 
 Recorder::~Recorder() {
   // Failures here follow one that was reported, or the end of the process.
-  cudaSetDevice(capture_->index);
-  if (recording_now().owner == capture_.get()) {
-    cudaGraph_t graph = nullptr;
-    if (capture_->end(graph) == cudaSuccess) cudaGraphDestroy(graph);
-  }
+  const bool recording = capture_->leave();
+  if (cudaSetDevice(capture_->index) != cudaSuccess) return;
+  cudaGraph_t graph = nullptr;
+  if (recording && cudaStreamEndCapture(capture_->stream, &graph) == cudaSuccess) cudaGraphDestroy(graph);
   if (capture_->exec) {
     cudaStreamSynchronize(static_cast<cudaStream_t>(cuda::stream(capture_->index)));
     cudaGraphExecDestroy(capture_->exec);
@@ -54,7 +55,8 @@ void* Recorder::stream() const {
 
 void Recorder::end() {
   cudaGraph_t graph = nullptr;
-  check_status(capture_->end(graph), "recording");
+  capture_->leave();
+  check_status(cudaStreamEndCapture(capture_->stream, &graph), "recording");
   const cudaError_t status = cudaGraphInstantiate(&capture_->exec, graph, 0);
   cudaGraphDestroy(graph);
   check_status(status, "recording");
