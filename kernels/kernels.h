@@ -29,7 +29,7 @@ namespace qinco::kernels {
 /// The error of <x,w> is then, besides float's own, about 2^-16 |x||w| in root mean square, and at most 1.01 sqrt(k)
 /// 2^-15 |x||w| for k up to 2^20. CandidateSearch: `exact` may have a coarse screen first, but every candidate that its
 /// rounding may have put wrong, by a margin measured on the step and watched on the data, is computed again as by an
-/// exact `linear`; `fast` lets the screen decide, which knows vectors unlike the step's own candidates worst.
+/// exact `linear`; `fast` lets the screen decide, which errs most on vectors unlike the step's own candidates.
 enum class Precision : uint8_t { exact, fast };
 /// "exact" or "fast".
 inline const char* name(Precision precision) {
