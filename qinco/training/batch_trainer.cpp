@@ -20,8 +20,8 @@ BatchTrainer::BatchTrainer(Qinco& model, double lr, kernels::Precision precision
 Tensor BatchTrainer::queue_step(const Tensor& x, const int32_t* known) {
   const int64_t n = x.size(0);
   const Tensor first = known ? from_span(std::span(known, static_cast<size_t>(n)), {n}) : Tensor();
-  const bool again =
-      n == std::exchange(last_size_, n) && first.defined() == std::exchange(last_first_, first.defined());
+  const bool same_size = n == std::exchange(last_size_, n);
+  const bool again = first.defined() == std::exchange(last_first_, first.defined()) && same_size;
   adam_.zero_grad();
   last_was_recorded_ = recording_ && (is_recorded(n, first.defined()) || (again && record(x, first)));
   const Device device = model_.device();
