@@ -8,12 +8,12 @@
 #pragma once
 
 #include "kernels/cpu/candidate_step.h"
+#include "kernels/cpu/magnitude.h"
 #include "kernels/cpu/screen_panel.h"
 
 QINCO_CPU_NAMESPACE_BEGIN
 
 constexpr float kInfinity = __builtin_inff();
-constexpr float kTiny = 1e-30f;  // scales of smaller values might not be normal numbers
 
 // One product of the chain.
 struct ScreenMatrix {
@@ -42,18 +42,8 @@ struct ScreenLayout {
   int64_t size() const { return w_down(L - 1) + down().size(); }
 };
 
-QINCO_INLINE IntVec magnitude_bits(Vec x) {
-  return bit_cast_int(abs(x));
-}
-
 void pack_screen_row(const ScreenMatrix& m, const float* x, int64_t row, float* packed) {
-  IntVec bits(0);  // NaN is the largest
-  for_lanes(0, m.inner, [&](int64_t j, auto lanes) { bits = max(bits, magnitude_bits(lanes.get(x + j))); });
-  int32_t lanes[kLanes], most = 0;
-  store(lanes, bits);
-  for (const int32_t lane : lanes) most = lane > most ? lane : most;
-  float largest;
-  __builtin_memcpy(&largest, &most, sizeof largest);
+  const float largest = largest_magnitude(m.inner, x);
   // A row of tiny numbers may as well be zero: what that does is inside the measured error.
   const float scale = !(largest < kInfinity) ? __builtin_nanf("") : largest > kTiny ? largest / kMostWeight : 0;
   const float inverse = scale > 0 ? 1 / scale : 0;

@@ -87,6 +87,11 @@ void free_block(const State& state, void* memory) {
     cudaFree(memory);
 }
 
+// Keeps a block for the next that asks, or frees it.
+void give_back(State& state, void* memory, size_t size) {
+  if (!state.cache.keep(memory, size)) free_block(state, memory);
+}
+
 // Before what only the host can do again.
 void check_not_recording(int index) {
   check(!is_recording(index), "cuda: waiting for the device, and copies from or to the host, cannot be recorded");
@@ -189,14 +194,12 @@ void release(int index, void* memory, size_t bytes) noexcept {
     state.recorded.add(recording_now().owner, memory, size, false);
     return;
   }
-  if (!state.cache.keep(memory, size)) free_block(state, memory);
+  give_back(state, memory, size);
 }
 
 void release_recorded(int index, const void* owner) noexcept {
   State& state = state_of(index);
-  state.recorded.disown(owner, [&state](void* memory, size_t size) {
-    if (!state.cache.keep(memory, size)) free_block(state, memory);
-  });
+  state.recorded.disown(owner, [&state](void* memory, size_t size) { give_back(state, memory, size); });
 }
 
 void allow_shared_memory(const void* kernel, int device, size_t bytes) {

@@ -25,32 +25,50 @@ namespace {
 
 constexpr int64_t kSize = 1000;
 
-/// kSize floats on a device.
-class Numbers {
+/// n floats on a device.
+class Floats {
  public:
-  explicit Numbers(Device device, float value = 0) : device_(device) {
-    data_ = static_cast<float*>(allocate(device, kBytes));
-    fill(value);
-  }
-  ~Numbers() { release(device_, data_, kBytes); }
-  Numbers(const Numbers&) = delete;
-  Numbers& operator=(const Numbers&) = delete;
+  Floats(Device device, int64_t n) : device_(device), n_(n), data_(static_cast<float*>(allocate(device, bytes()))) {}
+  ~Floats() { release(device_, data_, bytes()); }
+  Floats(const Floats&) = delete;
+  Floats& operator=(const Floats&) = delete;
 
   float* data() const { return data_; }
+  std::vector<float> here() const {
+    std::vector<float> values(static_cast<size_t>(n_));
+    copy_bytes({}, values.data(), device_, data_, bytes());
+    return values;
+  }
+
+ protected:
+  size_t bytes() const { return static_cast<size_t>(n_) * sizeof(float); }
+  Device device_;
+  int64_t n_;
+  float* data_;
+};
+
+/// kSize floats of one value.
+class Numbers : public Floats {
+ public:
+  explicit Numbers(Device device, float value = 0) : Floats(device, kSize) { fill(value); }
+
   void fill(float value) { table<float>(device_).fill(Context::of(device_), kSize, value, data_); }
   /// The value that all have; NaN where they differ.
   float value() const {
-    std::vector<float> here(kSize);
-    copy_bytes({}, here.data(), device_, data_, kBytes);
-    for (const float x : here)
-      if (x != here[0]) return std::nanf("");
-    return here[0];
+    const std::vector<float> values = here();
+    for (const float x : values)
+      if (x != values[0]) return std::nanf("");
+    return values[0];
   }
+};
 
- private:
-  static constexpr size_t kBytes = kSize * sizeof(float);
-  Device device_;
-  float* data_;
+/// n random floats.
+class Values : public Floats {
+ public:
+  Values(Device device, int64_t n, uint32_t seed) : Floats(device, n) {
+    const std::vector<float> drawn = Data(seed).normal(n);
+    copy_bytes(device, data_, {}, drawn.data(), bytes());
+  }
 };
 
 void add(Device device, const float* a, const float* b, float* out) {
@@ -104,32 +122,6 @@ TEST_CASE("device: recorded work is done when it is queued, each time anew, on m
 
 namespace {
 
-/// n random numbers on a device.
-class Values {
- public:
-  Values(Device device, int64_t n, uint64_t seed) : device_(device), n_(n) {
-    data_ = static_cast<float*>(allocate(device, bytes()));
-    const std::vector<float> here = Data(seed).normal(n);
-    copy_bytes(device, data_, {}, here.data(), bytes());
-  }
-  ~Values() { release(device_, data_, bytes()); }
-  Values(const Values&) = delete;
-  Values& operator=(const Values&) = delete;
-
-  float* data() const { return data_; }
-  std::vector<float> here() const {
-    std::vector<float> values(static_cast<size_t>(n_));
-    copy_bytes({}, values.data(), device_, data_, bytes());
-    return values;
-  }
-
- private:
-  size_t bytes() const { return static_cast<size_t>(n_) * sizeof(float); }
-  Device device_;
-  int64_t n_;
-  float* data_;
-};
-
 // Every way that products take, and what sorts and selects.
 void work_of_all_kinds(Device device, const std::vector<std::unique_ptr<Values>>& v, int32_t* ids, int32_t* found) {
   constexpr int64_t kRows = 64, kWide = 128;
@@ -159,12 +151,12 @@ TEST_CASE("device: recorded kernels of all kinds give the bits of queued ones, a
   for (const Device device : test_devices()) {
     const auto make = [&] {
       std::vector<std::unique_ptr<Values>> values;
-      for (uint64_t i = 0; i < 8; ++i) values.push_back(std::make_unique<Values>(device, 64 * 128, i));
+      for (uint32_t i = 0; i < 8; ++i) values.push_back(std::make_unique<Values>(device, 64 * 128, i));
       return values;
     };
     const auto plain = make(), recorded = make();
-    const Values ids(device, 64, 1), found(device, 20, 1), other(device, 64 * 128, 9);
-    const auto ids_of = [](const Values& v) { return reinterpret_cast<int32_t*>(v.data()); };
+    const Floats ids(device, 64), found(device, 20);
+    const auto ids_of = [](const Floats& v) { return reinterpret_cast<int32_t*>(v.data()); };
     const auto work = [&](const auto& values) { work_of_all_kinds(device, values, ids_of(ids), ids_of(found)); };
     work(plain);
     Recording recording(device, [&] {

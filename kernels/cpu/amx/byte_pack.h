@@ -3,20 +3,11 @@
 
 #include "kernels/cpu/amx/pack.h"
 #include "kernels/cpu/amx/step.h"
+#include "kernels/cpu/magnitude.h"
 
 QINCO_CPU_NAMESPACE_BEGIN
 
-constexpr float kTiny = 1e-30f;     // scales of smaller weights might not be normal numbers
 constexpr float kHeadroom = 1.25f;  // over the largest value that was seen of a layer
-
-inline float largest_magnitude(int64_t n, const float* x) {
-  IntVec bits(0);  // NaN is the largest
-  for_lanes(0, n, [&](int64_t j, auto lanes) { bits = max(bits, bit_cast_int(abs(lanes.get(x + j)))); });
-  int32_t lanes[kLanes], most = 0;
-  store(lanes, bits);
-  for (const int32_t lane : lanes) most = lane > most ? lane : most;
-  return __builtin_bit_cast(float, most);
-}
 
 // Rows [row, row + 16) x values [col, col + 64) of w, times inverse[row], as one tile. Outside the matrix is zero.
 inline void pack_byte_tile(const float* w, int64_t rows, int64_t cols, int64_t row, int64_t col, const float* inverse,

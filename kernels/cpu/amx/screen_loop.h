@@ -33,8 +33,8 @@ struct Unit {
   const float* target;   // [d]  target - row
   float* distances;      // [32]
   // For the byte screen alone:
-  float size, inverse;  // ||(a_k, z_k)|| of the largest candidate + ||(u, r)||, or NaN, and 1 / size, or 0
-  const float* doubts;  // [32] NaN for candidates that are not finite, else 0
+  float size = 0, inverse = 0;    // ||(a_k, z_k)|| of the largest candidate + ||(u, r)||, or NaN, and 1 / size, or 0
+  const float* doubts = nullptr;  // [32] NaN for candidates that are not finite, else 0
 };
 
 // The begin jobs of a group's units, one slice after the other. `Begin` does one:

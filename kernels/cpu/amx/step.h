@@ -99,10 +99,7 @@ inline Unit make_unit(const Layout& p, const float* packed, int64_t group, const
             v.up_row,
             v.row,
             v.target,
-            distances,
-            0,
-            0,
-            nullptr};
+            distances};
   if (!p.in_bytes) return unit;
   const float size = packed[p.norms() + group * kBlock] + v.norm;
   unit.size = size < __builtin_inff() ? size : __builtin_nanf("");
@@ -111,7 +108,7 @@ inline Unit make_unit(const Layout& p, const float* packed, int64_t group, const
   return unit;
 }
 
-// The screened distances of all units; `strict`: those that the screen cannot tell are NaN.
+// The screened distances of all units; `strict`: those that the byte screen cannot tell are NaN.
 inline void run_screen(const Layout& p, const float* packed, const Unit* units, int64_t n, bool strict,
                        float* scratch) {
   if (p.in_bytes)
