@@ -35,7 +35,7 @@ namespace qinco::kernels {
 
 namespace {
 
-constexpr auto kAlignment = std::align_val_t{64};
+constexpr auto kHostAlignment = std::align_val_t{64};
 
 bool is_cpu(Device device) {
   return device.type == DeviceType::cpu;
@@ -68,13 +68,13 @@ MemoryInfo memory_info(Device device) {
 }
 
 void* allocate(Device device, size_t bytes) {
-  if (is_cpu(device)) return ::operator new(bytes, kAlignment);
+  if (is_cpu(device)) return ::operator new(bytes, kHostAlignment);
   check_device(device);
   return cuda::allocate(device.index, bytes);
 }
 
 void release(Device device, void* memory, size_t bytes) noexcept {
-  if (is_cpu(device)) return ::operator delete(memory, kAlignment);
+  if (is_cpu(device)) return ::operator delete(memory, kHostAlignment);
   if (memory) cuda::release(device.index, memory, bytes);
 }
 

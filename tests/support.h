@@ -53,6 +53,13 @@ inline Tensor normal_vectors(int64_t n, int64_t d, uint64_t seed) {
   return x;
 }
 
+/// Values of any shape, away from 0, drawn evenly from [0.5,2).
+inline Tensor positive_values(const Shape& shape, uint64_t seed, DType dtype = DType::f32) {
+  const Tensor x = Tensor::empty(shape, dtype);
+  Random(seed).uniform(x, 0.5, 2);
+  return x;
+}
+
 /// The message of the Error that `action` throws; fails the test if it throws none.
 inline std::string error_of(const std::function<void()>& action) {
   try {

@@ -21,7 +21,7 @@ constexpr float kSplit = 1.0f / 1024;     // the two halves of a split cluster d
 constexpr int64_t kWeightRows = 1 << 16;  // rows multiplied by their weights at a time
 // Multiplications between two polls: a fraction of a second on a core, and of a GPU's.
 constexpr int64_t kPollWork = int64_t{1} << 33, kDevicePollWork = int64_t{1} << 39;
-constexpr uint64_t kSampleStream = 0x6b6d65616e73;
+constexpr uint64_t kKmeansStream = 0x6b6d65616e73;
 
 /// Rows x[ids] as a new tensor [ids.size(), d].
 Tensor gather(const kernels::Context& context, int64_t d, const float* x, const std::vector<int32_t>& ids) {
@@ -182,7 +182,7 @@ Kmeans kmeans(const kernels::Context& context, int64_t n, int64_t d, const float
   check(!initial.defined() || initial.shape() == Shape{k, d}, "k-means: initial centroids {}, expected {}",
         initial.shape(), Shape{k, d});
   if (options.weights) check_weights(n, options.weights);
-  Random random(options.seed, kSampleStream);
+  Random random(options.seed, kKmeansStream);
   std::vector<int32_t> order = random.permutation(n);
 
   Points points{n, d, x, options.weights};

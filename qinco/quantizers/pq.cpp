@@ -16,7 +16,7 @@ namespace qinco {
 namespace {
 
 constexpr int64_t kBlock = 4096, kDeviceBlock = 65536;  // vectors encoded or decoded together
-constexpr uint64_t kSampleStream = 0x7071;
+constexpr uint64_t kPqStream = 0x7071;
 
 void check_sizes(int64_t n, int64_t d, int64_t M, int64_t K) {
   check(d >= 1 && M >= 1, "PQ: d = {} and M = {} must be at least 1", d, M);
@@ -76,7 +76,7 @@ Sample draw_sample(const kernels::Context& context, int64_t n, int64_t d, const 
                    const PqOptions& options) {
   const int64_t limit = options.max_points_per_centroid * K;
   if (limit <= 0 || n <= limit) return {n, x, {}};
-  std::vector<int32_t> ids = Random(options.seed, kSampleStream).permutation(n);
+  std::vector<int32_t> ids = Random(options.seed, kPqStream).permutation(n);
   Sample sample{limit, nullptr, Tensor::empty({limit, d}, DType::f32, context.device)};
   kernels::ScratchFrame frame(context);
   kernels::table<float>(context.device)
@@ -97,7 +97,7 @@ Tensor cluster_blocks(const kernels::Context& context, int64_t n, int64_t d, con
   clustering.init = KmeansInit::plus_plus;
   for (int64_t m = 0; m < M; ++m) {
     copy_block(context, n, d, x, m, width, block.data<float>());
-    clustering.seed = options.seed + kSampleStream + static_cast<uint64_t>(m);
+    clustering.seed = options.seed + kPqStream + static_cast<uint64_t>(m);
     if (initial.defined()) clustering.initial = initial.row(m).contiguous();
     codebooks.row(m).copy_from(kmeans(context, n, width, block.data<float>(), K, clustering).centroids);
     if (options.on_step) options.on_step(m + 1, M);

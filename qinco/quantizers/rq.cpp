@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kBlockFloats = 1 << 19, kDeviceBlockFloats = 1 << 26;
 constexpr int64_t kMaxBlock = 4096, kDeviceMaxBlock = 65536;
 constexpr int64_t kMaxBeam = 1024;
-constexpr uint64_t kSampleStream = 0x7271;
+constexpr uint64_t kRqStream = 0x7271;
 
 /// Vectors per block: a multiple of what one GEMM call likes, bounded by the size of the distances [block, beam*K].
 int64_t block_size(const kernels::Context& context, int64_t beam, int64_t K) {
@@ -146,7 +146,7 @@ Tensor train_codebook(const kernels::Context& context, int64_t n, int64_t d, con
                       const Tensor& codebooks, const RqOptions& options, const TrainingState& state) {
   const int64_t rows = n * state.width;
   const int64_t limit = options.max_points_per_centroid > 0 ? options.max_points_per_centroid * K : rows;
-  const uint64_t stream = kSampleStream + static_cast<uint64_t>(state.steps);
+  const uint64_t stream = kRqStream + static_cast<uint64_t>(state.steps);
   std::vector<int32_t> sample = Random(options.seed, stream).permutation(rows);
   if (limit < rows) sample.resize(static_cast<size_t>(limit));
   const Tensor points = residuals_of(context, state, d, K, x, codebooks, sample);

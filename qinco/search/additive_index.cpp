@@ -19,8 +19,8 @@ constexpr int64_t kTableFloats = int64_t{1} << 22;  // look-up tables made toget
 }  // namespace
 
 void PackedCodes::add(int64_t n, const uint8_t* codes) {
-  constexpr int64_t kBlock = kernels::kScanBlock;
-  bytes_.resize(static_cast<size_t>((n_ + n + kBlock - 1) / kBlock * kBlock * width_));
+  using kernels::kScanBlock;
+  bytes_.resize(static_cast<size_t>((n_ + n + kScanBlock - 1) / kScanBlock * kScanBlock * width_));
   for (int64_t i = 0; i < n; ++i, ++n_)
     for (int64_t m = 0; m < width_; ++m)
       bytes_[static_cast<size_t>(kernels::scan_place(n_, m, width_))] = codes[i * width_ + m];

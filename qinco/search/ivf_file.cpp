@@ -13,7 +13,7 @@ namespace {
 
 using namespace ivf_layout;
 
-constexpr int64_t kBlock = kernels::kScanBlock;
+using kernels::kScanBlock;
 constexpr int64_t kLevels = 256;
 
 /// Walks through a part of the file; never past its end.
@@ -100,14 +100,14 @@ IvfSegment read_segment(const std::string& path, const IvfParameters& p, Reader 
   for (int64_t i = 0; i < header.ranges; ++i) s.ranges.emplace_back(ranges[2 * i], ranges[2 * i + 1]);
   s.lists = reader.take<uint32_t>(s.pieces);
   s.counts = reader.take<uint32_t>(s.pieces);
-  s.ids = reader.take<uint32_t>(checked_mul(s.blocks, kBlock, "index section"));
-  s.codes = reader.take<uint8_t>(checked_mul(s.blocks, p.width() * kBlock, "index section"));
+  s.ids = reader.take<uint32_t>(checked_mul(s.blocks, kScanBlock, "index section"));
+  s.codes = reader.take<uint8_t>(checked_mul(s.blocks, p.width() * kScanBlock, "index section"));
   int64_t n = 0, blocks = 0;
   bool ordered = reader.at_end();
   for (int64_t i = 0; i < s.pieces; ++i) {
     ordered &= s.lists[i] < p.K_ivf && (i == 0 || s.lists[i - 1] < s.lists[i]);
     n += s.counts[i];
-    blocks += (s.counts[i] + kBlock - 1) / kBlock;
+    blocks += (s.counts[i] + kScanBlock - 1) / kScanBlock;
   }
   check(ordered && n == s.n && blocks == s.blocks, "{}: damaged index: a segment's lists do not agree with its sizes",
         path);

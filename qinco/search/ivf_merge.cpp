@@ -12,16 +12,16 @@ namespace qinco {
 namespace {
 
 void take_segment(const IvfSegment& segment, int64_t width, IvfEntries& all) {
-  constexpr int64_t kBlock = kernels::kScanBlock;
+  using kernels::kScanBlock;
   int64_t block = 0;
   for (int64_t piece = 0; piece < segment.pieces; ++piece) {
     for (int64_t i = 0; i < segment.counts[piece]; ++i) {
       all.lists.push_back(segment.lists[piece]);
-      all.ids.push_back(segment.ids[block * kBlock + i]);
+      all.ids.push_back(segment.ids[block * kScanBlock + i]);
       for (int64_t m = 0; m < width; ++m)
-        all.bytes.push_back(segment.codes[kernels::scan_place(block * kBlock + i, m, width)]);
+        all.bytes.push_back(segment.codes[kernels::scan_place(block * kScanBlock + i, m, width)]);
     }
-    block += (segment.counts[piece] + kBlock - 1) / kBlock;
+    block += (segment.counts[piece] + kScanBlock - 1) / kScanBlock;
   }
 }
 

@@ -16,7 +16,7 @@ namespace {
 
 using namespace ivf_layout;
 
-constexpr int64_t kBlock = kernels::kScanBlock;
+using kernels::kScanBlock;
 
 /// Grows the bytes of a section, each part padded.
 class Writer {
@@ -88,20 +88,21 @@ std::vector<std::byte> segment_section(int64_t width, const IvfEntries& entries)
       lists.push_back(entries.lists[i]);
       counts.push_back(0);
     }
-    const auto lane = static_cast<size_t>(counts.back()++ % kBlock);
+    const auto lane = static_cast<size_t>(counts.back()++ % kScanBlock);
     if (lane == 0) {
-      ids.resize(ids.size() + kBlock, ~uint32_t{0});
-      codes.resize(codes.size() + static_cast<size_t>(width * kBlock));
+      ids.resize(ids.size() + kScanBlock, ~uint32_t{0});
+      codes.resize(codes.size() + static_cast<size_t>(width * kScanBlock));
     }
-    ids[ids.size() - kBlock + lane] = entries.ids[i];
-    uint8_t* const block = codes.data() + codes.size() - static_cast<size_t>(width * kBlock);
-    for (int64_t m = 0; m < width; ++m) block[static_cast<size_t>(m * kBlock) + lane] = entries.bytes[i * width + m];
+    ids[ids.size() - kScanBlock + lane] = entries.ids[i];
+    uint8_t* const block = codes.data() + codes.size() - static_cast<size_t>(width * kScanBlock);
+    for (int64_t m = 0; m < width; ++m)
+      block[static_cast<size_t>(m * kScanBlock) + lane] = entries.bytes[i * width + m];
   }
   std::vector<int64_t> ranges;
   for (const auto& [begin, end] : entries.ranges) ranges.insert(ranges.end(), {begin, end});
   Writer writer(Kind::segment);
   const auto size = [](const auto& values) { return static_cast<int64_t>(values.size()); };
-  const SegmentHeader header{n, size(lists), size(ids) / kBlock, size(entries.ranges), {}};
+  const SegmentHeader header{n, size(lists), size(ids) / kScanBlock, size(entries.ranges), {}};
   writer.put(&header, 1);
   writer.put(ranges.data(), size(ranges));
   writer.put(lists.data(), size(lists));

@@ -26,15 +26,15 @@ std::vector<Tensor> run(const OpCase& op_case, DType dtype, Device device) {
   return results;
 }
 
-struct Net : nn::Module {
-  explicit Net(Random& random)
+struct LayersNet : nn::Module {
+  explicit LayersNet(Random& random)
       : layers(register_module("layers", nn::Sequential(nn::Linear(5, 16, random), nn::ReLU(), nn::LayerNorm(16),
                                                         nn::Linear(16, 3, random)))) {}
   nn::Sequential& layers;
 };
 
 // The losses of 20 steps on fixed data.
-std::vector<double> train(Net& net, optim::Optimizer& optimizer, Device device, int steps) {
+std::vector<double> train(LayersNet& net, optim::Optimizer& optimizer, Device device, int steps) {
   const Tensor x = Tensor::empty({32, 5}, DType::f32, device), y = Tensor::empty({32, 3}, DType::f32, device);
   Random(3).normal(x);
   Random(4).normal(y);
@@ -50,7 +50,7 @@ std::vector<double> train(Net& net, optim::Optimizer& optimizer, Device device, 
   return losses;
 }
 
-std::unique_ptr<optim::Optimizer> make_optimizer(int kind, const Net& net) {
+std::unique_ptr<optim::Optimizer> make_optimizer(int kind, const LayersNet& net) {
   if (kind == 0) return std::make_unique<optim::SGD>(net.parameters(), optim::SgdOptions{.lr = 0.1, .momentum = 0.9});
   if (kind == 1) return std::make_unique<optim::Adam>(net.parameters(), optim::AdamOptions{.lr = 0.01});
   return std::make_unique<optim::AdamW>(net.parameters(), optim::AdamOptions{.lr = 0.01, .weight_decay = 0.1});
@@ -111,7 +111,7 @@ TEST_CASE("device: a module moves there, trains as on the CPU with every optimis
     for (const int kind : {0, 1, 2}) {
       CAPTURE(kind);
       Random random(1), same(1);
-      Net here(random), there(same);
+      LayersNet here(random), there(same);
       there.to(device);
       for (const Variable& parameter : there.parameters()) CHECK(parameter.value().device() == device);
       const auto optimizer = make_optimizer(kind, here), on_device = make_optimizer(kind, there);
@@ -121,7 +121,7 @@ TEST_CASE("device: a module moves there, trains as on the CPU with every optimis
       for (size_t i = 0; i < found.size(); ++i) CHECK(found[i] == doctest::Approx(expected[i]).epsilon(1e-4));
 
       Random other(2);
-      Net resumed(other);
+      LayersNet resumed(other);
       resumed.to(device);
       resumed.load(there.state());
       const auto carried = make_optimizer(kind, resumed);

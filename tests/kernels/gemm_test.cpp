@@ -6,7 +6,6 @@
 #include <cstring>
 #include <doctest/doctest.h>
 #include <fmt/format.h>
-#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -18,13 +17,12 @@ namespace {
 
 using namespace qinco;
 using namespace qinco::kernels;
+using tests::kInf;
+using tests::kNan;
 using tests::Version;
 using tests::versions;
 
 QINCO_COVERS(gemm);
-
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInf = std::numeric_limits<float>::infinity();
 
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);

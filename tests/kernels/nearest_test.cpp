@@ -4,7 +4,6 @@
 #include <cstring>
 #include <doctest/doctest.h>
 #include <fmt/format.h>
-#include <limits>
 #include <random>
 #include <string>
 #include <vector>
@@ -16,13 +15,13 @@ namespace {
 
 using namespace qinco;
 using namespace qinco::kernels;
+using tests::kInf;
+using tests::kNan;
 using tests::Version;
 using tests::versions;
 
 QINCO_COVERS(nearest);
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr int32_t kGuard = -77;
 
 struct Answer {

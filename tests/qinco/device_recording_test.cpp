@@ -15,10 +15,6 @@ using tests::test_devices;
 
 namespace {
 
-QincoConfig config_of(bool lowrank, int64_t K_ivf) {
-  return {.d = 12, .M = 2, .K = 16, .L = 2, .h = lowrank ? 3 : 9, .lowrank = lowrank, .db_scale = 2.5f, .K_ivf = K_ivf};
-}
-
 /// A model in training on a device, with batches recorded or not.
 struct Training {
   Training(const QincoConfig& config, Device device, bool recorded, kernels::Precision precision)
@@ -43,7 +39,7 @@ TEST_CASE("device: recorded batches train to the same bits") {
     for (const auto& [lowrank, K_ivf] : {std::pair(false, 0), std::pair(true, 0), std::pair(false, 21)})
       for (const kernels::Precision precision : {kernels::Precision::exact, kernels::Precision::fast}) {
         if ((lowrank || K_ivf > 0) && precision == kernels::Precision::fast) continue;
-        const QincoConfig config = config_of(lowrank, K_ivf);
+        const QincoConfig config = small_config(2, lowrank, K_ivf);
         CAPTURE(config.variant());
         Training plain(config, device, false, precision), recorded(config, device, true, precision);
         const std::vector<int64_t> sizes = {8, 8, 8, 12, 8, 5, 5, 8};
@@ -88,7 +84,7 @@ TEST_CASE("device: recorded batches of a model whose products take tiles train t
 
 TEST_CASE("device: recorded batches are recorded anew where parameters lie elsewhere, and not where it fails") {
   for (const Device device : test_devices()) {
-    const QincoConfig config = config_of(false, 0);
+    const QincoConfig config = small_config(2, false, 0);
     Training plain(config, device, false, kernels::Precision::exact),
         recorded(config, device, true, kernels::Precision::exact);
     for (uint64_t i = 0; i < 4; ++i) {

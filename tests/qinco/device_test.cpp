@@ -19,10 +19,6 @@ namespace {
 
 constexpr double kRounding = 1e-5;  // single precision through a model, relative
 
-QincoConfig config_of(bool lowrank, int64_t K_ivf) {
-  return {.d = 12, .M = 3, .K = 16, .L = 2, .h = lowrank ? 3 : 9, .lowrank = lowrank, .db_scale = 2.5f, .K_ivf = K_ivf};
-}
-
 /// Codes and reconstructions of one codec.
 struct Coded {
   std::vector<int32_t> codes;
@@ -95,7 +91,7 @@ TEST_CASE("device: the codec encodes and decodes as on the CPU") {
   for (const Device device : test_devices())
     for (const auto& [lowrank, K_ivf] : {std::pair(false, 0), std::pair(true, 0), std::pair(false, 21)})
       for (const kernels::Precision precision : {kernels::Precision::exact, kernels::Precision::fast}) {
-        const QincoConfig config = config_of(lowrank, K_ivf);
+        const QincoConfig config = small_config(3, lowrank, K_ivf);
         CAPTURE(config.variant());
         Qinco model = random_model(config, 1);
         if (K_ivf > 0) Random(8).normal(model.codebook(0).value());
@@ -128,7 +124,7 @@ TEST_CASE("device: the codec encodes and decodes as on the CPU") {
 
 TEST_CASE("device: the codec follows a model that is there itself") {
   for (const Device device : test_devices()) {
-    const QincoConfig config = config_of(false, 0);
+    const QincoConfig config = small_config(3, false, 0);
     Qinco model = random_model(config, 1);
     const Tensor x = random_vectors(config, 60, 2);
     Codec codec(model, kernels::Precision::exact, device);
@@ -147,7 +143,7 @@ TEST_CASE("device: the codec follows a model that is there itself") {
 
 TEST_CASE("device: PQ-QINCo with a rotation encodes and decodes as on the CPU") {
   for (const Device device : test_devices()) {
-    QincoConfig config = config_of(false, 0);
+    QincoConfig config = small_config(3, false, 0);
     config.d = 4;
     ProductQinco model;
     for (const uint64_t seed : {1, 2}) model.parts.push_back(random_model(config, seed));

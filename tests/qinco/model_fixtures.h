@@ -12,6 +12,11 @@
 
 namespace qinco::testing {
 
+/// A small model of the kind, to be trained on a device and on the CPU.
+inline QincoConfig small_config(int64_t M, bool lowrank, int64_t K_ivf) {
+  return {.d = 12, .M = M, .K = 16, .L = 2, .h = lowrank ? 3 : 9, .lowrank = lowrank, .db_scale = 2.5f, .K_ivf = K_ivf};
+}
+
 /// A model whose every parameter is drawn from `seed`; the codebooks shrink from step to step, as an RQ's do.
 inline Qinco random_model(const QincoConfig& config, uint64_t seed, DType dtype = DType::f32) {
   Random random(seed);

@@ -128,8 +128,8 @@ TEST_CASE("training gives the same bits at any thread count") {
 TEST_CASE("training at precision fast follows exact training, with the same bits at any thread count, on every ISA") {
   using kernels::Isa, kernels::Precision;
   constexpr QincoConfig config{.d = 40, .M = 3, .K = 64, .L = 2, .h = 48, .db_scale = 128};
-  constexpr int64_t kRows = 100, kBatches = 6;
-  const Data data = Data::sift(kRows * kBatches, 1, config.d);
+  constexpr int64_t kBatchRows = 100, kBatches = 6;
+  const Data data = Data::sift(kBatchRows * kBatches, 1, config.d);
   const Qinco start = initial_model(config, train_initial_rq(data.train, config.M, config.K, {}), 5);
   for (const Isa isa : kernels::available_isas()) {
     CAPTURE(isa_name(isa));
@@ -139,10 +139,10 @@ TEST_CASE("training at precision fast follows exact training, with the same bits
       Qinco model(config, unused);
       model.load(start.state());
       BatchTrainer trainer(model, 1e-3, precision);
-      const Tensor rows = Tensor::empty({kRows, config.d});
+      const Tensor rows = Tensor::empty({kBatchRows, config.d});
       std::vector<double> all;
       for (int64_t b = 0; b < kBatches; ++b) {
-        data.train.copy(b * kRows, (b + 1) * kRows, rows.data<float>());
+        data.train.copy(b * kBatchRows, (b + 1) * kBatchRows, rows.data<float>());
         all.push_back(trainer.step(rows));
       }
       return all;

@@ -13,16 +13,6 @@
 using namespace qinco;
 using namespace qinco::tests;
 
-namespace {
-
-Tensor drawn(const Shape& shape, uint64_t seed, DType dtype = DType::f32) {
-  const Tensor x = Tensor::empty(shape, dtype);
-  Random(seed).uniform(x, 0.25, 2);
-  return x;
-}
-
-}  // namespace
-
 TEST_CASE("device: tensors of every dtype go there and come back") {
   for (const Device device : test_devices())
     for (const DType dtype : {DType::f32, DType::f64, DType::bf16, DType::f16, DType::u8, DType::i32, DType::i64}) {
@@ -41,7 +31,7 @@ TEST_CASE("device: tensors of every dtype go there and come back") {
 
 TEST_CASE("device: products are fast within a scope of the thread, and exact outside") {
   for (const Device device : test_devices()) {
-    const Tensor a = drawn({5, 7}, 1).to(device), b = drawn({7, 6}, 2).to(device);
+    const Tensor a = positive_values({5, 7}, 1).to(device), b = positive_values({7, 6}, 2).to(device);
     const auto products = [&] { return concat({matmul(a, b), linear(a, b.transpose(0, 1))}, 0); };
     const Tensor exact = products();
     {
@@ -180,8 +170,8 @@ TEST_CASE("device: operations give what they give on the CPU") {
   };
   for (const Device device : test_devices())
     for (const DType dtype : {DType::f32, DType::f64}) {
-      const Inputs here = {drawn({7, 19}, 1, dtype), drawn({19, 5}, 2, dtype), drawn({19}, 3, dtype),
-                           drawn({5}, 4, dtype)};
+      const Inputs here = {positive_values({7, 19}, 1, dtype), positive_values({19, 5}, 2, dtype),
+                           positive_values({19}, 3, dtype), positive_values({5}, 4, dtype)};
       Inputs there;
       for (const Tensor& x : here) there.push_back(x.to(device));
       for (const auto& operation : operations) {
@@ -214,7 +204,7 @@ TEST_CASE("device: operands on different devices are an error that names both") 
 TEST_CASE("device: files are written from there") {
   const TemporaryDirectory directory;
   for (const Device device : test_devices()) {
-    const Tensor x = drawn({5, 3}, 1), there = x.to(device);
+    const Tensor x = positive_values({5, 3}, 1), there = x.to(device);
     write_npy(directory.file("x.npy"), there.transpose(0, 1));
     CHECK(same_bits(read_npy(directory.file("x.npy")), x.transpose(0, 1).contiguous()));
     write_safetensors(directory.file("x.safetensors"), {{{"x", there}}, {}});

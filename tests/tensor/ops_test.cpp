@@ -14,12 +14,6 @@ using namespace qinco::tests;
 
 namespace {
 
-Tensor drawn(const Shape& shape, uint64_t seed) {
-  Tensor x = Tensor::empty(shape);
-  Random(seed).uniform(x, 0.5, 2);
-  return x;
-}
-
 // Element (i0, i1, ...) of x for the flat row-major index `at` into `shape`, broadcasting x.
 float element(const Tensor& x, const Shape& shape, int64_t at) {
   Tensor rest = x.expand(shape);
@@ -35,19 +29,19 @@ float element(const Tensor& x, const Shape& shape, int64_t at) {
 }  // namespace
 
 TEST_CASE("tensor ops: broadcasting of every layout equals the loop") {
-  const Tensor full3 = drawn({3, 4, 5}, 1);
+  const Tensor full3 = positive_values({3, 4, 5}, 1);
   const std::vector<Tensor> operands{full3,
-                                     drawn({5}, 2),
-                                     drawn({4, 1}, 3),
-                                     drawn({3, 1, 1}, 4),
-                                     drawn({3, 1, 5}, 5),
-                                     drawn({1, 4, 5}, 6),
-                                     drawn({}, 7),
-                                     drawn({5, 4, 3}, 8).transpose(0, 2),
-                                     drawn({5, 4}, 9).transpose(0, 1),
-                                     drawn({3, 4, 9}, 10).slice(2, 2, 7),
-                                     drawn({4, 9}, 11).slice(1, 2, 7),
-                                     drawn({3, 8, 5}, 12).slice(1, 1, 5)};
+                                     positive_values({5}, 2),
+                                     positive_values({4, 1}, 3),
+                                     positive_values({3, 1, 1}, 4),
+                                     positive_values({3, 1, 5}, 5),
+                                     positive_values({1, 4, 5}, 6),
+                                     positive_values({}, 7),
+                                     positive_values({5, 4, 3}, 8).transpose(0, 2),
+                                     positive_values({5, 4}, 9).transpose(0, 1),
+                                     positive_values({3, 4, 9}, 10).slice(2, 2, 7),
+                                     positive_values({4, 9}, 11).slice(1, 2, 7),
+                                     positive_values({3, 8, 5}, 12).slice(1, 1, 5)};
   for (const Tensor& a : operands)
     for (const Tensor& b : operands) {
       CAPTURE(a.shape().str());
@@ -76,10 +70,10 @@ TEST_CASE("tensor ops: sum_to undoes expand") {
 }
 
 TEST_CASE("tensor ops: matmul and linear read transposed and sliced views in place") {
-  const Tensor a = drawn({7, 5}, 1), b = drawn({5, 6}, 2), bias = drawn({6}, 3);
+  const Tensor a = positive_values({7, 5}, 1), b = positive_values({5, 6}, 2), bias = positive_values({6}, 3);
   const Tensor expected = matmul(a.to(DType::f64), b.to(DType::f64));
   const Tensor at = a.transpose(0, 1).contiguous(), bt = b.transpose(0, 1).contiguous();
-  const Tensor wide_a = concat({drawn({7, 2}, 4), a, drawn({7, 1}, 5)}, 1).slice(1, 2, 7);
+  const Tensor wide_a = concat({positive_values({7, 2}, 4), a, positive_values({7, 1}, 5)}, 1).slice(1, 2, 7);
   for (const Tensor& left : {a, at.transpose(0, 1), wide_a}) {
     for (const Tensor& right : {b, bt.transpose(0, 1)}) CHECK(worst_difference(matmul(left, right), expected) <= 1e-6);
     CHECK(worst_difference(matmul(left, bt, false, true), expected) <= 1e-6);
@@ -108,7 +102,7 @@ TEST_CASE("tensor ops: empty tensors") {
 }
 
 TEST_CASE("tensor ops: rows by index and back") {
-  const Tensor table = drawn({4, 2, 3}, 1), ids = from_vector<int32_t>({3, 0, 3, 1, 3}, {5});
+  const Tensor table = positive_values({4, 2, 3}, 1), ids = from_vector<int32_t>({3, 0, 3, 1, 3}, {5});
   const Tensor rows = gather_rows(table, ids);
   CHECK(rows.shape() == Shape{5, 2, 3});
   CHECK(same_bits(rows.row(4), table.row(3)));

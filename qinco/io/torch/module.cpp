@@ -12,7 +12,7 @@ using Kind = Value::Kind;
 constexpr int kMaxDepth = 32;
 constexpr int64_t kMaxModules = 1 << 16;
 constexpr size_t kMaxTensors = 1 << 16;
-constexpr size_t kMaxName = 512;
+constexpr size_t kMaxParameterName = 512;
 constexpr std::string_view kWrappers[] = {"module.", "_orig_mod."};  // of data-parallel and of compiled modules
 
 bool is_scale(std::string_view name) {
@@ -58,8 +58,9 @@ ModuleContents ModuleReader::finish() {
 std::string ModuleReader::joined(const std::string& prefix, const Value& key) const {
   check(key.is(Kind::text), "{}: a name in module {} is no text", path_, quote(prefix));
   const std::string_view name = key.text();
-  check(prefix.size() + name.size() <= kMaxName, "{}: a parameter's name of {} characters, expected at most {}", path_,
-        prefix.size() + name.size(), kMaxName);
+  check(prefix.size() + name.size() <= kMaxParameterName,
+        "{}: a parameter's name of {} characters, expected at most {}", path_, prefix.size() + name.size(),
+        kMaxParameterName);
   return prefix + std::string(name);
 }
 

@@ -12,7 +12,7 @@ namespace {
 using Kind = Value::Kind;
 
 template <class T>
-std::optional<double> load_as(std::string_view bytes) {
+std::optional<double> number_as(std::string_view bytes) {
   T value;
   if (bytes.size() != sizeof value) return std::nullopt;
   std::memcpy(&value, bytes.data(), sizeof value);
@@ -30,12 +30,12 @@ std::optional<double> numpy_scalar(const Value& dtype, std::string_view bytes) {
       state.is(Kind::tuple) && state.object->items.size() > 1 && state.object->items[1].text() == ">";
   if (big_endian) return std::nullopt;
   const std::string_view type = dtype.object->items[0].text();
-  if (type == "f2") return load_as<Float16>(bytes);
-  if (type == "f4") return load_as<float>(bytes);
-  if (type == "f8") return load_as<double>(bytes);
-  if (type == "u1") return load_as<uint8_t>(bytes);
-  if (type == "i4") return load_as<int32_t>(bytes);
-  if (type == "i8") return load_as<int64_t>(bytes);
+  if (type == "f2") return number_as<Float16>(bytes);
+  if (type == "f4") return number_as<float>(bytes);
+  if (type == "f8") return number_as<double>(bytes);
+  if (type == "u1") return number_as<uint8_t>(bytes);
+  if (type == "i4") return number_as<int32_t>(bytes);
+  if (type == "i8") return number_as<int64_t>(bytes);
   return std::nullopt;
 }
 

@@ -13,7 +13,7 @@ using Kind = Value::Kind;
 
 constexpr int64_t kMaxMemory = int64_t{48} << 20;
 constexpr size_t kMaxStack = size_t{1} << 20;
-constexpr size_t kMaxName = 256;
+constexpr size_t kMaxClassName = 256;
 
 class Machine {
  public:
@@ -251,7 +251,8 @@ class Machine {
   }
 
   void push_global(std::string_view module, std::string_view name) {
-    require(module.size() <= kMaxName && name.size() <= kMaxName, "a class name of more than {} characters", kMaxName);
+    require(module.size() <= kMaxClassName && name.size() <= kMaxClassName, "a class name of more than {} characters",
+            kMaxClassName);
     const std::string full = std::string(module) + "." + std::string(name);
     require(accepts_(full), "class or function {} is not one of a model's", quote(full));
     push(make(Kind::global, {}, own(full)));
