@@ -1,7 +1,7 @@
 // Whether this build has AddressSanitizer.
 #pragma once
 
-namespace qinco::tests {
+namespace qinco {
 
 #if defined(__SANITIZE_ADDRESS__)
 inline constexpr bool kAddressSanitizer = true;
@@ -11,4 +11,4 @@ inline constexpr bool kAddressSanitizer = __has_feature(address_sanitizer);
 inline constexpr bool kAddressSanitizer = false;
 #endif
 
-}  // namespace qinco::tests
+}  // namespace qinco

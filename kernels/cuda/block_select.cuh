@@ -173,12 +173,7 @@ class BlockSelect {
     int own[kOwn], sum = 0;
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) sum += own[i] = state_->counts[lane() * kOwn + i];
-    int before = sum;
-    for (int step = 1; step < kWarp; step *= 2) {
-      const int other = __shfl_up_sync(kFullMask, before, step);
-      if (lane() >= step) before += other;
-    }
-    before -= sum;
+    int before = sum_of_lanes_before(sum);
 #pragma unroll
     for (int i = 0; i < kOwn; before += own[i++]) {
       if (before >= rank || rank > before + own[i]) continue;

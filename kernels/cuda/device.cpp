@@ -3,6 +3,7 @@
 // compute-sanitizer, which then sees each block by itself.
 #include "kernels/cuda/device.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cuda_runtime.h>
 #include <map>
@@ -12,8 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/block_cache.h"
 #include "kernels/check.h"
-#include "kernels/cuda/block_cache.h"
 #include "kernels/cuda/download.h"
 #include "kernels/cuda/recorded_blocks.h"
 #include "kernels/cuda/runtime.h"
@@ -30,7 +31,7 @@ struct State {
   cudaStream_t stream = nullptr;
   bool pools = false;
   cudaMemPool_t pool = nullptr;
-  BlockCache cache;
+  BlockCache cache;  // all work is in one stream: a block can be handed out again as soon as it is released
   RecordedBlocks recorded;
   UploadRing uploads;
   DownloadRing downloads;
@@ -62,7 +63,7 @@ State& state_of(int index) {
     state.pools = pools != 0;
     size_t free = 0, total = 0;
     check_status(cudaMemGetInfo(&free, &total), "memory");
-    if (caching()) state.cache.set_limit(total / 4);
+    if (caching()) state.cache.set_limit(total / 4);  // what takes memory past the cache needs some, too
     if (!state.pools) return;
     check_status(cudaDeviceGetDefaultMemPool(&state.pool, index), "memory pool");
     uint64_t keep = total / 4 * 3;  // cuBLAS and the loading of kernels take memory past the pool
@@ -75,9 +76,13 @@ cudaError_t try_allocate(const State& state, size_t bytes, void** memory) {
   return state.pools ? cudaMallocAsync(memory, bytes, state.stream) : cudaMalloc(memory, bytes);
 }
 
+// Larger blocks are few, and worth an exact fit.
+constexpr size_t kLargestKept = size_t{64} << 20;
+
 // The bytes to allocate for `bytes`.
 size_t block_size(size_t bytes) {
-  return caching() ? BlockCache::rounded(bytes) : bytes > 0 ? bytes : 1;
+  if (!caching() || bytes > kLargestKept) return std::max<size_t>(bytes, 1);
+  return BlockCache::rounded(std::max<size_t>(bytes, 256));
 }
 
 void free_block(const State& state, void* memory) {
@@ -89,7 +94,7 @@ void free_block(const State& state, void* memory) {
 
 // Keeps a block for the next that asks, or frees it.
 void give_back(State& state, void* memory, size_t size) {
-  if (!state.cache.keep(memory, size)) free_block(state, memory);
+  if (size > kLargestKept || !state.cache.keep(memory, size)) free_block(state, memory);
 }
 
 // Before what only the host can do again.

@@ -80,6 +80,18 @@ __device__ inline Place place(int64_t e, int64_t cols) {
   return {e / cols, e % cols};
 }
 
+/// Four elements of a row, of which `left` exist, zeros for the others. aligned: they lie at a multiple of 16 bytes,
+/// and all exist or none.
+template <bool aligned>
+__device__ inline float4 load_four(const float* from, int left) {
+  if constexpr (aligned) {
+    if (left > 0) return __ldg(reinterpret_cast<const float4*>(from));
+    return make_float4(0, 0, 0, 0);
+  }
+  const auto at = [&](int i) { return i < left ? __ldg(from + i) : 0.0f; };
+  return make_float4(at(0), at(1), at(2), at(3));
+}
+
 /// The dynamic shared memory, aligned to 128 bytes.
 template <class T>
 __device__ inline T* dynamic_shared() {
@@ -108,6 +120,17 @@ struct Plus {
 template <class T>
 __device__ inline T warp_sum(T value) {
   return warp_fold(value, Plus{});
+}
+
+/// The sum of the values of the lanes before this one.
+template <class T>
+__device__ inline T sum_of_lanes_before(T value) {
+  T sum = value;
+  for (int step = 1; step < kWarp; step *= 2) {
+    const T other = __shfl_up_sync(kFullMask, sum, step);
+    if (lane() >= step) sum += other;
+  }
+  return sum - value;
 }
 
 /// The sum over a block of kBlock threads, in a fixed order, valid in thread 0. All threads of the block call it.

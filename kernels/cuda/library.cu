@@ -23,8 +23,6 @@ struct Handle {
   cudaStream_t stream = nullptr;  // what the handle is ready for
 };
 
-constexpr int kMaxDevices = 64;
-
 // What NVIDIA recommends: of our own, so that products are the same bits whether they are recorded or not.
 size_t workspace_bytes(int index) {
   const int capability = compute_capability(index);

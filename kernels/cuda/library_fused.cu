@@ -123,7 +123,6 @@ struct Chosen {
 constexpr size_t kMostChoices = 4096;
 
 Chosen* chosen_of(int index) {
-  constexpr int kMaxDevices = 64;
   static auto* const all = new Chosen[kMaxDevices];  // never destroyed: the driver may be gone by then
   return index < kMaxDevices ? all + index : nullptr;
 }

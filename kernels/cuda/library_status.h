@@ -5,6 +5,8 @@
 
 namespace qinco::kernels::cuda {
 
+constexpr int kMaxDevices = 64;  // that use the libraries
+
 /// Throws Error unless it is success.
 void check_cublas(cublasStatus_t status);
 

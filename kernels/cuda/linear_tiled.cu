@@ -24,18 +24,6 @@ __device__ inline float element(const float4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-// Four elements of a row, of which `left` exist, zeros for the others. aligned: they lie at a multiple of 16 bytes, and
-// all exist or none.
-template <bool aligned>
-__device__ float4 load_four(const float* from, int left) {
-  if constexpr (aligned) {
-    if (left > 0) return __ldg(reinterpret_cast<const float4*>(from));
-    return make_float4(0, 0, 0, 0);
-  }
-  const auto at = [&](int i) { return i < left ? __ldg(from + i) : 0.0f; };
-  return make_float4(at(0), at(1), at(2), at(3));
-}
-
 // Where a lane's shares of a warp's operands are. Rows beyond the last are as the last.
 template <int kRowTiles>
 struct LinearSource {

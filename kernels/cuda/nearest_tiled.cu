@@ -199,14 +199,6 @@ class Best {
   int ids_[kRows];
 };
 
-// Four values, of which `count` exist; the others are 0.
-template <bool kVector>
-__device__ float4 load_four(const float* from, int count) {
-  if constexpr (kVector) return __ldg(reinterpret_cast<const float4*>(from));
-  return {__ldg(from), count > 1 ? __ldg(from + 1) : 0, count > 2 ? __ldg(from + 2) : 0,
-          count > 3 ? __ldg(from + 3) : 0};
-}
-
 // The results of 128 rows, whose keys are final: 8 lanes per row.
 template <bool kVector>
 __device__ void finish(const Operands& o, int row_block, const Results& results) {

@@ -173,12 +173,7 @@ __device__ inline int place_of(int bin) {
 __device__ inline int bin_of(int k, const int (&own)[kOwnBins], int& before) {
   int sum = 0;
   for (const int count : own) sum += count;
-  before = sum;
-  for (int step = 1; step < kWarp; step *= 2) {
-    const int other = __shfl_up_sync(kFullMask, before, step);
-    if (lane() >= step) before += other;
-  }
-  before -= sum;
+  before = sum_of_lanes_before(sum);
   int bin = kHistogramBins, reached = before;
 #pragma unroll
   for (int i = 0; i < kOwnBins; ++i) {

@@ -1,7 +1,8 @@
 #include "qinco/quantizers/linear_algebra.h"
 
 #include <Eigen/Cholesky>
-#include <Eigen/SVD>
+#include <Eigen/Eigenvalues>
+#include <Eigen/QR>
 #include <cassert>
 
 #include "kernels/check.h"
@@ -18,10 +19,17 @@ Tensor procrustes(const Tensor& cross) {
   const int64_t d = cross.size(0);
   assert(cross.dim() == 2 && cross.size(1) == d && cross.is_contiguous());
   const Eigen::MatrixXd matrix = Eigen::Map<const RowMajor<float>>(cross.data<float>(), d, d).cast<double>();
-  // trace(A X^T Y) is largest for A = V U^T, where X^T Y = U S V^T.
-  const Eigen::BDCSVD<Eigen::MatrixXd> svd(matrix, Eigen::ComputeFullU | Eigen::ComputeFullV);
+  // trace(A X^T Y) is largest for A = V U^T, where X^T Y = U S V^T. V is that of (X^T Y)^T X^T Y = V S^2 V^T, and X^T Y
+  // V = U S is the QR decomposition of itself, with the largest values first: small ones, in which V is less exact,
+  // come to lie across the others. (Eigen's SVD takes the compiler most of a minute.)
+  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> squared(matrix.transpose() * matrix);
+  const Eigen::MatrixXd v = squared.eigenvectors().rowwise().reverse();
+  const Eigen::HouseholderQR<Eigen::MatrixXd> qr(matrix * v);
+  Eigen::MatrixXd u = qr.householderQ();
+  for (int64_t i = 0; i < d; ++i)
+    if (qr.matrixQR()(i, i) < 0) u.col(i) *= -1;
   Tensor rotation = Tensor::empty({d, d});
-  Eigen::Map<RowMajor<float>>(rotation.data<float>(), d, d) = (svd.matrixV() * svd.matrixU().transpose()).cast<float>();
+  Eigen::Map<RowMajor<float>>(rotation.data<float>(), d, d) = (v * u.transpose()).cast<float>();
   return rotation;
 }
 

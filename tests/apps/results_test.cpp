@@ -213,13 +213,13 @@ TEST_CASE("results do not depend on the number of threads") {
 TEST_CASE("encode: a file of half a gigabyte needs little memory") {
   const Workspace space;
   QincoConfig config;
-  config.d = 128, config.M = 2, config.K = 2, config.L = 1, config.h = 1;
+  config.d = 32, config.M = 2, config.K = 2, config.L = 1, config.h = 1;
   Random random(1);
   save_model(space.file("small.safetensors"), Qinco(config, random));
-  const int64_t n = 1 << 20;  // x 128 f32 = 512 MB, sparse: all zeros
-  const std::string path = space.file("large.npy"), header = npy_header(DType::f32, {n, 128});
+  const int64_t n = 1 << 22;  // x 32 f32 = 512 MB, sparse: all zeros
+  const std::string path = space.file("large.npy"), header = npy_header(DType::f32, {n, config.d});
   write_bytes(path, header);
-  std::filesystem::resize_file(path, header.size() + static_cast<size_t>(n) * 128 * 4);
+  std::filesystem::resize_file(path, header.size() + static_cast<size_t>(n * config.d) * 4);
   Arguments arguments = {"encode", "--model", space.file("small.safetensors"), "--i", path, "--o", space.file("l.npy")};
   const Outcome outcome = run(arguments);
   CHECK(outcome.code == 0);

@@ -157,7 +157,7 @@ TEST_CASE("a coarse screen leaves the exact codes, and is needed to be put right
   for (const Version& version : screened_versions()) {
     if (version.cuda || !version.screens) continue;
     CAPTURE(version.name);
-    constexpr int64_t kFewer = qinco::tests::kAddressSanitizer ? 5 : 1;
+    constexpr int64_t kFewer = kAddressSanitizer ? 5 : 1;
     Comparison random{version}, hiding{version};
     for (const int64_t L : {1, 2, 4, 16})
       for (const Sizes& s : {Sizes{256, 32, 48, L}, Sizes{64, 128, 64, L}, Sizes{1024, 16, 32, L}})

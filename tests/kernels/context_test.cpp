@@ -92,7 +92,7 @@ TEST_CASE("Scratch: an inner frame gives back its own memory and leaves the oute
 
 // The address sanitizer stops the program at such a request.
 TEST_CASE("Scratch: a size that no machine has is bad_alloc, and the frame goes on working" *
-          doctest::skip(qinco::tests::kAddressSanitizer)) {
+          doctest::skip(kAddressSanitizer)) {
   const TestContext context;
   ScratchFrame frame(context);
   CHECK_THROWS_AS(frame.get<char>(int64_t{1} << 60), std::bad_alloc);

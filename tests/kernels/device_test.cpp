@@ -8,8 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/block_cache.h"
 #include "kernels/check.h"
-#include "kernels/cuda/block_cache.h"
 #include "tests/kernels/harness.h"
 
 namespace qinco::kernels::tests {
@@ -133,17 +133,15 @@ TEST_CASE("allocate: more than the device has is an error that says how much") {
 }
 
 TEST_CASE("BlockCache: sizes that lose a quarter at most, and blocks by size within the limit") {
-  using cuda::BlockCache;
   size_t last = 0;
-  for (size_t bytes = 0; bytes < 5000; ++bytes) {
+  for (size_t bytes = 5; bytes < 5000; ++bytes) {
     const size_t size = BlockCache::rounded(bytes);
     CHECK(size >= std::max<size_t>(bytes, last));
-    CHECK((size == 256 || size <= bytes + bytes / 4 + 1));
+    CHECK(size <= bytes + bytes / 4 + 1);
     CHECK(BlockCache::rounded(size) == size);
     last = size;
   }
-  CHECK(BlockCache::rounded(BlockCache::kLargest) == BlockCache::kLargest);
-  CHECK(BlockCache::rounded(BlockCache::kLargest + 1) == BlockCache::kLargest + 1);
+  CHECK(BlockCache::rounded(size_t{1} << 33) == size_t{1} << 33);
 
   int blocks[4];
   BlockCache cache;
@@ -161,8 +159,8 @@ TEST_CASE("BlockCache: sizes that lose a quarter at most, and blocks by size wit
   CHECK(cache.clear() == std::vector<void*>{blocks, blocks + 3});
   CHECK(cache.bytes() == 0);
   CHECK(cache.take(256) == nullptr);
-  cache.set_limit(size_t{1} << 40);
-  CHECK_FALSE(cache.keep(blocks, BlockCache::kLargest + 1));
+  CHECK_FALSE(BlockCache().keep(blocks, 1));
+  CHECK(BlockCache(1).keep(blocks, 1));
 }
 
 }  // namespace qinco::kernels::tests

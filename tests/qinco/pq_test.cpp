@@ -62,6 +62,30 @@ TEST_CASE("procrustes: the rotation behind two sets is found, and is orthogonal"
   CHECK(worst_difference(back, x) < 1e-6);
 }
 
+TEST_CASE(
+    "procrustes: orthogonal and as good as can be, also where data hardly vary in some directions, or not at all") {
+  constexpr int64_t d = 24;
+  const Tensor u = random_rotation(d, 1), v = random_rotation(d, 2);
+  for (const double smallest : {0.1, 1e-4, 1e-12, 0.0}) {
+    CAPTURE(smallest);
+    const Tensor scaled = u.clone();  // U S, half of S being small
+    double sum = 0;
+    for (int64_t i = 0; i < d; ++i) {
+      const double s = (i % 2 == 0 ? 1 : smallest) * static_cast<double>(i + 1);
+      for (int64_t row = 0; row < d; ++row) scaled.data<float>()[row * d + i] *= static_cast<float>(s);
+      sum += s;
+    }
+    const Tensor cross = matmul(scaled, v, false, true), A = procrustes(cross);
+    CHECK(worst_difference(matmul(A, A, false, true), identity(d)) < 1e-6);
+    const Tensor product = matmul(A, cross);
+    double trace = 0;
+    for (int64_t i = 0; i < d; ++i) trace += product.data<float>()[i * d + i];
+    CHECK(trace == doctest::Approx(sum).epsilon(1e-6));  // no orthogonal A reaches more
+  }
+  const Tensor any = procrustes(zeros({d, d}));
+  CHECK(worst_difference(matmul(any, any, false, true), identity(d)) < 1e-6);
+}
+
 TEST_CASE("PQ: codes are the nearest codewords of each block, decoding puts them side by side") {
   const int64_t M = 3, K = 8, width = 5, n = 70, d = M * width;
   Random random(3);

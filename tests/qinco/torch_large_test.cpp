@@ -94,7 +94,7 @@ TEST_CASE("torch files: storages and archives beyond 4 GB") {
     MESSAGE("values not looked at: less than 12 GB free in " << directory.path().string());
     return;
   }
-  if (tests::kAddressSanitizer) return;  // half a minute
+  if (kAddressSanitizer) return;  // half a minute
   ModelContents model = contents;
   model.metadata["db_scale"] = "1";
   check_model(path, model);
