@@ -5,13 +5,16 @@
 #pragma once
 
 #include <bit>
+#include <cassert>
 #include <cstddef>
 #include <map>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 namespace qinco::kernels {
 
+/// Keeps blocks that nobody uses any more; whose they are is for the callers to know.
 class BlockCache {
  public:
   /// Keeps at most `limit` bytes.
@@ -21,6 +24,7 @@ class BlockCache {
 
   /// `bytes` > 4 rounded up to one of four sizes per power of two, which lose a quarter at most: few sizes to look for.
   static size_t rounded(size_t bytes) {
+    assert(bytes > 4);
     const size_t step = std::bit_floor(bytes - 1) / 4;
     return (bytes + step - 1) / step * step;
   }
@@ -49,14 +53,13 @@ class BlockCache {
     return true;
   }
 
-  /// All blocks that were kept, now the caller's.
-  std::vector<void*> clear() {
+  using Blocks = std::map<size_t, std::vector<void*>>;  // by size
+
+  /// What was kept, now the caller's.
+  Blocks clear() noexcept {
     const std::lock_guard lock(mutex_);
-    std::vector<void*> all;
-    for (const auto& [size, blocks] : kept_) all.insert(all.end(), blocks.begin(), blocks.end());
-    kept_.clear();
     bytes_ = 0;
-    return all;
+    return std::exchange(kept_, {});
   }
 
   size_t bytes() const {
@@ -66,7 +69,7 @@ class BlockCache {
 
  private:
   mutable std::mutex mutex_;
-  std::map<size_t, std::vector<void*>> kept_;
+  Blocks kept_;
   size_t bytes_ = 0, limit_;
 };
 

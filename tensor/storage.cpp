@@ -101,7 +101,8 @@ void reset_memory_peak(Device device) {
   counters().reset_peak(device);
 }
 void release_cached_memory() {
-  for (void* const block : cache().clear()) ::operator delete(block, kAlignment);
+  for (const auto& [size, blocks] : cache().clear())
+    for (void* const block : blocks) ::operator delete(block, kAlignment);
 }
 
 Storage::Storage(size_t bytes, Device device) : bytes_(bytes), device_(device) {
@@ -116,11 +117,11 @@ Storage::Storage(void* data, size_t bytes, std::shared_ptr<void> owner)
 Storage::~Storage() {
   if (external_) return;
   const size_t size = rounded(bytes_);
+  counters().add(device_, -static_cast<int64_t>(size));  // before another thread has the block, and counts it
   if (is_cpu(device_))
     free_on_cpu(data_, size);
   else
     kernels::release(device_, data_, size);
-  counters().add(device_, -static_cast<int64_t>(size));
 }
 
 }  // namespace qinco

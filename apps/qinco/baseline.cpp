@@ -39,7 +39,7 @@ Trained train_residual(const BaselineOptions& options, const Common& common, con
   auto rq = std::make_shared<ResidualQuantizer>(
       train_rq(context, x.size(0), x.size(1), rows.data<float>(), options.M, options.K, training));
   rq->codebooks = rq->codebooks.to(context.device);  // once, not for every block
-  Trained trained{{options.M, options.K, 1, 0, {}, {}}, [rq](const std::string& path) { save_rq(path, *rq); }};
+  Trained trained{{options.M, options.K, 1, 0, 0, {}, {}}, [rq](const std::string& path) { save_rq(path, *rq); }};
   trained.coder.encode = [rq, &context, beam = options.beam_size](int64_t n, const float* vectors, int32_t* codes) {
     rq->encode(context, n, vectors, beam, codes);
   };
@@ -62,7 +62,7 @@ Trained train_product(const BaselineOptions& options, const Common& common, cons
       context, x.size(0), x.size(1), rows.data<float>(), options.M, options.K, training));
   pq->codebooks = pq->codebooks.to(context.device);  // once, not for every block
   if (rotated) pq->rotation = pq->rotation.to(context.device);
-  Trained trained{{options.M, options.K, 1, 0, {}, {}}, [pq](const std::string& path) { save_pq(path, *pq); }};
+  Trained trained{{options.M, options.K, 1, 0, 0, {}, {}}, [pq](const std::string& path) { save_pq(path, *pq); }};
   trained.coder.encode = [pq, &context](int64_t n, const float* vectors, int32_t* codes) {
     pq->encode(context, n, vectors, codes);
   };

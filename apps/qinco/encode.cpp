@@ -33,8 +33,8 @@ void encode(const EncodeOptions& options, const Common& common) {
   const VectorFile vectors = VectorFile::open(options.input);
   check(vectors.dim() == codec.d(), "{}: vectors have dimension {}, expected {} as in {}", options.input, vectors.dim(),
         codec.d(), options.model);
-  const int64_t n = vectors.size(), d = codec.d(), block = block_rows(d, kEncodeRows, common.device()),
-                M = codec.codes_per_vector(M_used);
+  const int64_t n = vectors.size(), d = codec.d(), M = codec.codes_per_vector(M_used),
+                block = encode_block_rows(d, codec.encode_flops(), kEncodeRows, common.device());
   CodeWriter writer(options.output, options.raw ? CodeFormat::raw : CodeFormat::npy, n, M, codec.K(), codec.K0());
 
   const StopSignals signals;

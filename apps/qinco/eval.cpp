@@ -26,6 +26,7 @@ void eval(const EvalOptions& options, const Common& common) {
   check_evaluation_files(options.files, codec.d(), options.model);
   Coder coder;
   coder.M = codec.M(), coder.K = codec.K(), coder.nsub = codec.nsub(), coder.coarse = codec.coarse();
+  coder.encode_flops = codec.encode_flops();
   coder.encode = [&](int64_t n, const float* x, int32_t* codes) { codec.encode(n, x, codec.M(), codes); };
   coder.decode = [&](int64_t n, const int32_t* codes, int64_t used, float* x) {
     codec.decode(n, codes, codec.M(), used, x);

@@ -30,7 +30,8 @@ void lap(Stopwatch& watch, double& total) {
 /// only for M_used without `multirate`.
 Tensor run_base(const Common& common, const Coder& coder, const VectorFile& base, const Tensor& queries, int64_t M_used,
                 bool multirate, std::vector<double>& errors, Seconds& seconds) {
-  const int64_t n = base.size(), d = base.dim(), block = block_rows(d, kEvaluateRows, common.device());
+  const int64_t n = base.size(), d = base.dim(),
+                block = encode_block_rows(d, coder.encode_flops, kEvaluateRows, common.device());
   std::vector<float> x(static_cast<size_t>(block * d)), decoded(x.size());
   std::vector<int32_t> codes(static_cast<size_t>(block * coder.nsub * coder.M));
   FlatSearch search(common.context(), queries, kRecallRanks.back());

@@ -70,13 +70,15 @@ void build(const BuildOptions& options, const Common& common) {
   const int64_t M = checked_codes_after_list(options.M_used, coder->config().M, options.model);
   check_writable(options.output);
   IvfBuilder builder(coder, M);
-  std::vector<float> x(static_cast<size_t>(std::min(nt, kTrainBlock) * d));
-  std::vector<int32_t> codes(static_cast<size_t>(std::min(nt, kTrainBlock) * coder->config().codes()));
+  const double flops = source.codes ? 0 : coder->config().encode_flops();
+  const int64_t block = std::min(nt, encode_block_rows(d, flops, kTrainBlock, common.device()));
+  std::vector<float> x(static_cast<size_t>(block * d));
+  std::vector<int32_t> codes(static_cast<size_t>(block * coder->config().codes()));
   const StopSignals signals;
   Progress progress(common.text(), "fitting fixed codebooks", nt);
   const Stopwatch watch;
-  for (int64_t i = 0; i < nt; i += kTrainBlock) {
-    const int64_t count = std::min(kTrainBlock, nt - i);
+  for (int64_t i = 0; i < nt; i += block) {
+    const int64_t count = std::min(block, nt - i);
     source.vectors->read(i, i + count, x.data());
     if (source.codes) source.codes->read(i, i + count, codes.data());
     builder.add(count, x.data(), source.codes ? codes.data() : nullptr);

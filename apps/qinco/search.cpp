@@ -52,7 +52,8 @@ class CodedVectors {
   /// body(count, x, codes) for block after block.
   template <class Body>
   void for_blocks(const Common& common, const std::string& title, Body body) const {
-    const int64_t block = block_rows(codec_.d(), kSearchRows, codec_.device());
+    const int64_t block =
+        encode_block_rows(codec_.d(), codes_ ? 0 : codec_.encode_flops(), kSearchRows, codec_.device());
     std::vector<float> x(static_cast<size_t>(block * codec_.d()));
     std::vector<int32_t> codes(static_cast<size_t>(block * codec_.codes_per_vector(M_used_)));
     const StopSignals signals;

@@ -31,6 +31,15 @@ inline int64_t block_rows(int64_t d, int64_t most, Device device) {
   return std::clamp<int64_t>((int64_t{1} << 24) / d, 1, most);
 }
 
+/// The same for rows to encode at `flops` each: fewer where that would take a CPU more than a few seconds a block,
+/// which is how long progress and Ctrl-C wait. By the sizes alone, so that sums over blocks are the same in every run.
+inline int64_t encode_block_rows(int64_t d, double flops, int64_t most, Device device) {
+  constexpr double kBlockFlops = 5e11, kLeastRows = 16;
+  const double rows = std::max(kBlockFlops / std::max(flops, 1.0), kLeastRows);
+  if (device.type == DeviceType::cpu && rows < static_cast<double>(most)) most = static_cast<int64_t>(rows);
+  return block_rows(d, most, device);
+}
+
 inline double per_second(int64_t n, double seconds) {
   return seconds > 0 ? static_cast<double>(n) / seconds : 0;
 }

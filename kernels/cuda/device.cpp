@@ -110,7 +110,8 @@ void* unrecorded_block(int index, State& state, size_t bytes, size_t wanted) {
   if (status == cudaErrorMemoryAllocation) {
     // What is kept may be in pieces that are too small: given back to the driver, they are one again.
     cudaGetLastError();
-    for (void* const block : state.cache.clear()) free_block(state, block);
+    for (const auto& [size, blocks] : state.cache.clear())
+      for (void* const block : blocks) free_block(state, block);
     check_status(cudaStreamSynchronize(state.stream), "device");
     if (state.pools) check_status(cudaMemPoolTrimTo(state.pool, 0), "memory pool");
     status = try_allocate(state, wanted, &memory);

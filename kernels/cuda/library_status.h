@@ -5,7 +5,7 @@
 
 namespace qinco::kernels::cuda {
 
-constexpr int kMaxDevices = 64;  // that use the libraries
+inline constexpr int kMaxDevices = 64;  // a handle is kept for each
 
 /// Throws Error unless it is success.
 void check_cublas(cublasStatus_t status);

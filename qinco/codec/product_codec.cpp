@@ -28,6 +28,12 @@ ProductCodec::ProductCodec(const ProductQinco& model, kernels::Precision precisi
   d_out_ = model.d_out();
 }
 
+double ProductCodec::encode_flops() const {
+  double flops = 0;
+  for (const Codec& part : parts_) flops += part.config().encode_flops();
+  return flops;
+}
+
 void ProductCodec::encode(int64_t n, const float* x, int64_t M_used, int32_t* codes, float* xhat) const {
   check(M_used >= 1 && M_used <= M(), "encode: expected 1 to {} codes a vector, found {}", M(), M_used);
   if (plain() && M_used == M()) return parts_.front().encode(n, x, codes, xhat);

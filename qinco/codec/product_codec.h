@@ -26,6 +26,8 @@ class ProductCodec {
   /// Entries at the front of a code that are a coarse quantizer's: 1 in IVF-QINCo, else 0.
   int64_t coarse() const { return parts_.front().config().K_ivf > 0 ? 1 : 0; }
   int64_t nsub() const { return static_cast<int64_t>(parts_.size()); }
+  /// FLOP that encoding takes per vector, about.
+  double encode_flops() const;
   /// Codes a vector when M_used of each part are kept: part by part, nsub * M_used.
   int64_t codes_per_vector(int64_t M_used) const { return nsub() * M_used; }
 

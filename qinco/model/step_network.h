@@ -24,6 +24,11 @@ struct QincoConfig {
 
   /// Entries of a code: M, or with a coarse quantizer M + 1. Every one but the first has a step network.
   int64_t codes() const { return M + (K_ivf > 0 ? 1 : 0); }
+  /// FLOP that encoding takes per vector: those of its candidates, which are nearly all.
+  double encode_flops() const {
+    return 2.0 * static_cast<double>(K) * static_cast<double>(d) * static_cast<double>(h) *
+           static_cast<double>((2 * L - 1) * (codes() - 1));
+  }
   /// What the first entry counts: centroids or codewords.
   int64_t K0() const { return K_ivf > 0 ? K_ivf : K; }
 

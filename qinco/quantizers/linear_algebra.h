@@ -10,7 +10,7 @@ namespace qinco {
 
 /// The orthogonal A f32 [d,d] that brings the rows of X A^T nearest to those of Y, given cross = X^T Y f32 [d,d]
 /// (the orthogonal Procrustes problem, solved in double). Directions in which `cross` is nearly 0, as where data vary
-/// in fewer than d, are turned in any way that makes A orthogonal.
+/// in fewer than d, are turned in any way that makes A orthogonal. Throws Error where `cross` holds NaN or infinity.
 Tensor procrustes(const Tensor& cross);
 
 /// Solves (gram + ridge I) T = right in place of `right` [n,m] by a Cholesky decomposition in double, in place of

@@ -156,7 +156,7 @@ TEST_CASE("BlockCache: sizes that lose a quarter at most, and blocks by size wit
   CHECK(cache.take(512) == blocks + 1);
   CHECK(cache.take(512) == nullptr);
   CHECK(cache.bytes() == 512);
-  CHECK(cache.clear() == std::vector<void*>{blocks, blocks + 3});
+  CHECK(cache.clear() == BlockCache::Blocks{{256, {blocks, blocks + 3}}, {512, {}}});
   CHECK(cache.bytes() == 0);
   CHECK(cache.take(256) == nullptr);
   CHECK_FALSE(BlockCache().keep(blocks, 1));

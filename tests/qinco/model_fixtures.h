@@ -12,7 +12,7 @@
 
 namespace qinco::testing {
 
-/// A small model of the kind, to be trained on a device and on the CPU.
+/// The sizes of a small model, plain, low-rank or IVF, for devices to be compared with the CPU.
 inline QincoConfig small_config(int64_t M, bool lowrank, int64_t K_ivf) {
   return {.d = 12, .M = M, .K = 16, .L = 2, .h = lowrank ? 3 : 9, .lowrank = lowrank, .db_scale = 2.5f, .K_ivf = K_ivf};
 }

@@ -2,6 +2,8 @@
 #include "qinco/quantizers/pq.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -82,8 +84,23 @@ TEST_CASE(
     for (int64_t i = 0; i < d; ++i) trace += product.data<float>()[i * d + i];
     CHECK(trace == doctest::Approx(sum).epsilon(1e-6));  // no orthogonal A reaches more
   }
+  const Tensor one = Tensor::empty({d, d});  // a b^T, exactly: nothing but rounding in the directions but one
+  double a_squared = 0, b_squared = 0;
+  for (int64_t i = 0; i < d; ++i) {
+    a_squared += static_cast<double>((i % 5 - 2) * (i % 5 - 2)),
+        b_squared += static_cast<double>((i % 7 + 1) * (i % 7 + 1));
+    for (int64_t j = 0; j < d; ++j) one.data<float>()[i * d + j] = static_cast<float>((i % 5 - 2) * (j % 7 + 1));
+  }
+  const Tensor turned = procrustes(one), onto = matmul(turned, one);
+  CHECK(worst_difference(matmul(turned, turned, false, true), identity(d)) < 1e-6);
+  double trace = 0;
+  for (int64_t i = 0; i < d; ++i) trace += onto.data<float>()[i * d + i];
+  CHECK(trace == doctest::Approx(std::sqrt(a_squared * b_squared)).epsilon(1e-6));
+
   const Tensor any = procrustes(zeros({d, d}));
   CHECK(worst_difference(matmul(any, any, false, true), identity(d)) < 1e-6);
+  one.data<float>()[5] = std::numeric_limits<float>::quiet_NaN();
+  CHECK(contains(error_of([&] { procrustes(one); }), "NaN"));
 }
 
 TEST_CASE("PQ: codes are the nearest codewords of each block, decoding puts them side by side") {
