@@ -4,9 +4,11 @@
 // (fashion_mnist --batch-size 60000) that is about 15% of the time.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cassert>
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -17,8 +19,8 @@ namespace qinco::kernels {
 /// Keeps blocks that nobody uses any more; whose they are is for the callers to know.
 class BlockCache {
  public:
-  /// Keeps at most `limit` bytes.
-  explicit BlockCache(size_t limit = 0) : limit_(limit) {}
+  /// Keeps at most `limit` bytes, in blocks of at most `largest`: larger ones may be few, and worth an exact fit.
+  explicit BlockCache(size_t limit = 0, size_t largest = SIZE_MAX) : limit_(limit), largest_(largest) {}
   /// Before the first block is kept.
   void set_limit(size_t bytes) { limit_ = bytes; }
 
@@ -28,6 +30,9 @@ class BlockCache {
     const size_t step = std::bit_floor(bytes - 1) / 4;
     return (bytes + step - 1) / step * step;
   }
+
+  /// The bytes to allocate for `bytes`: rounded, 256 at least, for a block that is kept.
+  size_t block_size(size_t bytes) const { return bytes > largest_ ? bytes : rounded(std::max<size_t>(bytes, 256)); }
 
   /// A kept block of `size`; null if there is none.
   void* take(size_t size) {
@@ -43,7 +48,7 @@ class BlockCache {
   /// Whether the block is kept.
   bool keep(void* block, size_t size) noexcept {
     const std::lock_guard lock(mutex_);
-    if (size > limit_ - bytes_) return false;
+    if (size > largest_ || size > limit_ - bytes_) return false;
     try {
       kept_[size].push_back(block);
     } catch (...) {
@@ -70,7 +75,7 @@ class BlockCache {
  private:
   mutable std::mutex mutex_;
   Blocks kept_;
-  size_t bytes_ = 0, limit_;
+  size_t bytes_ = 0, limit_, largest_;
 };
 
 }  // namespace qinco::kernels

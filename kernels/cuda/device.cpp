@@ -31,7 +31,8 @@ struct State {
   cudaStream_t stream = nullptr;
   bool pools = false;
   cudaMemPool_t pool = nullptr;
-  BlockCache cache;  // all work is in one stream: a block can be handed out again as soon as it is released
+  BlockCache cache{
+      0, size_t{64} << 20};  // all work is in one stream: a block can be handed out again as soon as it is released
   RecordedBlocks recorded;
   UploadRing uploads;
   DownloadRing downloads;
@@ -76,13 +77,9 @@ cudaError_t try_allocate(const State& state, size_t bytes, void** memory) {
   return state.pools ? cudaMallocAsync(memory, bytes, state.stream) : cudaMalloc(memory, bytes);
 }
 
-// Larger blocks are few, and worth an exact fit.
-constexpr size_t kLargestKept = size_t{64} << 20;
-
 // The bytes to allocate for `bytes`.
-size_t block_size(size_t bytes) {
-  if (!caching() || bytes > kLargestKept) return std::max<size_t>(bytes, 1);
-  return BlockCache::rounded(std::max<size_t>(bytes, 256));
+size_t block_size(const State& state, size_t bytes) {
+  return caching() ? state.cache.block_size(bytes) : std::max<size_t>(bytes, 1);
 }
 
 void free_block(const State& state, void* memory) {
@@ -94,7 +91,7 @@ void free_block(const State& state, void* memory) {
 
 // Keeps a block for the next that asks, or frees it.
 void give_back(State& state, void* memory, size_t size) {
-  if (size > kLargestKept || !state.cache.keep(memory, size)) free_block(state, memory);
+  if (!state.cache.keep(memory, size)) free_block(state, memory);
 }
 
 // Before what only the host can do again.
@@ -179,7 +176,7 @@ MemoryInfo memory_info(int index) {
 
 void* allocate(int index, size_t bytes) {
   State& state = state_of(index);
-  const size_t wanted = block_size(bytes);
+  const size_t wanted = block_size(state, bytes);
   if (!is_recording(index)) return unrecorded_block(index, state, bytes, wanted);
   const void* const owner = recording_now().owner;
   if (void* const released = state.recorded.take(owner, wanted)) return released;
@@ -193,7 +190,7 @@ void release(int index, void* memory, size_t bytes) noexcept {
   // Failures here follow one that was reported, or the end of the process.
   if (cudaSetDevice(index) != cudaSuccess) return;
   State& state = state_of(index);
-  const size_t size = block_size(bytes);
+  const size_t size = block_size(state, bytes);
   if (state.recorded.release(memory)) return;
   if (is_recording(index)) {
     // What is recorded may have been given this block. Where the host cannot note that, the block is lost.

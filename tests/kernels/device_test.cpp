@@ -142,6 +142,12 @@ TEST_CASE("BlockCache: sizes that lose a quarter at most, and blocks by size wit
     last = size;
   }
   CHECK(BlockCache::rounded(size_t{1} << 33) == size_t{1} << 33);
+  constexpr size_t kLargest = size_t{64} << 20;
+  BlockCache small(size_t{1} << 40, kLargest);
+  for (size_t bytes = 0; bytes <= 256; ++bytes) CHECK(small.block_size(bytes) == 256);
+  CHECK(small.block_size(257) == 320);
+  CHECK(small.block_size(kLargest) == kLargest);
+  CHECK(small.block_size(kLargest + 1) == kLargest + 1);
 
   int blocks[4];
   BlockCache cache;
@@ -159,6 +165,8 @@ TEST_CASE("BlockCache: sizes that lose a quarter at most, and blocks by size wit
   CHECK(cache.clear() == BlockCache::Blocks{{256, {blocks, blocks + 3}}, {512, {}}});
   CHECK(cache.bytes() == 0);
   CHECK(cache.take(256) == nullptr);
+  CHECK_FALSE(small.keep(blocks, kLargest + 1));
+  CHECK(small.keep(blocks, kLargest));
   CHECK_FALSE(BlockCache().keep(blocks, 1));
   CHECK(BlockCache(1).keep(blocks, 1));
 }
