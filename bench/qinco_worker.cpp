@@ -108,7 +108,7 @@ class Worker {
       position_ += batch;
     }
     kernels::synchronize(model_.device());
-    check(trainer_.recording_error().empty(), "QINCO_CUDA_GRAPHS: {}", trainer_.recording_error());
+    check(trainer_.recording_error().empty(), "batches could not be recorded: {}", trainer_.recording_error());
   }
 
   Qinco model_;

@@ -10,7 +10,7 @@ namespace qinco::kernels {
 
 bool Recording::wanted(Device device) {
   const char* const setting = std::getenv("QINCO_CUDA_GRAPHS");
-  return device.type == DeviceType::cuda && setting && std::string(setting) == "1";
+  return device.type == DeviceType::cuda && !(setting && std::string(setting) == "0");
 }
 
 Recording::Recording(Device device, const std::function<void()>& work) : scratch_(device) {

@@ -15,7 +15,7 @@ class Recorder;
 
 class Recording {
  public:
-  /// Whether what is repeated on `device` should be recorded: on CUDA, where QINCO_CUDA_GRAPHS is 1.
+  /// Whether what is repeated on `device` should be recorded: on CUDA, unless QINCO_CUDA_GRAPHS is 0.
   static bool wanted(Device device);
 
   /// Calls `work` once. Its kernels on `device` (CUDA) and its copies within it are noted, not done: every queue() does

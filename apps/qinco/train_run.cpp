@@ -275,7 +275,7 @@ Json train_model(const Common& common, const TrainArguments& arguments, const Sp
                                                            options.checkpoint_path, stopping.resume_command));
   }
   if (!trainer.recording_error().empty())
-    common.print("QINCO_CUDA_GRAPHS: batches were queued kernel by kernel: {}", trainer.recording_error());
+    common.print("batches were queued kernel by kernel, which is slower: {}", trainer.recording_error());
   const Progression& progress = trainer.progress();
   const double best = progress.schedule.best, rq = progress.start_mse;
   common.print("best validation MSE {:.6g}: {}", best, arguments.model);

@@ -21,7 +21,7 @@ from compare import AGREE, DATA, HERE, TRAIN_BATCH, Peer, make_model
 MODES = {"fp32": ["--mode", "fp32"], "tf32": ["--mode", "tf32"], "bf16": ["--mode", "bf16"],
          "bf16 compiled": ["--mode", "bf16", "--compile"], "tf32 compiled": ["--mode", "tf32", "--compile"]}
 TASKS = ("encode", "decode", "train")
-GRAPHS = ", batches as CUDA graphs"  # of training
+KERNEL_BY_KERNEL = ", kernel by kernel"  # training without CUDA graphs
 
 
 def programs(args):
@@ -30,7 +30,7 @@ def programs(args):
     fast = [*worker, "--precision", "fast"]
     all_programs = {"QINCo exact": worker, "QINCo fast": fast}
     if args.device != "cpu":
-        all_programs |= {"QINCo exact" + GRAPHS: worker, "QINCo fast" + GRAPHS: fast}
+        all_programs |= {"QINCo exact" + KERNEL_BY_KERNEL: worker, "QINCo fast" + KERNEL_BY_KERNEL: fast}
     kind = args.device.split(":")[0]
     found = subprocess.run([sys.executable, "-c", f"import torch; torch.zeros(1, device='{kind}')"], capture_output=True)
     if found.returncode != 0:
@@ -43,7 +43,7 @@ def programs(args):
 def rates_of(args, peer):
     """Task -> the median of vectors per second; of what differs from the program's other rows."""
     rates = {}
-    for task in ("train",) if peer.name.endswith(GRAPHS) else TASKS:
+    for task in ("train",) if peer.name.endswith(KERNEL_BY_KERNEL) else TASKS:
         def request(count, task=task):
             return f"train {count // TRAIN_BATCH} {TRAIN_BATCH}" if task == "train" else f"{task} {count}"
 
@@ -103,7 +103,7 @@ def main():
     arguments = ["--model", model, "--data", DATA, "--codes", codes, "--rows", str(args.rows)]
     rows, truth = [], None
     for name, command in programs(args).items():
-        environment = {"QINCO_CUDA_GRAPHS": "1" if name.endswith(GRAPHS) else "0"}
+        environment = {"QINCO_CUDA_GRAPHS": "0" if name.endswith(KERNEL_BY_KERNEL) else "1"}
         peer = Peer(name, command, arguments, os.cpu_count(), environment)
         row = {"program": name, "description": peer.description}
         mine = answers(args, peer)

@@ -24,12 +24,22 @@ Tensor BatchTrainer::queue_step(const Tensor& x, const int32_t* known) {
   const bool again = first.defined() == std::exchange(last_first_, first.defined()) && same_size;
   adam_.zero_grad();
   last_was_recorded_ = recording_ && (is_recorded(n, first.defined()) || (again && record(x, first)));
-  const Device device = model_.device();
-  const Tensor loss = last_was_recorded_
-                          ? queue_recorded(x, first)
-                          : compute_gradients(x.to(device), first.defined() ? first.to(device) : Tensor());
+  const Tensor loss = last_was_recorded_ ? queue_recorded(x, first) : queue_kernels(x, first);
   adam_.step();
   return loss;
+}
+
+Tensor BatchTrainer::queue_kernels(const Tensor& x, const Tensor& first) {
+  const Device device = model_.device();
+  const auto queue = [&] { return compute_gradients(x.to(device), first.defined() ? first.to(device) : Tensor()); };
+  try {
+    return queue();
+  } catch (const Error&) {
+    if (!batch_.work) throw;
+  }
+  batch_ = {};  // the recording's memory may be what is missing
+  adam_.zero_grad();
+  return queue();
 }
 
 // Codes of the batch, and the gradients of its loss, which is returned. All is on the device.

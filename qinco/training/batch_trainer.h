@@ -47,6 +47,7 @@ class BatchTrainer {
     std::unique_ptr<kernels::Recording> work;
   };
 
+  Tensor queue_kernels(const Tensor& x, const Tensor& first);
   Tensor compute_gradients(const Tensor& x, const Tensor& first);
   bool is_recorded(int64_t n, bool first) const;
   bool record(const Tensor& x, const Tensor& first);

@@ -1,4 +1,5 @@
 // Training with batches that are recorded and queued as a whole, against training kernel by kernel.
+#include <cmath>
 #include <cstdlib>
 #include <doctest/doctest.h>
 #include <memory>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "qinco/training/batch_trainer.h"
+#include "tests/qinco/full_device.h"
 #include "tests/qinco/model_fixtures.h"
 
 using namespace qinco;
@@ -103,5 +105,28 @@ TEST_CASE("device: recorded batches are recorded anew where parameters lie elsew
     const kernels::Recording around(device, [&] { nested.trainer->queue_step(x); });
     CHECK_FALSE(nested.trainer->recorded());
     CHECK(tests::contains(nested.trainer->recording_error(), "records already"));
+  }
+}
+
+TEST_CASE("device: recorded batches give their memory back where a batch of another size lacks it") {
+  for (const Device device : test_devices()) {
+    const QincoConfig config = small_config(2, false, 0);
+    const Tensor x = random_vectors(config, 1200, 80), fewer = x.slice(0, 0, 1000).contiguous();
+    Training plain(config, device, false, kernels::Precision::exact),
+        recorded(config, device, true, kernels::Precision::exact);
+    for (const bool again : {false, true}) {
+      recorded.trainer->step(x);
+      CHECK(recorded.trainer->recorded() == again);
+    }
+    {
+      const FullDevice full(device);
+      CHECK_THROWS_AS(plain.trainer->step(fewer), Error);
+      CHECK(std::isfinite(recorded.trainer->step(fewer)));
+      CHECK_FALSE(recorded.trainer->recorded());
+    }
+    for (const bool again : {false, true}) {
+      CHECK(std::isfinite(recorded.trainer->step(x)));
+      CHECK(recorded.trainer->recorded() == again);
+    }
   }
 }

@@ -9,6 +9,7 @@
 #include "qinco/io/vectors.h"
 #include "qinco/training/initialise.h"
 #include "qinco/training/trainer.h"
+#include "tests/qinco/full_device.h"
 #include "tests/qinco/model_fixtures.h"
 
 using namespace qinco;
@@ -40,33 +41,6 @@ void check_same_codes(const Coded& found, const Coded& expected, const Tensor& x
   CHECK(sum_squared_difference(x, found.xhat) ==
         doctest::Approx(sum_squared_difference(x, expected.xhat)).epsilon(kRounding));
 }
-
-/// Holds all of a device's memory, in pieces, of which the last is small.
-class FullDevice {
- public:
-  explicit FullDevice(Device device) : device_(device) {
-    for (size_t bytes = kernels::memory_info(device).free / 2; bytes >= kLeast;) try {
-        pieces_.emplace_back(kernels::allocate(device, bytes), bytes);
-      } catch (const Error&) {
-        bytes /= 2;
-      }
-  }
-  ~FullDevice() {
-    while (!pieces_.empty()) leave_one_piece();
-  }
-  FullDevice(const FullDevice&) = delete;
-  FullDevice& operator=(const FullDevice&) = delete;
-
-  void leave_one_piece() {
-    kernels::release(device_, pieces_.back().first, pieces_.back().second);
-    pieces_.pop_back();
-  }
-
- private:
-  static constexpr size_t kLeast = size_t{256} << 10;
-  Device device_;
-  std::vector<std::pair<void*, size_t>> pieces_;
-};
 
 Tensor sift_rows(int64_t begin, int64_t end, int64_t d) {
   return read_rows(std::string(QINCO_SOURCE_DIR) + "/data/sift-sample/learn.bvecs", begin, end)
