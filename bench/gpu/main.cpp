@@ -273,7 +273,7 @@ void candidates(Bench& b, int64_t scale) {
   candidate_step(b, 16384, 256, 128, 64, 2);
   candidate_step(b, 65536, 16, 128, 256, 2);
   candidate_step(b, 1024, 4096, 128, 256, 2);
-  candidate_step(b, 1024, 256, 768, 256, 2);
+  for (const int64_t n : {1024, 8192}) candidate_step(b, n, 256, 768, 256, 2);
 }
 
 // Codes of 2^20 vectors, of a list that all queries share, or in a list for each, which are the same codes in memory.

@@ -111,18 +111,21 @@ void candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, i
   }
 }
 
-// Float goes to the tensor cores where its width fits them.
+// Float goes to the tensor cores where they take the step.
 int64_t float_packed_size(int64_t K, int64_t d, int64_t h, int64_t L) {
-  return fused_width(d) ? CandidateLayout{K, d, h, L}.size() : candidate_packed_size<float>(K, d, h, L);
+  const CandidateLayout fused{K, d, h, L};
+  return fused.fused() ? fused.size() : candidate_packed_size<float>(K, d, h, L);
 }
 
 void float_pack(const Context& context, const CandidateStep<float>& step, float* packed) {
-  (fused_width(step.d) ? fused_candidate_pack : candidate_pack<float>)(context, step, packed);
+  (CandidateLayout{step.K, step.d, step.h, step.L}.fused() ? fused_candidate_pack
+                                                           : candidate_pack<float>)(context, step, packed);
 }
 
 void float_search(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,
                   const CandidateSearch<float>& s) {
-  (fused_width(d) ? fused_candidate_search : candidate_search<float>)(context, K, d, h, L, packed, s);
+  (CandidateLayout{K, d, h, L}.fused() ? fused_candidate_search : candidate_search<float>)(context, K, d, h, L, packed,
+                                                                                           s);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include "kernels/cuda/candidate_pack.cuh"
 #include "kernels/cuda/candidate_screen.cuh"
 #include "kernels/cuda/candidate_screen_hopper.h"
+#include "kernels/cuda/candidate_wide.cuh"
 #include "kernels/cuda/float_kernels.h"
 
 namespace qinco::kernels::cuda {
@@ -33,6 +34,7 @@ unsigned blocks_at_once(const Context& context, int per_processor) {
 }
 
 void run_screen(const Context& context, const CandidateLayout& p, const float* packed, const CandidateChunk& c) {
+  if (p.wide()) return run_wide_screen(context, p, packed, c);
   Screen s{};
   s.n = c.n, s.K = c.K, s.L = static_cast<int>(p.L);
   s.candidate_tiles = static_cast<int>(p.Kp() / kMmaTile);
@@ -54,7 +56,8 @@ void run_screen(const Context& context, const CandidateLayout& p, const float* p
 void run_rescore(const Context& context, const CandidateLayout& p, const float* packed, const CandidateChunk& c,
                  int round, float* z = nullptr) {
   Rescore s{};
-  s.K = c.K, s.d = c.d, s.H = c.H, s.L = static_cast<int>(p.L);
+  s.K = c.K, s.d = c.d, s.D = c.D, s.H = c.H, s.L = static_cast<int>(p.L);
+  s.matrix = p.H128() * p.D();
   s.hidden_chunks = static_cast<int>(p.H128() / kHiddenChunk);
   s.bound = packed, s.candidate_norms = packed + p.norms();
   s.z_table = packed + p.z_table(), s.a_table = packed + p.a_table();
@@ -64,6 +67,7 @@ void run_rescore(const Context& context, const CandidateLayout& p, const float* 
   s.pairs = c.pairs, s.count = c.counts + round;
   s.best = c.best, s.doubted = round == 0 ? c.doubted : nullptr;
   s.z = z;
+  if (p.wide()) return run_wide_rescore(context, p, int64_t{c.n} * c.K, s);
   const int64_t most = (int64_t{c.n} * c.K + 15) / 16;  // tiles
   with_tiles(p, [&](auto tiles) {
     constexpr int kTiles = tiles, kShared = RescoreTile<kTiles, kMostRescoreRows<kTiles>>::kBytes;
@@ -114,6 +118,9 @@ void search_chunk(const Context& context, const CandidateLayout& p, const float*
 PackedWeights packed_weights(const CandidateLayout& p, const CandidateStep<float>& step, int64_t m) {
   const bool up = m % 2 == 1;
   const int64_t l = (m + 1) / 2;
+  if (p.wide())
+    return {up ? step.w_up[l] : step.w_down[l], up, p.slabs() + m * p.H() * p.D() / 2,
+            p.floats() + m * p.H128() * p.D(),  1,  0};
   const int64_t before = l == 0 ? 0 : 2 * l - 1;  // matrices before the block's
   const int64_t block = p.slabs() + before * p.H() * p.D() / 2;
   const int64_t turn = l > 0 && !up;  // of a block's two, piece by piece
@@ -148,7 +155,8 @@ void fused_candidate_pack(const Context& context, const CandidateStep<float>& st
   ScratchFrame frame(context);
   const CandidateChunk c = take_chunk(frame, p, margin::kProbes);
   float* const squares = frame.get<float>(margin::kProbes * kProbeParts);
-  launch(context, probe_kernel, dim3(margin::kProbes, kProbeParts), kBlock, 0, c, step.z_table, step.w_up[0], squares);
+  launch(context, probe_kernel, dim3(margin::kProbes, kProbeParts), kBlock, p.D() * sizeof(float), c, step.z_table,
+         step.w_up[0], squares);
   run_rescore(context, p, packed, c, 0, c.target);
   run_screen(context, p, packed, c);
   launch(context, bound_kernel, 1, kWarp, 0, c, squares, packed + p.norms(), packed);

@@ -7,12 +7,14 @@
 
 namespace qinco::kernels::cuda {
 
-// One table [K,columns] in fragments C, padded to [Kp,padded]; adds each row's squares to its sum. A warp takes a row.
-__device__ inline float pack_table_row(const float* from, bool there, int64_t k, int columns, int padded, float* to) {
+// A row of a table [K,columns], padded to [Kp,padded], in fragments C unless the step is wide; returns the sum of its
+// squares. A warp takes a row.
+__device__ inline float pack_table_row(const CandidateLayout& p, const float* from, int64_t k, int columns, int padded,
+                                       float* to) {
   float squares = 0;
   for (int j = lane(); j < padded; j += kWarp) {
-    const float x = there && j < columns ? from[k * columns + j] : 0.0f;
-    to[fragment_index(k, j, padded)] = x;
+    const float x = k < p.K && j < columns ? from[k * columns + j] : 0.0f;
+    to[p.wide() ? k * padded + j : fragment_index(k, j, padded)] = x;
     squares += x * x;
   }
   return squares;
@@ -25,8 +27,8 @@ __global__ void __launch_bounds__(kBlock)
   // A bound that rules nothing out, until there is a measured one.
   if (grid_thread() < kPackHeader) packed[grid_thread()] = grid_thread() == 0 ? INFINITY : 0.0f;
   for (int64_t k = grid_warp(); k < p.Kp(); k += grid_warps()) {
-    float squares = pack_table_row(z_table, k < p.K, k, d, D, packed + p.z_table());
-    squares += pack_table_row(a_table, k < p.K, k, h, H, packed + p.a_table());
+    float squares = pack_table_row(p, z_table, k, d, D, packed + p.z_table());
+    squares += pack_table_row(p, a_table, k, h, H, packed + p.a_table());
     squares = warp_sum(squares);
     if (lane() == 0) packed[p.norms() + k] = sqrtf(squares);
   }
@@ -102,8 +104,23 @@ __device__ inline void pack_floats(const CandidateLayout& p, const PackedWeights
   }
 }
 
+// A wide step's matrix in bfloat16, and transposed in float.
+__device__ inline void pack_wide(const CandidateLayout& p, const PackedWeights& w, float* packed) {
+  uint32_t* const pairs = reinterpret_cast<uint32_t*>(packed + w.slabs);
+  const int64_t outer = w.up ? p.H() : p.D(), inner = w.up ? p.D() : p.H();
+  for (int64_t i = grid_thread(); i < outer * inner / 2; i += grid_threads()) {
+    const int64_t o = i / (inner / 2), k = i % (inner / 2) * 2;
+    const float one = w.up ? weight(p, w, k, o) : weight(p, w, o, k);
+    const float two = w.up ? weight(p, w, k + 1, o) : weight(p, w, o, k + 1);
+    pairs[i] = pack_bf16(one, two);
+    packed[w.floats + k * outer + o] = one;
+    packed[w.floats + (k + 1) * outer + o] = two;
+  }
+}
+
 // blockIdx.y: the matrix.
 __global__ void __launch_bounds__(kBlock) pack_weights_kernel(CandidateLayout p, PackedMatrices all, float* packed) {
+  if (p.wide()) return pack_wide(p, all.matrix[blockIdx.y], packed);
   if (all.in_pieces)
     pack_pieces(p, all.matrix[blockIdx.y], packed);
   else
@@ -117,7 +134,7 @@ constexpr int kProbeParts = 8;  // blocks that share out the hidden units of a p
 // kProbeParts-th value. squares [probes][kProbeParts] is the blocks' part of ||(u, r)||^2.
 __global__ void __launch_bounds__(kBlock)
     probe_kernel(CandidateChunk c, const float* z_table, const float* w_up, float* squares) {
-  __shared__ float r[kLargestWidth];
+  float* const r = dynamic_shared<float>();  // [D]
   const int64_t i = blockIdx.x;
   const int part = static_cast<int>(blockIdx.y);
   const margin::Probe probe = margin::probe(i, c.K);

@@ -49,8 +49,9 @@ __device__ inline int64_t fragment_index(int64_t candidate, int column, int colu
 }
 
 struct Rescore {
-  int K, d, H, L;
+  int K, d, D, H, L;
   int hidden_chunks;                   // H128/128
+  int64_t matrix;                      // floats from one matrix of a wide step to the next
   const float* bound;                  // [1]
   const float* candidate_norms;        // [Kp]
   const float *z_table, *a_table;      // CandidateLayout

@@ -8,8 +8,8 @@
 
 namespace qinco::kernels::cuda {
 
-/// The candidate search on tensor cores, for steps of fused_width: screened in bfloat16, decided in float. Packs have
-/// CandidateLayout::size() floats.
+/// The candidate search on tensor cores, for steps whose CandidateLayout says fused(): screened in bfloat16, decided in
+/// float. Packs have CandidateLayout::size() floats.
 void fused_candidate_pack(const Context& context, const CandidateStep<float>& step, float* packed);
 void fused_candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,
                             const CandidateSearch<float>& search);

@@ -19,6 +19,14 @@ extern template void matrix_product(const Context&, const Gemm<double>&, double)
 /// as where two matrices are to be added. C is not read where own is 0. m, n, k >= 1.
 bool fused_product(const Context& context, const Gemm<float>& g, float own);
 
+/// C = A B^T, added to C if `accumulate`, of rows in bfloat16, A [m,k] and B [n,k], with sums in float. All lie at
+/// multiples of 16 bytes; n and k are multiples of 8. m >= 1.
+void rounded_product(const Context& context, int64_t m, int64_t n, int64_t k, const uint16_t* a, const uint16_t* b,
+                     bool accumulate, float* c);
+/// C = relu(A B^T) in bfloat16.
+void rounded_product(const Context& context, int64_t m, int64_t n, int64_t k, const uint16_t* a, const uint16_t* b,
+                     uint16_t* c);
+
 /// Sorts n pairs by ascending key; equal keys (0 and -0 are) keep their order. No key is NaN. The outputs do not
 /// overlap the inputs. Key is float, double or uint32_t; of the latter only the lowest `bits` bits are looked at. n <
 /// 2^31.

@@ -16,11 +16,16 @@ namespace {
 
 constexpr size_t kWorkspace = size_t{8} << 20;
 
+// What the pointers of a Gemm are to.
+struct Types {
+  cudaDataType_t operands = CUDA_R_32F, result = CUDA_R_32F;
+};
+
 // One product, as cuBLASLt wants it told. Its matrices are columns behind each other, so the operands change places.
 class Product {
  public:
   // addend: what is added, times beta; null: nothing.
-  Product(const Gemm<float>& g, const float* addend, int64_t ldadd, float beta)
+  Product(const Gemm<float>& g, const float* addend, int64_t ldadd, float beta, Types types)
       : g_(g), addend_(addend ? addend : g.c), beta_(beta) {
     const bool fast = g.precision == Precision::fast;
     set(cublasLtMatmulDescInit(&what_, fast ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F));
@@ -31,10 +36,10 @@ class Product {
                                             : CUBLASLT_EPILOGUE_DEFAULT;
     attribute(CUBLASLT_MATMUL_DESC_EPILOGUE, end);
     if (g.bias) attribute(CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
-    layout(b_, g.trans_b ? g.k : g.n, g.trans_b ? g.n : g.k, g.ldb);
-    layout(a_, g.trans_a ? g.m : g.k, g.trans_a ? g.k : g.m, g.lda);
-    layout(added_, g.n, g.m, addend ? ldadd : g.ldc);
-    layout(c_, g.n, g.m, g.ldc);
+    layout(b_, types.operands, g.trans_b ? g.k : g.n, g.trans_b ? g.n : g.k, g.ldb);
+    layout(a_, types.operands, g.trans_a ? g.m : g.k, g.trans_a ? g.k : g.m, g.lda);
+    layout(added_, types.result, g.n, g.m, addend ? ldadd : g.ldc);
+    layout(c_, types.result, g.n, g.m, g.ldc);
   }
 
   cublasStatus_t status() const { return status_; }
@@ -83,9 +88,8 @@ class Product {
   void attribute(cublasLtMatmulDescAttributes_t name, Value value) {
     set(cublasLtMatmulDescSetAttribute(&what_, name, &value, sizeof value));
   }
-  void layout(cublasLtMatrixLayoutOpaque_t& of, int64_t rows, int64_t columns, int64_t leading) {
-    set(cublasLtMatrixLayoutInit(&of, CUDA_R_32F, static_cast<uint64_t>(rows), static_cast<uint64_t>(columns),
-                                 leading));
+  void layout(cublasLtMatrixLayoutOpaque_t& of, cudaDataType_t type, int64_t rows, int64_t columns, int64_t leading) {
+    set(cublasLtMatrixLayoutInit(&of, type, static_cast<uint64_t>(rows), static_cast<uint64_t>(columns), leading));
   }
 
   const Gemm<float>& g_;
@@ -99,9 +103,10 @@ class Product {
 // All that an algorithm is chosen by.
 using Shape = std::array<int64_t, 9>;
 
-Shape shape_of(const Gemm<float>& g, const float* addend, int64_t ldadd) {
+Shape shape_of(const Gemm<float>& g, const float* addend, int64_t ldadd, Types types) {
   const int64_t flags = g.trans_a | g.trans_b << 1 | (g.bias != nullptr) << 2 | g.relu << 3 | (addend != nullptr) << 4 |
-                        (addend == g.c) << 5 | (g.precision == Precision::fast) << 6;
+                        (addend == g.c) << 5 | (g.precision == Precision::fast) << 6 |
+                        (types.operands != CUDA_R_32F) << 7 | (types.result != CUDA_R_32F) << 8;
   int64_t alignments = 0;
   for (const float* operand : {g.a, g.b, addend, static_cast<const float*>(g.c), g.bias})
     alignments = alignments << 10 | Product::alignment(operand);
@@ -127,20 +132,16 @@ Chosen* chosen_of(int index) {
   return index < kMaxDevices ? all + index : nullptr;
 }
 
-}  // namespace
-
-bool fused_product(const Context& context, const Gemm<float>& g, float own) {
-  if (own != 0 && g.residual) return false;
-  if (g.residual && g.ldr < g.n) return false;  // one row for all
-  const float* const addend = own != 0 ? g.c : g.residual;
-  const int64_t ldadd = own != 0 ? g.ldc : g.residual ? g.ldr : 0;
-  Product product(g, addend, ldadd, own != 0 ? own : addend ? 1.0f : 0.0f);
+// Queues C = act(beta addend + op(A) op(B) + bias); whether cuBLASLt has something for it.
+bool queue_product(const Context& context, const Gemm<float>& g, const float* addend, int64_t ldadd, float beta,
+                   Types types) {
+  Product product(g, addend, ldadd, beta, types);
   use_device(context.device.index);
   Chosen* const all = chosen_of(context.device.index);
   if (!all || product.status() != CUBLAS_STATUS_SUCCESS) return false;
   const std::lock_guard lock(all->mutex);
   if (!all->handle && cublasLtCreate(&all->handle) != CUBLAS_STATUS_SUCCESS) return false;
-  const Shape shape = shape_of(g, addend, ldadd);
+  const Shape shape = shape_of(g, addend, ldadd, types);
   auto known = all->choices.find(shape);
   if (known == all->choices.end()) {
     if (all->choices.size() >= kMostChoices) all->choices.clear();
@@ -157,6 +158,40 @@ bool fused_product(const Context& context, const Gemm<float>& g, float own) {
   if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) return false;  // before any work
   check_cublas(status);
   return true;
+}
+
+// C = act(own C + A B^T) of rows in bfloat16.
+void queue_rounded(const Context& context, int64_t m, int64_t n, int64_t k, const uint16_t* a, const uint16_t* b,
+                   bool accumulate, bool relu, void* c, cudaDataType_t result) {
+  Gemm<float> g;
+  g.m = m, g.n = n, g.k = k;
+  g.a = reinterpret_cast<const float*>(a), g.lda = k;
+  g.b = reinterpret_cast<const float*>(b), g.ldb = k, g.trans_b = true;
+  g.c = static_cast<float*>(c), g.ldc = n;
+  g.relu = relu;
+  const Types types{CUDA_R_16BF, result};
+  if (!queue_product(context, g, accumulate ? g.c : nullptr, n, accumulate ? 1 : 0, types))
+    check_cublas(CUBLAS_STATUS_NOT_SUPPORTED);
+}
+
+}  // namespace
+
+bool fused_product(const Context& context, const Gemm<float>& g, float own) {
+  if (own != 0 && g.residual) return false;
+  if (g.residual && g.ldr < g.n) return false;  // one row for all
+  const float* const addend = own != 0 ? g.c : g.residual;
+  const int64_t ldadd = own != 0 ? g.ldc : g.residual ? g.ldr : 0;
+  return queue_product(context, g, addend, ldadd, own != 0 ? own : addend ? 1.0f : 0.0f, {});
+}
+
+void rounded_product(const Context& context, int64_t m, int64_t n, int64_t k, const uint16_t* a, const uint16_t* b,
+                     bool accumulate, float* c) {
+  queue_rounded(context, m, n, k, a, b, accumulate, false, c, CUDA_R_32F);
+}
+
+void rounded_product(const Context& context, int64_t m, int64_t n, int64_t k, const uint16_t* a, const uint16_t* b,
+                     uint16_t* c) {
+  queue_rounded(context, m, n, k, a, b, false, true, c, CUDA_R_16BF);
 }
 
 }  // namespace qinco::kernels::cuda

@@ -61,6 +61,25 @@ void multiply_fused(const Gemm<float>& g, float own) {
     }
 }
 
+float from_bf16(uint16_t x) {
+  return std::bit_cast<float>(static_cast<uint32_t>(x) << 16);
+}
+
+// out(i, j, sum) for every element of A B^T.
+template <class Out>
+void multiply_rounded(int64_t m, int64_t n, int64_t k, const uint16_t* a, const uint16_t* b, const Out& out) {
+  const cuda_emulator::DeviceWork work;
+  std::vector<float> row(static_cast<size_t>(k));
+  for (int64_t i = 0; i < m; ++i) {
+    std::transform(a + i * k, a + (i + 1) * k, row.begin(), from_bf16);
+    for (int64_t j = 0; j < n; ++j) {
+      float sum = 0;
+      for (int64_t p = 0; p < k; ++p) sum += row[static_cast<size_t>(p)] * from_bf16(b[j * k + p]);
+      out(i, j, sum);
+    }
+  }
+}
+
 template <class Key>
 void sort(int64_t n, const Key* keys, const int32_t* values, Key* sorted_keys, int32_t* sorted_values, int bits) {
   const cuda_emulator::DeviceWork work;
@@ -100,6 +119,23 @@ bool fused_product(const Context& context, const Gemm<float>& g, float own) {
   if (g.residual && g.ldr < g.n) return false;
   queue(context, [g, own] { multiply_fused(g, own); });
   return true;
+}
+
+void rounded_product(const Context& context, int64_t m, int64_t n, int64_t k, const uint16_t* a, const uint16_t* b,
+                     bool accumulate, float* c) {
+  queue(context, [=] {
+    multiply_rounded(m, n, k, a, b,
+                     [=](int64_t i, int64_t j, float sum) { c[i * n + j] = accumulate ? c[i * n + j] + sum : sum; });
+  });
+}
+
+void rounded_product(const Context& context, int64_t m, int64_t n, int64_t k, const uint16_t* a, const uint16_t* b,
+                     uint16_t* c) {
+  queue(context, [=] {
+    multiply_rounded(m, n, k, a, b, [=](int64_t i, int64_t j, float sum) {
+      c[i * n + j] = static_cast<uint16_t>(cuda_emulator::pack_bf16(sum < 0 ? 0 : sum, 0));
+    });
+  });
 }
 
 template <class Key>

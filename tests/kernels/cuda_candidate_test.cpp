@@ -48,11 +48,12 @@ void check_near(const Problem<float>& p, const Result<float>& found, const Resul
 TEST_CASE(
     "cuda candidate: the parts of a packed step follow each other without a gap, where 16 bytes are loaded at once") {
   using namespace cuda;
-  for (const CandidateLayout& p : {CandidateLayout{1, 1, 1, 1}, CandidateLayout{256, 128, 256, 2},
-                                   CandidateLayout{100, 100, 250, 3}, CandidateLayout{17, 256, 1000, 16}}) {
+  for (const CandidateLayout& p :
+       {CandidateLayout{1, 1, 1, 1}, CandidateLayout{256, 128, 256, 2}, CandidateLayout{100, 100, 250, 3},
+        CandidateLayout{17, 256, 1000, 16}, CandidateLayout{17, 257, 30, 3}, CandidateLayout{256, 1024, 256, 2}}) {
     const int64_t matrices = 2 * p.L - 1;
     CHECK(p.D() >= p.d);
-    CHECK(p.D() % 32 == 0);
+    CHECK(p.D() % (p.wide() ? 8 : 32) == 0);
     CHECK(p.z_table() == p.norms() + p.Kp());
     CHECK(p.a_table() == p.z_table() + p.Kp() * p.D());
     CHECK(p.slabs() == p.a_table() + p.Kp() * p.H());
@@ -60,7 +61,8 @@ TEST_CASE(
     CHECK(p.size() == p.floats() + matrices * p.H128() * p.D());
     for (const int64_t at : {p.norms(), p.z_table(), p.a_table(), p.slabs(), p.floats()}) CHECK(at % 4 == 0);
   }
-  CHECK((fused_width(1) && fused_width(256) && !fused_width(257)));
+  const auto fused = [](int64_t d, int64_t h) { return CandidateLayout{1, d, h, 1}.fused(); };
+  CHECK((fused(1, 1) && fused(256, 1 << 20) && fused(1024, 2048) && !fused(1024, 4096)));
 }
 
 TEST_CASE("cuda candidate: Hopper's pieces are each packed in a place of its own, and fill the slabs' room") {
@@ -93,8 +95,8 @@ TEST_CASE("cuda candidate: chunks bound the scratch memory, and hold a vector at
 
 TEST_CASE("cuda candidate: every width that it is compiled for, exact and fast") {
   if (no_cuda()) return;
-  for (const int64_t d : {30, 64, 90, 128, 160, 250}) {
-    const Sizes s{37, d, 70, d == 64 ? 3 : 2};
+  for (const int64_t d : {30, 64, 90, 128, 160, 250, 261, 300}) {
+    const Sizes s{37, d, 70, d == 64 || d == 300 ? 3 : 2};
     CAPTURE(s);
     const Problem<float> p = random_problem(s, 19, 3);
     const Result<float> in_float = search(Isa::reference, p);
@@ -107,11 +109,13 @@ TEST_CASE("cuda candidate: every width that it is compiled for, exact and fast")
 
 TEST_CASE("cuda candidate: any number of hidden units, of which 128 are compared together") {
   if (no_cuda()) return;
-  for (const int64_t h : {1, 128, 129, 300}) {
-    const Problem<float> p = random_problem({20, 30, h, 2}, 5, 5);
-    CAPTURE(h);
-    check_near(p, search(on_cuda(), p), search(Isa::reference, p));
-  }
+  for (const int64_t d : {30, 272})
+    for (const int64_t h : {1, 128, 129, 300}) {
+      const Problem<float> p = random_problem({20, d, h, 2}, 5, 5);
+      CAPTURE(d);
+      CAPTURE(h);
+      check_near(p, search(on_cuda(), p), search(Isa::reference, p));
+    }
 }
 
 TEST_CASE("cuda candidate: the same answers whether pairs are compared 16 or 32 together") {
@@ -168,10 +172,24 @@ TEST_CASE("cuda candidate: the same answers in chunks of any size") {
   cuda::most_distances = before;
 }
 
+TEST_CASE("cuda candidate: a wide step's screen takes groups of any size, and single blocks") {
+  if (no_cuda()) return;
+  for (const int64_t L : {1, 2}) {
+    const Problem<float> p = random_problem({20, 264, 24, L}, 11, 9);
+    const Result<float> whole = search(on_cuda(), p), screened = search(on_cuda(), p, 0, p.n, 1, Precision::fast);
+    const Restore restore(cuda::wide_screen_bytes);
+    for (const int64_t vectors : {1, 3, 10}) {
+      cuda::wide_screen_bytes = vectors * 20 * (6 * 264 + 2 * 32);
+      CHECK(search(on_cuda(), p).codes == whole.codes);
+      CHECK(search(on_cuda(), p, 0, p.n, 1, Precision::fast).codes == screened.codes);
+    }
+  }
+}
+
 TEST_CASE("cuda candidate: a step that deceives the probes is searched exactly all the same") {
   if (no_cuda()) return;
   int64_t differing = 0, screened_wrong = 0, total = 0;
-  for (const Sizes& s : {Sizes{64, 32, 32, 1}, Sizes{64, 32, 32, 2}}) {
+  for (const Sizes& s : {Sizes{64, 32, 32, 1}, Sizes{64, 32, 32, 2}, Sizes{64, 264, 32, 2}}) {
     const Problem<float> p = hiding_problem(s, 100, 1);
     const Result<float> in_float = search(Isa::reference, p), exact = search(on_cuda(), p);
     const Result<float> fast = search(on_cuda(), p, 0, p.n, 1, Precision::fast);
