@@ -50,6 +50,8 @@ elseif(cuda_mode STREQUAL ON)
   list(REMOVE_ITEM cuda_sources ${hopper_sources})
   add_library(qinco_hopper OBJECT ${hopper_sources})
   set_target_properties(qinco_hopper PROPERTIES CUDA_ARCHITECTURES 90a-real)
+  # A target takes the variable as it was when the target was made.
+  set_target_properties(qinco_kernels PROPERTIES CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}")
   target_link_libraries(qinco_hopper PRIVATE qinco_options fmt::fmt)
   target_sources(qinco_kernels PRIVATE ${cuda_sources} $<TARGET_OBJECTS:qinco_hopper>)
   foreach(target qinco_kernels qinco_hopper)
