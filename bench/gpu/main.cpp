@@ -277,6 +277,27 @@ void candidates(Bench& b, int64_t scale) {
 }
 
 // Codes of 2^20 vectors, of a list that all queries share, or in a list for each, which are the same codes in memory.
+// An inverted file: each query scans 32 of its lists.
+void scan_inverted_lists(Bench& b, int64_t scale) {
+  const int64_t nq = scale * 4, M = 8, k = 10, nprobe = 32, n = 2048, count = scale * 64;
+  const uint8_t* const codes = b.codes(count * n * M);
+  const float *const norms = b.floats(count * n), *const tables = b.floats(nq * M * kScanEntries);
+  std::vector<ScanList<float>> lists;
+  std::vector<ScanQuery<float>> queries;
+  for (int64_t q = 0; q < nq; ++q)
+    for (int64_t l = 0; l < nprobe; ++l) {
+      const int64_t list = (q * 97 + l * 61) % count;
+      lists.push_back({n, codes + list * n * M, norms + list * n, 0, list * n});
+    }
+  for (int64_t q = 0; q < nq; ++q)
+    queries.push_back({tables + q * M * kScanEntries, nprobe, &lists[static_cast<size_t>(q * nprobe)]});
+  int64_t* const ids = b.array<int64_t>(nq * k, [](int64_t) { return 0; });
+  const Scan<float> scan{nq, M, k, queries.data(), ids, b.floats(nq * k)};
+  b.run(fmt::format("scan M={}, {} queries, {} lists of {} each, k={}", M, nq, nprobe, n, k),
+        static_cast<double>(nq * nprobe * n * M), 0, [&] { b.kernels().scan(b.context(), scan); });
+  b.clear();
+}
+
 void scans(Bench& b, int64_t scale) {
   const int64_t k = 100, n = scale << 14, few = 16, many = scale * 4;
   for (const auto& [nq, M, share] : {std::tuple{few, int64_t{8}, true},
@@ -303,6 +324,7 @@ void scans(Bench& b, int64_t scale) {
           static_cast<double>(nq * n * M), 0, [&] { b.kernels().scan(b.context(), scan); });
     b.clear();
   }
+  scan_inverted_lists(b, scale);
 }
 
 // The largest rate of bytes (a copy) and of FLOP (a matrix product) that was measured.

@@ -31,9 +31,8 @@ void tiled_nearest(const Context& context, int64_t n, int64_t d, int64_t K, cons
 /// For k <= kLargestBlockK.
 constexpr int64_t kLargestBlockK = 7168;
 void block_scan(const Context& context, const Scan<float>& scan);
-/// Where scans_together: many queries of the same lists, of enough vectors.
-void together_scan(const Context& context, const Scan<float>& scan);
-bool scans_together(const Context& context, const Scan<float>& scan);
+/// The same by lower bounds first, of queries with many vectors each; or false, and nothing is done.
+bool screened_scan(const Context& context, const Scan<float>& scan);
 void block_topk(const Context& context, int64_t rows, int64_t cols, int64_t k, const float* x, int32_t* ids,
                 float* values);
 void block_topk_merge(const Context& context, int64_t rows, int64_t cols, int64_t k, int64_t held, const float* x,

@@ -179,10 +179,10 @@ void scan(const Context& context, const Scan<T>& all) {
 
 void float_scan(const Context& context, const Scan<float>& all) {
   if (all.k == 0 || all.nq == 0) return;
-  const auto scan_all = all.k > kLargestBlockK         ? scan<float>
-                        : scans_together(context, all) ? together_scan
-                                                       : block_scan;
-  scan_all(context, all);
+  if (all.k > kLargestBlockK)
+    scan(context, all);
+  else if (!screened_scan(context, all))
+    block_scan(context, all);
 }
 
 }  // namespace

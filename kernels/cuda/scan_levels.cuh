@@ -1,7 +1,8 @@
-// Scores in whole units, for scan_together.cu: bounds of 8 bits to a table's entry, so that a look-up of 16 bytes
-// serves 16 queries, and sums of them in halves of 32 bits.
+// Scores in whole units, for scan_screened.cu: bounds of 8 bits to a table's entry, for G queries that pass over the
+// same lists. G = 16: those of the queries side by side, so that a look-up of 16 bytes serves all, and sums of them in
+// halves of 32 bits. G = 1: a byte, so that a table is 64 words, 2 to a bank of shared memory.
 //
-// One unit is 1/255 of the widest table of a group of 16 queries. An entry's level is (entry - least of its table) in
+// One unit is 1/255 of the widest table of a group's queries. An entry's level is (entry - least of its table) in
 // units, rounded down. With x a vector's bias + norm in units, and a query's scores counted from the sum of its tables'
 // least entries,
 //
@@ -18,7 +19,6 @@
 
 namespace qinco::kernels::cuda {
 
-constexpr int kTogether = 16;         // queries of a group
 constexpr int kLevels = 255;          // the highest level
 constexpr int kMostCodes = 64;        // a sum of levels has 14 bits
 constexpr int kLargestSum = 0x3fff;   // of levels, and of a query's distance from the group's highest limit
@@ -49,8 +49,29 @@ __device__ inline int units_up(const LevelScale& s, int M, float offset) {
   return static_cast<int>(fmaxf(ceilf(most), -kFarUnits)) + M;
 }
 
-/// Sums of levels of a vector for all queries: all[j] sums words j, odd[j] their bytes 1 and 3 in halves of 16 bits.
-struct LevelSums {
+/// The levels of a code for all queries of a group, the sums of them for a vector, and up to where such a sum passes:
+/// room = the highest limit of the queries less units_down of the vector's offset.
+template <int G>
+struct LevelsOf;
+template <int G>
+struct LevelSums;
+template <int G>
+struct Limits;
+
+template <int G>
+using Levels = typename LevelsOf<G>::type;
+
+// --- 16 queries
+
+template <>
+struct LevelsOf<16> {
+  using type = uint4;
+  __device__ static type pack(const unsigned (&words)[4]) { return {words[0], words[1], words[2], words[3]}; }
+};
+
+/// all[j] sums words j, odd[j] their bytes 1 and 3 in halves of 16 bits.
+template <>
+struct LevelSums<16> {
   unsigned all[4] = {}, odd[4] = {};
 
   __device__ void add(const uint4& levels) {
@@ -61,14 +82,83 @@ struct LevelSums {
 
   /// The sums of queries 4j + i and 4j + i + 2 in the halves of a word, i = 0 or 1.
   __device__ unsigned pair(int j, int i) const { return i ? odd[j] : all[j] - (odd[j] << 8); }
+  __device__ int of(int query) const {
+    return static_cast<int>(pair(query / 4, query % 2) >> 16 * (query / 2 % 2) & 0xffff);
+  }
 
  private:
   __device__ static unsigned odd_bytes(unsigned word) { return __byte_perm(word, 0, 0x4341); }
 };
 
-/// The query whose sum is in half h of word pair(j, i).
-__host__ __device__ constexpr int query_of(int j, int i, int h) {
-  return 4 * j + i + 2 * h;
-}
+template <>
+struct Limits<16> {
+  int highest;
+  unsigned below[4][2];  // by how much the queries' limits are below it, in the halves of LevelSums::pair
+
+  /// limits: of the first `present` queries; the others have none.
+  __device__ void set(const int* limits, int present) {
+    highest = -kFarUnits;
+    for (int q = 0; q < present; ++q) highest = limits[q] > highest ? limits[q] : highest;
+    for (int e = 0; e < 8; ++e) {
+      unsigned halves = 0;
+      for (int h = 0; h < 2; ++h) {
+        const int q = query_of(e, h), less = q < present ? highest - limits[q] : kLargestSum;
+        halves |= static_cast<unsigned>(less < kLargestSum ? less : kLargestSum) << 16 * h;
+      }
+      below[e / 2][e % 2] = halves;
+    }
+  }
+
+  /// Which queries a vector passes for, as bits: those with sum + below <= room. kLargestRoom - room is added to a
+  /// half's sum, so that its bit 15 says no.
+  __device__ unsigned passes(const LevelSums<16>& sums, int room) const {
+    const int bounded = room < -1 ? -1 : room > kLargestRoom ? kLargestRoom : room;
+    const unsigned lift = static_cast<unsigned>(kLargestRoom - bounded) * 0x10001u;
+    unsigned lifted[8], none = ~0u;
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      lifted[e] = sums.pair(e / 2, e % 2) + below[e / 2][e % 2] + lift;
+      none &= lifted[e];
+    }
+    if ((~none & 0x80008000u) == 0) return 0;
+    unsigned queries = 0;
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      const unsigned passed = ~lifted[e];
+      queries |= (passed >> 15 & 1) << query_of(e, 0) | (passed >> 31) << query_of(e, 1);
+    }
+    return queries;
+  }
+
+ private:
+  // The query whose sum is in half h of word pair(e / 2, e % 2).
+  __device__ static constexpr int query_of(int e, int h) {
+    return e / 2 * 4 + e % 2 + 2 * h;
+  }
+};
+
+// --- one query
+
+template <>
+struct LevelsOf<1> {
+  using type = uint8_t;
+  __device__ static type pack(const unsigned (&words)[1]) { return static_cast<uint8_t>(words[0]); }
+};
+
+template <>
+struct LevelSums<1> {
+  unsigned all = 0;
+
+  __device__ void add(uint8_t level) { all += level; }
+  __device__ int of(int) const { return static_cast<int>(all); }
+};
+
+template <>
+struct Limits<1> {
+  int highest;
+
+  __device__ void set(const int* limits, int) { highest = limits[0]; }
+  __device__ unsigned passes(const LevelSums<1>& sums, int room) const { return sums.of(0) <= room ? 1 : 0; }
+};
 
 }  // namespace qinco::kernels::cuda

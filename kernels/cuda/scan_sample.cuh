@@ -1,4 +1,4 @@
-// What scan_together.cu knows before it passes over the vectors: a group's units and levels (scan_levels.cuh), and from
+// What scan_screened.cu knows before it passes over the vectors: a group's units and levels (scan_levels.cuh), and from
 // a sample of the vectors how far down the k best of all are at least.
 #pragma once
 
@@ -7,39 +7,60 @@
 
 namespace qinco::kernels::cuda {
 
-constexpr int kTogetherThreads = 512;
-static_assert(kTogetherThreads / kWarp == kTogether);  // a warp for each query where queries are looked after
-constexpr int kRoundOfBlocks = kTogetherThreads / 8;   // of 32 vectors: 4 a thread
-constexpr int kHistogramBins = 1024;                   // of a query's histogram
-constexpr int kOwnBins = kHistogramBins / kWarp;       // of a lane
-constexpr int kFoundStride = 64;                       // so that counters do not meet in a part of the L2 cache
+// Sums for 16 queries take 64 registers, with which a multiprocessor holds two blocks; a warp looks after each query.
+// Those for one leave room for half as many warps again.
+template <int G>
+inline constexpr int kThreads = G == 1 ? 256 : 512;
+template <int G>
+inline constexpr int kBlocksEach = G == 1 ? 6 : 2;  // of a multiprocessor
+template <int G>
+inline constexpr int kRoundOfBlocks = kThreads<G> / 8;  // of 32 vectors: 4 a thread
 
-struct TogetherWork {
-  int M, k, queries, slices, capacity;
-  int samples;                 // blocks of 32 in the sample
-  const float* const* tables;  // [queries]
+template <int G>
+inline constexpr int kHistogramBins = G == 1 ? 512 : 1024;  // of a query's histogram
+template <int G>
+inline constexpr int kOwnBins = kHistogramBins<G> / kWarp;  // of a lane, in its registers
+constexpr int kFoundStride = 64;                            // so that counters do not meet in a part of the L2 cache
+
+/// Queries of the same lists.
+struct QueryGroup {
   Segments lists;
-  LevelScale* scales;  // [groups]
-  uint4* levels;       // [groups][M][256]
-  int* histograms;     // [groups][16][kHistogramBins]
-  unsigned* found;     // [groups * 16]: listed, or more than there is room for
-  Key* keys;           // [queries][capacity]
+  int samples;  // blocks of 32 in the sample
+};
 
-  __device__ int query(int group, int of) const { return group * kTogether + of; }
+template <int G>
+struct ScreenWork {
+  int M, k, queries, capacity;
+  const float* const* tables;  // [queries]
+  const QueryGroup* groups;    // [groups]
+  LevelScale* scales;          // [groups]
+  Levels<G>* levels;           // [groups][M][256]
+  int* histograms;             // [groups][G][kHistogramBins<G>]
+  unsigned* found;             // [groups * G]: listed, or more than there is room for
+  Key* keys;                   // [queries][capacity]
+
+  __device__ int query(int group, int of) const { return group * G + of; }
 };
 
 // --- a group's units and levels
 
-// The tables of one query: what a warp finds in them.
+// Tables of one query: what a warp finds in them.
 struct TableSpan {
   float widest = 0, sum = 0, amount = 0;  // the widest and all of their widths, the sum of their largest amounts
   bool finite = true;
+
+  __device__ void add(const TableSpan& other) {
+    widest = fmaxf(widest, other.widest), sum += other.sum, amount += other.amount;
+    finite = finite && other.finite;
+  }
 };
 
-__device__ inline TableSpan span_of(const float* tables, int M, float* least) {
+// Of tables first, first + step, ...
+__device__ inline TableSpan span_of(const float* tables, int M, int first, int step, float* least) {
   TableSpan span;
+  tables += first * kScanEntries;
 #pragma unroll 4
-  for (int m = 0; m < M; ++m, tables += kScanEntries) {
+  for (int m = first; m < M; m += step, tables += step * kScanEntries) {
     float low = INFINITY, high = -INFINITY;
 #pragma unroll
     for (int c = 0; c < kScanEntries; c += kWarp) {
@@ -62,8 +83,9 @@ struct OffsetSpan {
   float least = INFINITY, sum = 0;
 };
 
-__device__ inline OffsetSpan offset_span(const Segments& lists, int M) {
-  constexpr int kEach = 4, kCount = kEach * kTogetherThreads;
+template <int threads>
+__device__ OffsetSpan offset_span(const Segments& lists, int M) {
+  constexpr int kEach = 4, kCount = kEach * threads;
   OffsetSpan span;
 #pragma unroll
   for (int j = 0; j < kEach; ++j) {
@@ -79,7 +101,8 @@ __device__ inline OffsetSpan offset_span(const Segments& lists, int M) {
 }
 
 // By a warp: of the spans that it has one or none a lane.
-__device__ inline LevelScale scale_of(int M, TableSpan all, OffsetSpan offset) {
+template <int G>
+__device__ LevelScale scale_of(int M, TableSpan all, OffsetSpan offset) {
   all.widest = warp_fold(all.widest, Maximum{}), all.sum = warp_fold(all.sum, Maximum{});
   all.amount = warp_fold(all.amount, Maximum{}), all.finite = __all_sync(kFullMask, all.finite);
   offset.least = warp_fold(offset.least, Minimum{}), offset.sum = warp_sum(offset.sum);
@@ -94,68 +117,83 @@ __device__ inline LevelScale scale_of(int M, TableSpan all, OffsetSpan offset) {
                    span < kFarUnits / 4 && scale.error < kFarUnits / 4;
   if (!scale.screened) return scale;
   scale.base = static_cast<int>(floorf(base));
-  while (static_cast<float>(kHistogramBins << scale.shift) < span) ++scale.shift;
+  while (static_cast<float>(kHistogramBins<G> << scale.shift) < span) ++scale.shift;
   return scale;
 }
 
-// w.slices blocks for each group: its scale, a share of its levels, and nothing found yet.
-__global__ void __launch_bounds__(kTogetherThreads) level_kernel(TogetherWork w) {
-  __shared__ float least[kTogether][kMostCodes];
-  __shared__ TableSpan tables[kTogether];
-  __shared__ OffsetSpan offsets[kTogether];
-  __shared__ LevelScale scale;
-  const int group = static_cast<int>(blockIdx.x) / w.slices, slice = static_cast<int>(blockIdx.x) % w.slices;
-  const int of = static_cast<int>(threadIdx.x) / kWarp, query = w.query(group, of);
+// By all warps of a block: the scale, in the first of them, and the least entries of the tables.
+template <int G>
+__device__ LevelScale find_scale(const ScreenWork<G>& w, int group, float (&least)[G][kMostCodes]) {
+  constexpr int kWarpsHere = kThreads<G> / kWarp, kParts = kWarpsHere / G;  // of a query's tables
+  __shared__ TableSpan tables[kWarpsHere];
+  __shared__ OffsetSpan offsets[kWarpsHere];
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, of = warp % G, query = w.query(group, of);
   TableSpan own;
   if (query < w.queries)
-    own = span_of(w.tables[query], w.M, least[of]);
+    own = span_of(w.tables[query], w.M, warp / G, kParts, least[of]);
   else
     for (int m = lane(); m < w.M; m += kWarp) least[of][m] = 0;
-  OffsetSpan offset = offset_span(w.lists, w.M);
+  OffsetSpan offset = offset_span<kThreads<G>>(w.groups[group].lists, w.M);
   offset.least = warp_fold(offset.least, Minimum{});
   offset.sum = warp_sum(offset.sum);
-  if (lane() == 0) tables[of] = own, offsets[of] = offset;
+  if (lane() == 0) tables[warp] = own, offsets[warp] = offset;
   __syncthreads();
-  if (of == 0) {
-    const bool has = lane() < kTogether;
-    const LevelScale found = scale_of(w.M, has ? tables[lane()] : TableSpan{}, has ? offsets[lane()] : OffsetSpan{});
-    if (lane() == 0) scale = w.scales[group] = found;
-  }
+  if (warp != 0) return {};
+  TableSpan all;
+  if (lane() < G)
+    for (int part = 0; part < kParts; ++part) all.add(tables[part * G + lane()]);
+  return scale_of<G>(w.M, all, lane() < kWarpsHere ? offsets[lane()] : OffsetSpan{});
+}
+
+// Here and below blockIdx.y is the group and blockIdx.x the share of its work. Finds its scale, a share of its levels,
+// and clears what is counted.
+template <int G>
+__global__ void __launch_bounds__(kThreads<G>) level_kernel(ScreenWork<G> w) {
+  __shared__ float least[G][kMostCodes];
+  __shared__ LevelScale scale;
+  const auto group = static_cast<int>(blockIdx.y), thread = static_cast<int>(threadIdx.x);
+  // Without lists there may be no tables, and nothing is to be found.
+  const LevelScale found = w.groups[group].lists.blocks > 0 ? find_scale(w, group, least) : LevelScale{};
+  if (thread == 0) scale = w.scales[group] = found;
   __syncthreads();
-  if (lane() == 0 && slice == 0)
-    w.found[query * kFoundStride] = scale.screened ? 0 : static_cast<unsigned>(w.capacity) + 1;
+  if (thread < G && blockIdx.x == 0)
+    w.found[w.query(group, thread) * kFoundStride] = scale.screened ? 0 : static_cast<unsigned>(w.capacity) + 1;
   if (!scale.screened) return;
-  int* const histograms = w.histograms + int64_t{group} * kTogether * kHistogramBins;
-  const int share = w.slices * kTogetherThreads;
-  for (int i = slice * kTogetherThreads + threadIdx.x; i < kTogether * kHistogramBins; i += share) histograms[i] = 0;
-  for (int e = slice * kTogetherThreads + threadIdx.x; e < w.M * kScanEntries; e += share) {
-    float entries[kTogether];
+  int* const histograms = w.histograms + int64_t{group} * G * kHistogramBins<G>;
+  const int own = static_cast<int>(blockIdx.x) * kThreads<G> + thread, all = static_cast<int>(gridDim.x) * kThreads<G>;
+  for (int i = own; i < G * kHistogramBins<G>; i += all) histograms[i] = 0;
+  for (int e = own; e < w.M * kScanEntries; e += all) {
+    float entries[G];
 #pragma unroll
-    for (int j = 0; j < kTogether; ++j)
+    for (int j = 0; j < G; ++j)
       entries[j] = w.query(group, j) < w.queries ? w.tables[w.query(group, j)][e] : least[j][e / kScanEntries];
-    unsigned words[4] = {};
+    unsigned words[(G + 3) / 4] = {};
 #pragma unroll
-    for (int j = 0; j < kTogether; ++j) {
+    for (int j = 0; j < G; ++j) {
       const float above = (entries[j] - least[j][e / kScanEntries]) * scale.units;
       words[j / 4] |= static_cast<unsigned>(fminf(floorf(above), kLevels)) << 8 * (j % 4);
     }
-    w.levels[int64_t{group} * w.M * kScanEntries + e] = {words[0], words[1], words[2], words[3]};
+    w.levels[int64_t{group} * w.M * kScanEntries + e] = LevelsOf<G>::pack(words);
   }
 }
 
 // --- a pass over vectors
 
 // The group's levels in shared memory.
-__device__ inline const uint4* load_levels(const TogetherWork& w, int group, uint4* shared) {
-  const uint4* const from = w.levels + int64_t{group} * w.M * kScanEntries;
-  for (int i = threadIdx.x; i < w.M * kScanEntries; i += kTogetherThreads) shared[i] = from[i];
+template <int G>
+__device__ const Levels<G>* load_levels(const ScreenWork<G>& w, int group, Levels<G>* shared) {
+  constexpr int kEach = sizeof(uint4) / sizeof(Levels<G>);
+  const auto* const from = reinterpret_cast<const uint4*>(w.levels + int64_t{group} * w.M * kScanEntries);
+  for (int i = threadIdx.x; i < w.M * kScanEntries / kEach; i += kThreads<G>)
+    reinterpret_cast<uint4*>(shared)[i] = from[i];
   return shared;
 }
 
 // The sums of the 4 vectors whose codes are at `codes`.
-template <bool words>
-__device__ void sum_levels(int M, const uint8_t* codes, const uint4* levels, LevelSums (&sums)[4]) {
-#pragma unroll 4
+template <bool words, int G>
+__device__ void sum_levels(int M, const uint8_t* codes, const Levels<G>* levels, LevelSums<G> (&sums)[4]) {
+  [[maybe_unused]] constexpr int kAhead = G == 1 ? 8 : 4;  // loads under way
+#pragma unroll kAhead
   for (int m = 0; m < M; ++m, codes += kScanBlock, levels += kScanEntries) {
     const uint32_t four = load_codes<words>(codes);
 #pragma unroll
@@ -164,55 +202,72 @@ __device__ void sum_levels(int M, const uint8_t* codes, const uint4* levels, Lev
 }
 
 // A bin's place in its histogram: lanes look at consecutive bins, and at consecutive places at a time.
-__device__ inline int place_of(int bin) {
-  return bin % kOwnBins * kWarp + bin / kOwnBins;
+template <int G>
+__device__ int place_of(int bin) {
+  return bin % kOwnBins<G> * kWarp + bin / kOwnBins<G>;
 }
 
-// By a warp: the bin at which the count over a histogram reaches k, kHistogramBins if it does not. `own` are the lane's
-// bins; before: what is in the bins of the lanes before.
-__device__ inline int bin_of(int k, const int (&own)[kOwnBins], int& before) {
+// By a warp: the bin at which the count over a histogram reaches k, kHistogramBins<G> if it does not. `own` are the
+// lane's bins; before: what is in the bins of the lanes before.
+template <int G>
+__device__ int bin_of(int k, const int (&own)[kOwnBins<G>], int& before) {
   int sum = 0;
   for (const int count : own) sum += count;
   before = sum_of_lanes_before(sum);
-  int bin = kHistogramBins, reached = before;
+  int bin = kHistogramBins<G>, reached = before;
 #pragma unroll
-  for (int i = 0; i < kOwnBins; ++i) {
-    if (reached < k && reached + own[i] >= k) bin = lane() * kOwnBins + i;
+  for (int i = 0; i < kOwnBins<G>; ++i) {
+    if (reached < k && reached + own[i] >= k) bin = lane() * kOwnBins<G> + i;
     reached += own[i];
   }
   return warp_fold(bin, Minimum{});
 }
 
 // Counts a vector's upper bounds: two counts of 16 bits to a word.
-__device__ inline void count_bounds(const LevelScale& scale, const LevelSums& sums, int offset, unsigned* counts) {
+template <int G>
+__device__ void count_bounds(const LevelScale& scale, const LevelSums<G>& sums, int offset, unsigned* counts) {
 #pragma unroll
-  for (int e = 0; e < kTogether; ++e) {
-    const auto sum = static_cast<int>(sums.pair(e / 4, e / 2 % 2) >> 16 * (e % 2) & 0xffff);
-    const int above = offset + sum - scale.base, bin = above < 0 ? 0 : above >> scale.shift;
-    const int at = query_of(e / 4, e / 2 % 2, e % 2) * kHistogramBins + place_of(bin);
-    if (bin < kHistogramBins) atomicAdd(&counts[at / 2], at % 2 ? 0x10000u : 1u);
+  for (int q = 0; q < G; ++q) {
+    const int above = offset + sums.of(q) - scale.base, bin = above < 0 ? 0 : above >> scale.shift;
+    const int at = q * kHistogramBins<G> + place_of<G>(bin);
+    if (bin < kHistogramBins<G>) atomicAdd(&counts[at / 2], at % 2 ? 0x10000u : 1u);
   }
 }
 
-// Upper bounds of a sample of vectors, counted in the queries' histograms as far as the k lowest of the block's.
-template <bool words>
-__global__ void __launch_bounds__(kTogetherThreads, 1) sample_kernel(TogetherWork w) {
-  const int group = static_cast<int>(blockIdx.x) / w.slices, slice = static_cast<int>(blockIdx.x) % w.slices;
+// By a warp: adds a block's counts of a query to its histogram, as far as the k lowest.
+template <int G>
+__device__ void add_counts(int k, const unsigned* counts, int* histogram) {
+  int own[kOwnBins<G>], before;
+#pragma unroll
+  for (int i = 0; i < kOwnBins<G>; ++i)
+    own[i] = static_cast<int>(counts[(i * kWarp + lane()) / 2] >> 16 * (lane() % 2) & 0xffff);
+  const int last = bin_of<G>(k, own, before);
+#pragma unroll
+  for (int i = 0; i < kOwnBins<G>; ++i)
+    if (own[i] != 0 && lane() * kOwnBins<G> + i <= last) atomicAdd(histogram + i * kWarp + lane(), own[i]);
+}
+
+// Upper bounds of a sample of vectors, counted in the queries' histograms.
+template <bool words, int G>
+__global__ void __launch_bounds__(kThreads<G>, G == 1 ? 4 : 1) sample_kernel(ScreenWork<G> w) {
+  const auto group = static_cast<int>(blockIdx.y);
   const LevelScale scale = w.scales[group];
-  if (!scale.screened) return;
-  uint4* const shared = dynamic_shared<uint4>();
+  const auto [lists, samples] = w.groups[group];
+  const int64_t begin = int64_t{samples} * blockIdx.x / gridDim.x;
+  const int64_t end = int64_t{samples} * (blockIdx.x + 1) / gridDim.x;
+  if (!scale.screened || begin == end) return;
+  auto* const shared = dynamic_shared<Levels<G>>();
   auto* const counts = reinterpret_cast<unsigned*>(shared + w.M * kScanEntries);
-  const uint4* const levels = load_levels(w, group, shared);
-  for (int i = threadIdx.x; i < kTogether * kHistogramBins / 2; i += kTogetherThreads) counts[i] = 0;
+  const Levels<G>* const levels = load_levels(w, group, shared);
+  for (int i = threadIdx.x; i < G * kHistogramBins<G> / 2; i += kThreads<G>) counts[i] = 0;
   __syncthreads();
-  const int64_t begin = int64_t{w.samples} * slice / w.slices, end = int64_t{w.samples} * (slice + 1) / w.slices;
   const int at = threadIdx.x % 8 * 4;
   CurrentList list;
-  for (int64_t sample = begin + threadIdx.x / 8; sample < end; sample += kRoundOfBlocks) {
-    const auto block = static_cast<int>(w.lists.blocks * sample / w.samples);
-    list.move_to(block, w.lists, w.M);
-    LevelSums sums[4];
-    sum_levels<words>(w.M, list.codes(block, at, w.M), levels, sums);
+  for (int64_t sample = begin + threadIdx.x / 8; sample < end; sample += kRoundOfBlocks<G>) {
+    const auto block = static_cast<int>(lists.blocks * sample / samples);
+    list.move_to(block, lists, w.M);
+    LevelSums<G> sums[4];
+    sum_levels<words, G>(w.M, list.codes(block, at, w.M), levels, sums);
     float offsets[4];
     list.offsets<words>(block, at, offsets);
 #pragma unroll
@@ -221,45 +276,28 @@ __global__ void __launch_bounds__(kTogetherThreads, 1) sample_kernel(TogetherWor
   }
   __syncthreads();
   const int of = static_cast<int>(threadIdx.x) / kWarp;
-  int own[kOwnBins], before;
-#pragma unroll
-  for (int i = 0; i < kOwnBins; ++i)
-    own[i] = static_cast<int>(counts[(of * kHistogramBins + i * kWarp + lane()) / 2] >> 16 * (lane() % 2) & 0xffff);
-  const int last = bin_of(w.k, own, before);
-  int* const histogram = w.histograms + (int64_t{group} * kTogether + of) * kHistogramBins + lane();
-#pragma unroll
-  for (int i = 0; i < kOwnBins; ++i)
-    if (own[i] != 0 && lane() * kOwnBins + i <= last) atomicAdd(histogram + i * kWarp, own[i]);
+  if (of < G)
+    add_counts<G>(w.k, counts + of * kHistogramBins<G> / 2,
+                  w.histograms + (int64_t{group} * G + of) * kHistogramBins<G>);
 }
 
 // How far lower bounds may go, for each query of a group.
-struct Limits {
-  int highest;           // of all queries
-  unsigned below[4][2];  // by how much the others' are below it, in the halves of LevelSums::pair
-};
-
-__device__ inline void find_limits(const TogetherWork& w, int group, const LevelScale& scale, Limits& limits) {
-  __shared__ int limit_of[kTogether];
+template <int G>
+__device__ void find_limits(const ScreenWork<G>& w, int group, Limits<G>& limits) {
+  __shared__ int limit_of[G];
   const int of = static_cast<int>(threadIdx.x) / kWarp;
-  const int* const histogram = w.histograms + (int64_t{group} * kTogether + of) * kHistogramBins + lane();
-  int own[kOwnBins], before;
+  if (of < G) {
+    const int* const histogram = w.histograms + (int64_t{group} * G + of) * kHistogramBins<G> + lane();
+    int own[kOwnBins<G>], before;
 #pragma unroll
-  for (int i = 0; i < kOwnBins; ++i) own[i] = histogram[i * kWarp];
-  const int bin = bin_of(w.k, own, before);
-  if (lane() == 0) limit_of[of] = bin < kHistogramBins ? scale.base + ((bin + 1) << scale.shift) - 1 : kNoLimit;
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  limits.highest = -kFarUnits;
-  const int present = w.queries - group * kTogether < kTogether ? w.queries - group * kTogether : kTogether;
-  for (int q = 0; q < present; ++q) limits.highest = limit_of[q] > limits.highest ? limit_of[q] : limits.highest;
-  for (int e = 0; e < kTogether / 2; ++e) {
-    unsigned halves = 0;
-    for (int h = 0; h < 2; ++h) {
-      const int q = query_of(e / 2, e % 2, h), below = q < present ? limits.highest - limit_of[q] : kLargestSum;
-      halves |= static_cast<unsigned>(below < kLargestSum ? below : kLargestSum) << 16 * h;
-    }
-    limits.below[e / 2][e % 2] = halves;
+    for (int i = 0; i < kOwnBins<G>; ++i) own[i] = histogram[i * kWarp];
+    const int bin = bin_of<G>(w.k, own, before);
+    const LevelScale& scale = w.scales[group];
+    if (lane() == 0) limit_of[of] = bin < kHistogramBins<G> ? scale.base + ((bin + 1) << scale.shift) - 1 : kNoLimit;
   }
+  __syncthreads();
+  const int present = w.queries - group * G;
+  if (threadIdx.x == 0) limits.set(limit_of, present < G ? present : G);
 }
 
 }  // namespace qinco::kernels::cuda

@@ -16,6 +16,10 @@ struct Result {
   std::vector<float> scores;
 };
 
+struct ListRange {
+  int64_t begin, end;
+};
+
 /// Lists of the given lengths over random codes, and the queries' tables.
 struct Problem {
   Problem(int64_t number, int64_t codes, std::vector<int64_t> list_lengths, bool with_norms, std::vector<float> values)
@@ -32,8 +36,8 @@ struct Problem {
     }
   }
 
-  /// All queries visit all lists where they `share`; else every second one leaves out the first. offset: of codes and
-  /// norms from a multiple of 64 bytes.
+  /// All queries visit all lists where they `share`; else the lists that `own` says for each, and where it is empty,
+  /// every second query leaves out the first. offset: of codes and norms from a multiple of 64 bytes.
   Result run(const Table<float>& t, const Context& context, int64_t k, bool share = false, int64_t offset = 1) const {
     std::vector<ScanList<float>> lists;
     std::deque<Buffer<uint8_t>> own_codes;
@@ -46,9 +50,10 @@ struct Problem {
     Buffer<float> all_tables(tables);
     std::vector<ScanQuery<float>> queries;
     for (int64_t q = 0; q < nq; ++q) {
-      const int64_t skipped = share ? 0 : q % 2;
-      queries.push_back(
-          {all_tables.data() + q * M * 256, static_cast<int64_t>(lists.size()) - skipped, lists.data() + skipped});
+      ListRange range{share || !own.empty() ? 0 : q % 2, static_cast<int64_t>(lists.size())};
+      if (!share && !own.empty()) range = own[static_cast<size_t>(q)];
+      const float* const of_query = range.begin < range.end ? all_tables.data() + q * M * 256 : nullptr;
+      queries.push_back({of_query, range.end - range.begin, lists.data() + range.begin});
     }
     Buffer<int64_t> ids(nq * k, 1);
     Buffer<float> scores(nq * k, 1);
@@ -63,15 +68,16 @@ struct Problem {
   std::vector<std::vector<uint8_t>> packed;
   std::vector<std::vector<float>> norms;
   std::vector<int64_t> firsts;
+  std::vector<ListRange> own;  // [nq] or empty
 };
 
 void check_against_reference(const Problem& problem, int64_t k, const std::string& what) {
   for (const bool share : {false, true}) {
-    if (share && problem.nq == 1) continue;
+    if (share && (problem.nq == 1 || !problem.own.empty())) continue;
     const Result expected = problem.run(table<float>(Isa::reference), TestContext(), k, share);
     for_each_version([&](const Table<float>& t, const Version& version) {
       for (const int64_t offset : {1, 0}) {
-        if (offset == 0 && !share) continue;
+        if (offset == 0 && !share && problem.own.empty()) continue;
         const Result result = problem.run(t, TestContext(), k, share, offset);
         CHECK_MESSAGE(result.ids == expected.ids,
                       fmt::format("{} {} k={} share={} offset={}", version.name, what, k, share, offset));
@@ -171,6 +177,41 @@ TEST_CASE("scan: many queries of long lists") {  // where CUDA bounds the scores
   check_against_reference(special, 15, "long, special values");
   for (float& norm : special.norms[0]) norm += 1e7F;  // units as coarse as a float
   check_against_reference(special, 15, "long, large norms");
+}
+
+// CUDA bounds the scores of queries with lists of their own first where these have 32,768 vectors and 256 k on average.
+TEST_CASE("scan: many vectors in lists of their own") {
+  Problem problem(4, 3, {33, 130000, 2000, 0}, true, Data(10).normal(4 * 3 * 256, 0, 10));
+  problem.own = {{0, 3}, {4, 4}, {2, 4}, {3, 4}};  // of these no list, a short one, and an empty one
+  check_against_reference(problem, 20, "own lists");
+}
+
+TEST_CASE("scan: long lists of their own") {
+  const auto table = [](int64_t nq, int64_t M) { return Data(11).normal(nq * M * 256, 0, 10); };
+  for (const auto& [M, k] : {std::pair<int64_t, int64_t>{1, 128}, {8, 1}, {9, 20}, {64, 10}}) {
+    Problem one(1, M, {32000, 1, 803}, M % 2 == 0, table(1, M));
+    one.own = {{0, 3}};
+    check_against_reference(one, k, fmt::format("one query, M={}", M));
+  }
+  Problem ties(2, 2, {33000, 33000}, false, Data(12).integers(2 * 2 * 256, 9));
+  ties.own = {{0, 1}, {1, 2}};
+  check_against_reference(ties, 30, "own lists, many ties");
+
+  Problem equal(1, 4, {40000}, false, table(1, 4));
+  for (uint8_t& code : equal.packed[0]) code = 7;  // more than there is room to list
+  check_against_reference(equal, 10, "own lists, all the same");
+
+  std::vector<float> tables = table(6, 2);
+  tables[3] = kNan, tables[300] = -kInf;                         // the first query's
+  std::fill(tables.begin() + 512, tables.begin() + 1024, 4.0F);  // all of the second's scores are its norms'
+  Problem special(6, 2, {5, 40000, 900, 7}, true, tables);
+  special.own = {{1, 3}, {0, 3}, {1, 4}, {0, 2}, {1, 2}, {3, 4}};  // the last has fewer vectors than k
+  for (size_t i = 0; i < 900; i += 9) special.norms[2][i] = i % 2 ? kNan : kInf;
+  special.norms[1][77] = -kInf, special.norms[1][78] = 3e38F, special.norms[1][79] = -3e38F;
+  special.norms[1][80] = -0.0F;
+  check_against_reference(special, 15, "own lists, special values");
+  for (float& norm : special.norms[1]) norm += 1e7F;  // units as coarse as a float
+  check_against_reference(special, 15, "own lists, large norms");
 }
 
 TEST_CASE("scan: the same results at any thread count") {
