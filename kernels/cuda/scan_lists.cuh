@@ -55,6 +55,7 @@ class CurrentList {
     bias_ = list.bias;
   }
 
+  __device__ bool has_block(int block) const { return block < end_; }
   __device__ bool has(int block, int at) const { return block + 1 < end_ || at < tail_; }
   __device__ uint32_t id(int block, int at) const {
     return first_ + static_cast<uint32_t>(block) * static_cast<uint32_t>(kScanBlock) + static_cast<uint32_t>(at);

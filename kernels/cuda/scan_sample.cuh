@@ -201,6 +201,39 @@ __device__ void sum_levels(int M, const uint8_t* codes, const Levels<G>* levels,
   }
 }
 
+// Among the four eights of a warp's lanes: word r of eight e and word e of eight r change places.
+__device__ inline void transpose_eights(uint32_t (&words)[4]) {
+#pragma unroll
+  for (int bit = 1; bit <= 2; bit *= 2) {
+    const bool upper = lane() / 8 & bit;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (i & bit) continue;
+      const uint32_t other = __shfl_xor_sync(kFullMask, upper ? words[i] : words[i + bit], 8 * bit);
+      (upper ? words[i] : words[i + bit]) = other;
+    }
+  }
+}
+
+// The same by a warp for M % 4 == 0 and 4 consecutive blocks of a list, of which each eight of lanes takes one. codes:
+// of the first, at the lane. 4 codes of a block's vectors lie 128 bytes together, a wavefront, where those that the
+// lanes use at a time lie in 4 lines.
+template <int G>
+__device__ void sum_levels_of_warp(int M, const uint8_t* codes, const Levels<G>* levels, LevelSums<G> (&sums)[4]) {
+  const int64_t next = M * kScanBlock;
+#pragma unroll 1
+  for (int m = 0; m < M; m += 4, codes += 4 * kScanBlock) {
+    uint32_t four[4];
+#pragma unroll
+    for (int b = 0; b < 4; ++b) four[b] = load_codes<true>(codes + b * next);
+    transpose_eights(four);
+#pragma unroll
+    for (int r = 0; r < 4; ++r, levels += kScanEntries)
+#pragma unroll
+      for (int v = 0; v < 4; ++v) sums[v].add(levels[four[r] >> 8 * v & 255]);
+  }
+}
+
 // A bin's place in its histogram: lanes look at consecutive bins, and at consecutive places at a time.
 template <int G>
 __device__ int place_of(int bin) {

@@ -13,8 +13,9 @@
 // time.
 //
 // Floor, one query: 32 random codes meet 2-fold in a table's 64 words, which is 64 wavefronts of shared memory and L1
-// for 128 vectors of M = 8, where entries of 4 bytes take 113; beside 32 of codes, which lie 32 bytes together, and 4
-// of norms. That is 10 bytes of codes a clock and SM, 2.4 x 10^12 a second.
+// for 128 vectors of M = 8, where entries of 4 bytes take 113; beside 8 of codes, 8 of shuffles that bring them to
+// their lanes, and 4 of norms. (32 for the 16 where M % 4 != 0.) That is 12 bytes of codes a clock and SM, 2.8 x 10^12
+// a second. Norms of 4 bytes beside 8 codes: from memory it is two thirds of the device's rate at most.
 #include <cmath>
 #include <vector>
 
@@ -68,10 +69,21 @@ __global__ void __launch_bounds__(kThreads<G>, kBlocksEach<G>) screen_kernel(Scr
   const auto end = static_cast<int>(int64_t{lists.blocks} * (blockIdx.x + 1) / gridDim.x);
   const int at = threadIdx.x % 8 * 4;
   CurrentList list;
-  for (int block = begin + static_cast<int>(threadIdx.x) / 8; block < end; block += kRoundOfBlocks<G>) {
-    list.move_to(block, lists, w.M);
+  for (int block = begin + static_cast<int>(threadIdx.x) / 8; block - lane() / 8 < end; block += kRoundOfBlocks<G>) {
     LevelSums<G> sums[4];
-    sum_levels<words, G>(w.M, list.codes(block, at, w.M), levels, sums);
+    bool consecutive = false;  // the warp's blocks, in one list
+    const int first = block - lane() / 8;
+    if constexpr (words && G == 1) {
+      list.move_to(first, lists, w.M);
+      consecutive = w.M % 4 == 0 && first + 3 < end && list.has_block(first + 3);
+    }
+    if (consecutive) {
+      sum_levels_of_warp<G>(w.M, list.codes(first, 4 * lane(), w.M), levels, sums);
+    } else {
+      if (block >= end) continue;
+      list.move_to(block, lists, w.M);
+      sum_levels<words, G>(w.M, list.codes(block, at, w.M), levels, sums);
+    }
     float offsets[4];
     list.offsets<words>(block, at, offsets);
     unsigned found[4];  // bits of queries

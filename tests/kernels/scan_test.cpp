@@ -181,7 +181,7 @@ TEST_CASE("scan: many queries of long lists") {  // where CUDA bounds the scores
 
 // CUDA bounds the scores of queries with lists of their own first where these have 32,768 vectors and 256 k on average.
 TEST_CASE("scan: many vectors in lists of their own") {
-  Problem problem(4, 3, {33, 130000, 2000, 0}, true, Data(10).normal(4 * 3 * 256, 0, 10));
+  Problem problem(4, 4, {33, 130000, 2000, 0}, true, Data(10).normal(4 * 4 * 256, 0, 10));
   problem.own = {{0, 3}, {4, 4}, {2, 4}, {3, 4}};  // of these no list, a short one, and an empty one
   check_against_reference(problem, 20, "own lists");
 }
