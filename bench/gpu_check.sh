@@ -112,13 +112,13 @@ cases() {
 readonly alone='out of memory|more than the device'
 
 # Runs the cases on standard input of program $1, $2 at a time, each in a process of its own: what breaks a device's
-# context fails one case alone. Prints what a case that failed printed, and the longest times.
+# context fails one case alone. Prints what a case that failed printed, and all times. `under`: a command to run it with.
 run_cases() {
   local program=$build/bin/$1
   # shellcheck disable=SC2016  # the inner shell expands them
   xargs -d '\n' -r -P "$2" -I '{}' bash -c '
     start=${EPOCHREALTIME/./} status=0
-    said=$(timeout -k 5 100 "$0" -tc="$1" 2>&1) || status=$?
+    said=$(timeout -k 5 100 $under "$0" -tc="$1" 2>&1) || status=$?
     echo "$(((${EPOCHREALTIME/./} - start) / 1000)) ms: $1"
     if ((status != 0)) || ! grep -q "skipped: no CUDA device\|1 passed" <<<"$said"; then
       printf "FAILED (%s): %s\n%s\n" $status "$1" "$(tail -n 60 <<<"$said")" && exit 1
@@ -136,11 +136,13 @@ test_program() {
   return $status
 }
 
+under=''
+export -f cases run_cases test_program
+export build cuda alone under OMP_WAIT_POLICY=passive  # many at a time: threads that wait must sleep, not spin
+
 phase_test() {
   local of all='*' devices='*device:*'
   [[ $cuda == ON ]] || all=$few devices='device: tensors*,device: dropout*,device: the codec follows*,device: encode*'
-  export -f cases run_cases test_program
-  export build cuda alone OMP_WAIT_POLICY=passive  # many at a time: threads that wait must sleep, not spin
   step test_kernels 240 bash -c 'test_program "$@"' - test_kernels "$all"
   for of in tensor autograd qinco apps; do
     step "test_$of" 150 bash -c 'test_program "$@"' - "test_$of" "$devices"
@@ -154,8 +156,8 @@ phase_sanitize() {
     return
   fi
   for tool in memcheck racecheck initcheck synccheck; do
-    step $tool 120 env QINCO_CUDA_CACHE=0 "$sanitizer" --tool $tool --error-exitcode 9 $build/bin/test_kernels \
-      -tc="$few,cuda candidate: every*,cuda candidate: a step*"
+    step $tool 120 env QINCO_CUDA_CACHE=0 under="$sanitizer --tool $tool --error-exitcode 9" bash -c 'test_program "$@"' \
+      - test_kernels "$few,cuda candidate: every*,cuda candidate: a step*"
   done
 }
 
@@ -166,7 +168,7 @@ phase_bench() {
 }
 
 phase_peers() {
-  local options=()
+  local options=(--rounds 3 --seconds 0.4)
   if ! python3 -c 'import numpy' 2>/dev/null; then
     note peers "skipped: no python3 with numpy" ""
     return

@@ -175,10 +175,10 @@ TEST_CASE("cuda candidate: the same answers in chunks of any size") {
 TEST_CASE("cuda candidate: a wide step's screen takes groups of any size, and single blocks") {
   if (no_cuda()) return;
   for (const int64_t L : {1, 2}) {
-    const Problem<float> p = random_problem({20, 264, 24, L}, 11, 9);
+    const Problem<float> p = random_problem({20, 264, 24, L}, 13, 9);
     const Result<float> whole = search(on_cuda(), p), screened = search(on_cuda(), p, 0, p.n, 1, Precision::fast);
     const Restore restore(cuda::wide_screen_bytes);
-    for (const int64_t vectors : {1, 3, 10}) {
+    for (const int64_t vectors : {1, 4, 11}) {  // in fours
       cuda::wide_screen_bytes = vectors * 20 * (6 * 264 + 2 * 32);
       CHECK(search(on_cuda(), p).codes == whole.codes);
       CHECK(search(on_cuda(), p, 0, p.n, 1, Precision::fast).codes == screened.codes);
