@@ -109,7 +109,7 @@ readonly few
 cases() {
   $build/bin/"$1" -ltc -tc="$2" | sed '/^\[doctest\]/d; /^===/d; s/,/?/g'
 }
-readonly alone='out of memory|more than the device'
+readonly alone='out of memory|more than the device|does not fit|lacks it'
 
 # Runs the cases on standard input of program $1, $2 at a time, each in a process of its own: what breaks a device's
 # context fails one case alone. Prints what a case that failed printed, and all times. `under`: a command to run it with.

@@ -41,7 +41,7 @@ MemoryInfo memory_info(Device device);
 
 /// `bytes` >= 0 uninitialised bytes on `device`, aligned to 64 (CUDA: 256). On a CUDA device released memory is kept
 /// for later calls, and what is done to the memory follows what was queued on the device before. Throws std::bad_alloc
-/// on the CPU, elsewhere Error with the bytes wanted and free.
+/// on the CPU, elsewhere OutOfMemory with the bytes wanted and free.
 void* allocate(Device device, size_t bytes);
 
 /// Gives back what `allocate(device, bytes)` returned, or null; work queued on the device may still use it.

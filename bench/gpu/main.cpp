@@ -276,7 +276,6 @@ void candidates(Bench& b, int64_t scale) {
   for (const int64_t n : {1024, 8192}) candidate_step(b, n, 256, 768, 256, 2);
 }
 
-// Codes of 2^20 vectors, of a list that all queries share, or in a list for each, which are the same codes in memory.
 // An inverted file: each query scans 32 of its lists.
 void scan_inverted_lists(Bench& b, int64_t scale) {
   const int64_t nq = scale * 4, M = 8, k = 10, nprobe = 32, n = 2048, count = scale * 64;
@@ -298,6 +297,7 @@ void scan_inverted_lists(Bench& b, int64_t scale) {
   b.clear();
 }
 
+// Codes of 2^20 vectors, of a list that all queries share, or in a list for each, which are the same codes in memory.
 void scans(Bench& b, int64_t scale) {
   const int64_t k = 100, n = scale << 14, few = 16, many = scale * 4;
   for (const auto& [nq, M, share] : {std::tuple{few, int64_t{8}, true},

@@ -76,7 +76,7 @@ inline int64_t most_distances = int64_t{1} << 21;
 /// The rescoring takes 16 pairs at a time where a block has no more than so many, else 32; tests change it.
 inline int64_t pairs_of_small_tiles = 16;
 
-/// Memory that the screen of a wide step passes its vectors through at a time; tests lower it.
+/// Memory that the screen of a wide step passes its vectors through at a time, one of them at least; tests lower it.
 inline int64_t wide_screen_bytes = int64_t{32} << 20;
 
 /// Vectors that are searched together; their inputs take 64 MiB at most.

@@ -194,8 +194,9 @@ inline void screen_wide_group(const Context& context, const CandidateLayout& p, 
 
 inline void run_wide_screen(const Context& context, const CandidateLayout& p, const float* packed,
                             const CandidateChunk& c) {
-  const int64_t four = wide_screen_bytes / (p.K * (6 * p.D() + 2 * p.H()) * kWideVectors);
-  const int64_t most = (four < 1 ? 1 : four) * kWideVectors, group = c.n < most ? c.n : most;
+  const int64_t room = wide_screen_bytes / (p.K * (6 * p.D() + 2 * p.H()));
+  const int64_t most = room < 1 ? 1 : room < kWideVectors ? room : room / kWideVectors * kWideVectors;
+  const int64_t group = c.n < most ? c.n : most;
   ScratchFrame frame(context);
   WideScreen s{};
   s.K = c.K, s.D = c.D, s.H = c.H;

@@ -117,7 +117,8 @@ void* unrecorded_block(int index, State& state, size_t bytes, size_t wanted) {
   cudaGetLastError();
   if (status != cudaErrorMemoryAllocation) check_status(status, "allocation");
   const MemoryInfo info = memory_info(index);
-  fail("device cuda:{}: out of memory: {} bytes wanted, {} of {} free", index, bytes, info.free, info.total);
+  throw OutOfMemory(fmt::format("device cuda:{}: out of memory: {} bytes wanted, {} of {} free", index, bytes,
+                                info.free, info.total));
 }
 
 }  // namespace

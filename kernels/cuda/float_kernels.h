@@ -31,6 +31,8 @@ void tiled_nearest(const Context& context, int64_t n, int64_t d, int64_t K, cons
 /// For k <= kLargestBlockK.
 constexpr int64_t kLargestBlockK = 7168;
 void block_scan(const Context& context, const Scan<float>& scan);
+/// Vectors of a query from which lower bounds may pay, whatever k is; tests lower it.
+inline int64_t fewest_screened_vectors = int64_t{1} << 15;
 /// The same by lower bounds first, of queries with many vectors each; or false, and nothing is done.
 bool screened_scan(const Context& context, const Scan<float>& scan);
 void block_topk(const Context& context, int64_t rows, int64_t cols, int64_t k, const float* x, int32_t* ids,

@@ -23,7 +23,7 @@ bool fused_product(const Context& context, const Gemm<float>& g, float own);
 /// multiples of 16 bytes; n and k are multiples of 8. m >= 1.
 void rounded_product(const Context& context, int64_t m, int64_t n, int64_t k, const uint16_t* a, const uint16_t* b,
                      bool accumulate, float* c);
-/// C = relu(A B^T) in bfloat16.
+/// C = relu(A B^T) in bfloat16, where NaN may become 0.
 void rounded_product(const Context& context, int64_t m, int64_t n, int64_t k, const uint16_t* a, const uint16_t* b,
                      uint16_t* c);
 

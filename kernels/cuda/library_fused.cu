@@ -132,15 +132,19 @@ Chosen* chosen_of(int index) {
   return index < kMaxDevices ? all + index : nullptr;
 }
 
-// Queues C = act(beta addend + op(A) op(B) + bias); whether cuBLASLt has something for it.
-bool queue_product(const Context& context, const Gemm<float>& g, const float* addend, int64_t ldadd, float beta,
-                   Types types) {
+// Queues C = act(beta addend + op(A) op(B) + bias), or says why not.
+cublasStatus_t queue_product(const Context& context, const Gemm<float>& g, const float* addend, int64_t ldadd,
+                             float beta, Types types) {
   Product product(g, addend, ldadd, beta, types);
   use_device(context.device.index);
   Chosen* const all = chosen_of(context.device.index);
-  if (!all || product.status() != CUBLAS_STATUS_SUCCESS) return false;
+  if (!all) return CUBLAS_STATUS_INVALID_VALUE;
+  if (product.status() != CUBLAS_STATUS_SUCCESS) return product.status();
   const std::lock_guard lock(all->mutex);
-  if (!all->handle && cublasLtCreate(&all->handle) != CUBLAS_STATUS_SUCCESS) return false;
+  if (!all->handle) {
+    const cublasStatus_t status = cublasLtCreate(&all->handle);
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+  }
   const Shape shape = shape_of(g, addend, ldadd, types);
   auto known = all->choices.find(shape);
   if (known == all->choices.end()) {
@@ -148,16 +152,13 @@ bool queue_product(const Context& context, const Gemm<float>& g, const float* ad
     Choice choice{};
     choice.found = product.choose(all->handle, choice.algorithm);
     const bool said = product.status() == CUBLAS_STATUS_SUCCESS || product.status() == CUBLAS_STATUS_NOT_SUPPORTED;
-    if (!said) return false;
+    if (!said) return product.status();
     known = all->choices.emplace(shape, choice).first;
   }
-  if (!known->second.found) return false;
+  if (!known->second.found) return CUBLAS_STATUS_NOT_SUPPORTED;
   ScratchFrame frame(context);
-  const cublasStatus_t status = product.queue(all->handle, known->second.algorithm,
-                                              frame.get<char>(static_cast<int64_t>(kWorkspace)), stream_of(context));
-  if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) return false;  // before any work
-  check_cublas(status);
-  return true;
+  return product.queue(all->handle, known->second.algorithm, frame.get<char>(static_cast<int64_t>(kWorkspace)),
+                       stream_of(context));
 }
 
 // C = act(own C + A B^T) of rows in bfloat16.
@@ -170,8 +171,7 @@ void queue_rounded(const Context& context, int64_t m, int64_t n, int64_t k, cons
   g.c = static_cast<float*>(c), g.ldc = n;
   g.relu = relu;
   const Types types{CUDA_R_16BF, result};
-  if (!queue_product(context, g, accumulate ? g.c : nullptr, n, accumulate ? 1 : 0, types))
-    check_cublas(CUBLAS_STATUS_NOT_SUPPORTED);
+  check_cublas(queue_product(context, g, accumulate ? g.c : nullptr, n, accumulate ? 1 : 0, types));
 }
 
 }  // namespace
@@ -181,7 +181,9 @@ bool fused_product(const Context& context, const Gemm<float>& g, float own) {
   if (g.residual && g.ldr < g.n) return false;  // one row for all
   const float* const addend = own != 0 ? g.c : g.residual;
   const int64_t ldadd = own != 0 ? g.ldc : g.residual ? g.ldr : 0;
-  return queue_product(context, g, addend, ldadd, own != 0 ? own : addend ? 1.0f : 0.0f, {});
+  const cublasStatus_t status = queue_product(context, g, addend, ldadd, own != 0 ? own : addend ? 1.0f : 0.0f, {});
+  if (status == CUBLAS_STATUS_EXECUTION_FAILED) check_cublas(status);  // else before any work
+  return status == CUBLAS_STATUS_SUCCESS;
 }
 
 void rounded_product(const Context& context, int64_t m, int64_t n, int64_t k, const uint16_t* a, const uint16_t* b,

@@ -31,15 +31,19 @@ struct QueryGroup {
 template <int G>
 struct ScreenWork {
   int M, k, queries, capacity;
+  int unlisted_slices;         // of a query whose vectors are scored after all
   const float* const* tables;  // [queries]
   const QueryGroup* groups;    // [groups]
   LevelScale* scales;          // [groups]
   Levels<G>* levels;           // [groups][M][256]
   int* histograms;             // [groups][G][kHistogramBins<G>]
   unsigned* found;             // [groups * G]: listed, or more than there is room for
-  Key* keys;                   // [queries][capacity]
+  Key* keys;                   // [queries][capacity], or of a query that is not all_listed [unlisted_slices][k]
 
   __device__ int query(int group, int of) const { return group * G + of; }
+  __device__ bool all_listed(int64_t query) const {
+    return found[query * kFoundStride] <= static_cast<unsigned>(capacity);
+  }
 };
 
 // --- a group's units and levels

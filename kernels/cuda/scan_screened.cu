@@ -4,8 +4,8 @@
 // vectors. Nothing is selected while vectors pass. Of lists that many queries share, a look-up of 16 bytes serves 16 of
 // them; queries with lists of their own look up a byte each.
 //
-// A query whose list is too short (thousands of vectors that score like its k-th) has all its vectors scored by one
-// block at the end, as has every query of a group with entries that are not finite.
+// A query whose list is too short (thousands of vectors that score like its k-th) has all its vectors scored in float
+// at the end, as has every query of a group with entries that are not finite.
 //
 // Floor, 16 queries: shared memory looks up 16 bytes for a quarter of a warp at once, and 8 random codes meet 2.6-fold
 // in its 8 places: 16 look-ups of 32 vectors take 10.3 clocks, 50 a clock, 1.2 x 10^13 a second on an H100 at 1.75 GHz;
@@ -29,11 +29,11 @@ namespace {
 constexpr int kTogether = 16;                       // queries that share their lists
 constexpr int64_t kListedKeys = int64_t{16} << 20;  // of a batch of queries
 
-// Of a query, to be worth a sample of sqrt(30 n k), which is sqrt(30 k / n) of a pass: of 64 k vectors two thirds. That
-// is little to 16 queries, whose pass is much shorter than that of scan_block.cu; one by itself saves a third of it,
-// and at 256 k the sample takes a third. What is done before and after a pass takes as long as tens of thousands of
-// vectors.
-constexpr int64_t kFewestVectors = int64_t{1} << 15, kFewestShared = 64, kFewestOwn = 256;  // each k
+// Vectors that a query has, or queries with lists of their own have on average, to be worth a sample of sqrt(30 n k),
+// which is sqrt(30 k / n) of a pass: of 64 k vectors two thirds. That is little to 16 queries, whose pass is much
+// shorter than that of scan_block.cu; one by itself saves a third of it, and at 256 k the sample takes a third. What is
+// done before and after a pass takes as long as tens of thousands of vectors.
+constexpr int64_t kFewestShared = 64, kFewestOwn = 256;  // times k, and fewest_screened_vectors
 
 // Scores a vector in float for the queries of these bits, and lists it.
 template <int G>
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kThreads<G>, kBlocksEach<G>) screen_kernel(Scr
   const Levels<G>* const levels = load_levels(w, group, dynamic_shared<Levels<G>>());
   find_limits(w, group, limits);
   __syncthreads();
-  const LevelScale scale = w.scales[group];  // not before: find_limits takes all registers
+  const LevelScale scale = w.scales[group];  // read here, as find_limits needs the registers
   const Segments lists = w.groups[group].lists;
   const auto begin = static_cast<int>(int64_t{lists.blocks} * blockIdx.x / gridDim.x);
   const auto end = static_cast<int>(int64_t{lists.blocks} * (blockIdx.x + 1) / gridDim.x);
@@ -97,21 +97,30 @@ __global__ void __launch_bounds__(kThreads<G>, kBlocksEach<G>) screen_kernel(Scr
   }
 }
 
-// The k best of what a query has listed; of all vectors, where that does not hold them.
+// The k best of a slice of the vectors of query blockIdx.y, in the list's place where that does not hold them.
 template <bool words, int G>
+__global__ void __launch_bounds__(kBlock) unlisted_kernel(ScreenWork<G> w, int buffer) {
+  __shared__ BlockSelect::State state;
+  const int64_t query = blockIdx.y, slice = blockIdx.x;
+  if (w.all_listed(query)) return;
+  Key* const keys = dynamic_shared<Key>();
+  BlockSelect best(keys, &state, buffer, w.k);
+  const Segments lists = w.groups[query / G].lists;
+  offer_vectors<words>(best, w.M, lists, w.tables[query], static_cast<int>(lists.blocks * slice / w.unlisted_slices),
+                       static_cast<int>(lists.blocks * (slice + 1) / w.unlisted_slices));
+  best.finish();
+  for (int i = threadIdx.x; i < w.k; i += kBlock) w.keys[query * w.capacity + slice * w.k + i] = keys[i];
+}
+
+// The k best of what a query has listed.
+template <int G>
 __global__ void __launch_bounds__(kBlock) finish_kernel(ScreenWork<G> w, int buffer, int64_t* ids, float* scores) {
   __shared__ BlockSelect::State state;
   Key* const keys = dynamic_shared<Key>();
   const int64_t query = blockIdx.x;
-  const unsigned found = w.found[query * kFoundStride];
-  const bool all_listed = found <= static_cast<unsigned>(w.capacity);
-  BlockSelect best(keys, &state, buffer, w.k, all_listed);
-  if (!all_listed) {
-    const Segments lists = w.groups[query / G].lists;
-    offer_vectors<words>(best, w.M, lists, w.tables[query], 0, lists.blocks);
-  } else {
-    best.offer_all(w.keys + query * w.capacity, found);
-  }
+  BlockSelect best(keys, &state, buffer, w.k, true);
+  best.offer_all(w.keys + query * w.capacity,
+                 w.all_listed(query) ? w.found[query * kFoundStride] : int64_t{w.unlisted_slices} * w.k);
   write_best(best, keys, w.k, ids + query * w.k, scores + query * w.k);
 }
 
@@ -190,9 +199,14 @@ void launch_kernels(const Context& context, const BatchLists& batch, ScreenWork<
   // Lists of queries differ in length: with three blocks in the place of one those that end first take from the others.
   launch(context, screen_kernel<words, G>,
          grid(slices(batch.blocks, kRoundOfBlocks<G>, G == 1 ? 3 * resident : resident)), kThreads<G>, level_bytes, w);
-  const int select = join_capacity(w.k, w.capacity);
-  launch(context, finish_kernel<words, G>, static_cast<unsigned>(w.queries), kBlock,
-         static_cast<size_t>(select) * sizeof(Key), w, select, ids, scores);
+  const int64_t each = resident / w.queries, room = w.capacity / w.k;
+  w.unlisted_slices = static_cast<int>(each < 1 ? 1 : each < room ? each : room);
+  const int unlisted = select_capacity(w.k), select = join_capacity(w.k, w.capacity);
+  launch(context, unlisted_kernel<words, G>,
+         dim3(static_cast<unsigned>(w.unlisted_slices), static_cast<unsigned>(w.queries)), kBlock,
+         static_cast<size_t>(unlisted) * sizeof(Key), w, unlisted);
+  launch(context, finish_kernel<G>, static_cast<unsigned>(w.queries), kBlock, static_cast<size_t>(select) * sizeof(Key),
+         w, select, ids, scores);
 }
 
 // Queries [first, first + count).
@@ -248,7 +262,7 @@ bool same_lists(const Scan<float>& all) {
 
 // Whether n vectors of a query are worth a sample.
 bool enough(int64_t n, int64_t k, int64_t fewest_each) {
-  return n >= kFewestVectors && n >= fewest_each * k;
+  return n >= fewest_screened_vectors && n >= fewest_each * k;
 }
 
 bool scans_together(const Context& context, const Scan<float>& all) {

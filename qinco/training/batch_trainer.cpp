@@ -34,10 +34,10 @@ Tensor BatchTrainer::queue_kernels(const Tensor& x, const Tensor& first) {
   const auto queue = [&] { return compute_gradients(x.to(device), first.defined() ? first.to(device) : Tensor()); };
   try {
     return queue();
-  } catch (const Error&) {
+  } catch (const OutOfMemory&) {
     if (!batch_.work) throw;
   }
-  batch_ = {};  // the recording's memory may be what is missing
+  forget_recording();  // its memory may be what is missing
   adam_.zero_grad();
   return queue();
 }

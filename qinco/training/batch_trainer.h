@@ -25,8 +25,11 @@ class BatchTrainer {
   /// The same without waiting for the device: the loss is a tensor of shape [] there. Where Recording::wanted, what
   /// comes before Adam is recorded at the second of two batches of one size in a row, and queued as a whole for batches
   /// of that size from then on: the same bits, and gradients in memory that the next batch overwrites. Where it cannot
-  /// be recorded, recording_error() says why, and all is as if not wanted.
+  /// be recorded, recording_error() says why, and all is as if not wanted. A batch of another size that lacks memory is
+  /// tried again without the recording.
   Tensor queue_step(const Tensor& x, const int32_t* first = nullptr);
+  /// Gives back the memory of what is recorded, if anything is.
+  void forget_recording() { batch_ = {}; }
   optim::Adam& adam() { return adam_; }
   /// Compiled from the parameters as they were before the last step.
   Codec& codec() { return codec_; }

@@ -244,6 +244,7 @@ double Trainer::read_losses() {
 
 bool Trainer::validate(const TrainHooks& hooks, double& mse) {
   bool stopped = false;
+  trainer_.forget_recording();  // its memory may be needed here
   trainer_.codec().update(model_);
   mse = codec_mse(trainer_.codec(), val_, [&] { return stopped = stop_requested(hooks); });
   return !stopped;

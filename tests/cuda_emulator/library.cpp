@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <numeric>
 #include <type_traits>
 #include <vector>
@@ -62,13 +63,15 @@ void multiply_fused(const Gemm<float>& g, float own) {
 }
 
 float from_bf16(uint16_t x) {
-  return std::bit_cast<float>(static_cast<uint32_t>(x) << 16);
+  return cuda_emulator::unpack_bf16(x, 0);
 }
 
 // out(i, j, sum) for every element of A B^T.
 template <class Out>
 void multiply_rounded(int64_t m, int64_t n, int64_t k, const uint16_t* a, const uint16_t* b, const Out& out) {
   const cuda_emulator::DeviceWork work;
+  const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+  if (n % 8 != 0 || k % 8 != 0 || !aligned(a) || !aligned(b)) std::abort();  // what cuBLASLt may refuse
   std::vector<float> row(static_cast<size_t>(k));
   for (int64_t i = 0; i < m; ++i) {
     std::transform(a + i * k, a + (i + 1) * k, row.begin(), from_bf16);

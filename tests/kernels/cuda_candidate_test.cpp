@@ -8,20 +8,6 @@ namespace qinco::kernels::tests {
 
 namespace {
 
-// Gives a variable that a test changes its value back.
-template <class T>
-class Restore {
- public:
-  explicit Restore(T& variable) : variable_(variable), value_(variable) {}
-  ~Restore() { variable_ = value_; }
-  Restore(const Restore&) = delete;
-  Restore& operator=(const Restore&) = delete;
-
- private:
-  T& variable_;
-  T value_;
-};
-
 bool no_cuda() {
   if (device_count(DeviceType::cuda) > 0) return false;
   MESSAGE("skipped: no CUDA device");
@@ -178,10 +164,12 @@ TEST_CASE("cuda candidate: a wide step's screen takes groups of any size, and si
     const Problem<float> p = random_problem({20, 264, 24, L}, 13, 9);
     const Result<float> whole = search(on_cuda(), p), screened = search(on_cuda(), p, 0, p.n, 1, Precision::fast);
     const Restore restore(cuda::wide_screen_bytes);
-    for (const int64_t vectors : {1, 4, 11}) {  // in fours
+    for (const int64_t vectors : {0, 1, 3, 4, 11}) {  // 11: 8 at a time
       cuda::wide_screen_bytes = vectors * 20 * (6 * 264 + 2 * 32);
-      CHECK(search(on_cuda(), p).codes == whole.codes);
-      CHECK(search(on_cuda(), p, 0, p.n, 1, Precision::fast).codes == screened.codes);
+      CHECK(search(on_cuda(), p) == whole);
+      const Result<float> found = search(on_cuda(), p, 0, p.n, 1, Precision::fast);
+      for (size_t i = 0; i < found.codes.size(); ++i)  // cuBLASLt chooses by the number of rows
+        CHECK(std::abs(found.distances[i] - screened.distances[i]) <= 0.02 * screened.distances[i]);
     }
   }
 }

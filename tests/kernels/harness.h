@@ -232,4 +232,18 @@ void check_any_thread_count(Run run, const std::string& what) {
     CHECK_MESSAGE(same_bits(run(TestContext(threads)), expected), fmt::format("{}: {} threads", what, threads));
 }
 
+/// Gives a variable that a test changes its value back.
+template <class T>
+class Restore {
+ public:
+  explicit Restore(T& variable) : variable_(variable), value_(variable) {}
+  ~Restore() { variable_ = value_; }
+  Restore(const Restore&) = delete;
+  Restore& operator=(const Restore&) = delete;
+
+ private:
+  T& variable_;
+  T value_;
+};
+
 }  // namespace qinco::kernels::tests

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 #include <tuple>
 
+#include "kernels/cuda/float_kernels.h"
 #include "tests/kernels/harness.h"
 
 namespace qinco::kernels::tests {
@@ -179,14 +180,18 @@ TEST_CASE("scan: many queries of long lists") {  // where CUDA bounds the scores
   check_against_reference(special, 15, "long, large norms");
 }
 
-// CUDA bounds the scores of queries with lists of their own first where these have 32,768 vectors and 256 k on average.
+// CUDA bounds the scores of queries with lists of their own first where these have 256 k vectors on average.
 TEST_CASE("scan: many vectors in lists of their own") {
+  const Restore restore(cuda::fewest_screened_vectors);
+  cuda::fewest_screened_vectors = 1;
   Problem problem(4, 4, {33, 130000, 2000, 0}, true, Data(10).normal(4 * 4 * 256, 0, 10));
   problem.own = {{0, 3}, {4, 4}, {2, 4}, {3, 4}};  // of these no list, a short one, and an empty one
   check_against_reference(problem, 20, "own lists");
 }
 
 TEST_CASE("scan: long lists of their own") {
+  const Restore restore(cuda::fewest_screened_vectors);
+  cuda::fewest_screened_vectors = 1;
   const auto table = [](int64_t nq, int64_t M) { return Data(11).normal(nq * M * 256, 0, 10); };
   for (const auto& [M, k] : {std::pair<int64_t, int64_t>{1, 128}, {8, 1}, {9, 20}, {64, 10}}) {
     Problem one(1, M, {32000, 1, 803}, M % 2 == 0, table(1, M));
