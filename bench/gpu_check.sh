@@ -120,6 +120,7 @@ run_cases() {
     start=${EPOCHREALTIME/./} status=0
     said=$(timeout -k 5 100 $under "$0" -tc="$1" 2>&1) || status=$?
     echo "$(((${EPOCHREALTIME/./} - start) / 1000)) ms: $1"
+    ! grep -q "terminated before first instrumented API call" <<<"$said" || status=0  # a case for the CPU alone
     if ((status != 0)) || ! grep -q "skipped: no CUDA device\|1 passed" <<<"$said"; then
       printf "FAILED (%s): %s\n%s\n" $status "$1" "$(tail -n 60 <<<"$said")" && exit 1
     fi
@@ -150,14 +151,17 @@ phase_test() {
 }
 
 phase_sanitize() {
-  local tool sanitizer
+  local tool sanitizer all="$few,cuda candidate: every*,cuda candidate: a step*"
   if ! sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null); then
     note sanitizers "skipped: no compute-sanitizer" ""
     return
   fi
   for tool in memcheck racecheck initcheck synccheck; do
+    # initcheck takes what cuBLASLt's kernels for Hopper wrote for unwritten.
+    local of=$all
+    [[ $tool == initcheck ]] || of+=',cuda candidate: wide*,cuda candidate: a wide step that*'
     step $tool 120 env QINCO_CUDA_CACHE=0 under="$sanitizer --tool $tool --error-exitcode 9" bash -c 'test_program "$@"' \
-      - test_kernels "$few,cuda candidate: every*,cuda candidate: a step*"
+      - test_kernels "$of"
   done
 }
 

@@ -32,76 +32,45 @@ __device__ inline float4 sum_of(const float4& a, const float4& b) {
   return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
 }
 
-// Calls body(first, k, count) for a candidate and up to 4 vectors that a warp takes together, so that what they have of
-// the tables comes once for all; a block's warps take neighbouring candidates of the same vectors.
-constexpr int kWideVectors = 4;
-template <class Body>
-__device__ void for_wide_rows(const WideScreen& s, Body body) {
-  const int64_t units = int64_t{(s.n + kWideVectors - 1) / kWideVectors} * s.K;
-  for (int64_t u = grid_warp(); u < units; u += grid_warps()) {
-    const Place at = place(u, s.K);
-    const auto first = static_cast<int>(at.row) * kWideVectors;
-    body(first, static_cast<int>(at.col), s.n - first < kWideVectors ? s.n - first : kWideVectors);
+// hidden = relu(a_table + u) of the first block. A warp takes a row, here and below.
+__global__ void __launch_bounds__(kBlock) wide_begin_kernel(WideScreen s) {
+  for (int64_t e = grid_warp(); e < int64_t{s.n} * s.K; e += grid_warps()) {
+    const Place at = place(e, s.K);
+    for (int j = lane(); j < s.H / 4; j += kWarp) {
+      const float4 sum = sum_of(load4(s.a_table, at.col, s.H, j), load4(s.up_row, at.row, s.H, j));
+      reinterpret_cast<uint2*>(s.hidden + e * s.H)[j] = {pack_relu_bf16(sum.x, sum.y), pack_relu_bf16(sum.z, sum.w)};
+    }
   }
 }
 
-// hidden = relu(a_table + u) of the first block.
-__global__ void __launch_bounds__(kBlock) wide_begin_kernel(WideScreen s) {
-  for_wide_rows(s, [&](int first, int k, int count) {
-    for (int j = lane(); j < s.H / 4; j += kWarp) {
-      const float4 a = load4(s.a_table, k, s.H, j);
-#pragma unroll
-      for (int v = 0; v < kWideVectors; ++v) {
-        if (v >= count) continue;
-        const float4 sum = sum_of(a, load4(s.up_row, first + v, s.H, j));
-        reinterpret_cast<uint2*>(s.hidden + (int64_t{first + v} * s.K + k) * s.H)[j] = {pack_relu_bf16(sum.x, sum.y),
-                                                                                        pack_relu_bf16(sum.z, sum.w)};
-      }
-    }
-  });
-}
-
-// Four columns of z; `begin` are the table's.
-__device__ inline float4 wide_z(const WideScreen& s, const float4& begin, int vector, int k, int j) {
-  const float4 y = load4(s.y, int64_t{vector} * s.K + k, s.D, j);
-  return sum_of(sum_of(begin, load4(s.row, vector, s.D, j)), y);
+__device__ inline float4 wide_z(const WideScreen& s, int64_t e, const Place& at, int j) {
+  const float4 begin = sum_of(load4(s.z_table, at.col, s.D, j), load4(s.row, at.row, s.D, j));
+  return sum_of(begin, reinterpret_cast<const float4*>(s.y + e * s.D)[j]);
 }
 
 // z in bfloat16, for the next block.
 __global__ void __launch_bounds__(kBlock) wide_round_kernel(WideScreen s) {
-  for_wide_rows(s, [&](int first, int k, int count) {
+  for (int64_t e = grid_warp(); e < int64_t{s.n} * s.K; e += grid_warps()) {
+    const Place at = place(e, s.K);
     for (int j = lane(); j < s.D / 4; j += kWarp) {
-      const float4 begin = load4(s.z_table, k, s.D, j);
-#pragma unroll
-      for (int v = 0; v < kWideVectors; ++v) {
-        if (v >= count) continue;
-        const float4 z = wide_z(s, begin, first + v, k, j);
-        reinterpret_cast<uint2*>(s.z + (int64_t{first + v} * s.K + k) * s.D)[j] = {pack_bf16(z.x, z.y),
-                                                                                   pack_bf16(z.z, z.w)};
-      }
+      const float4 z = wide_z(s, e, at, j);
+      reinterpret_cast<uint2*>(s.z + e * s.D)[j] = {pack_bf16(z.x, z.y), pack_bf16(z.z, z.w)};
     }
-  });
+  }
 }
 
 __global__ void __launch_bounds__(kBlock) wide_distance_kernel(WideScreen s) {
-  for_wide_rows(s, [&](int first, int k, int count) {
-    float sums[kWideVectors] = {};
+  for (int64_t e = grid_warp(); e < int64_t{s.n} * s.K; e += grid_warps()) {
+    const Place at = place(e, s.K);
+    float sum = 0;
     for (int j = lane(); j < s.D / 4; j += kWarp) {
-      const float4 begin = load4(s.z_table, k, s.D, j);
-#pragma unroll
-      for (int v = 0; v < kWideVectors; ++v) {
-        if (v >= count) continue;
-        const float4 z = wide_z(s, begin, first + v, k, j), target = load4(s.target, first + v, s.D, j);
-        const float x = target.x - z.x, y = target.y - z.y, u = target.z - z.z, w = target.w - z.w;
-        sums[v] += (x * x + y * y) + (u * u + w * w);
-      }
+      const float4 z = wide_z(s, e, at, j), target = load4(s.target, at.row, s.D, j);
+      const float x = target.x - z.x, y = target.y - z.y, u = target.z - z.z, v = target.w - z.w;
+      sum += (x * x + y * y) + (u * u + v * v);
     }
-#pragma unroll
-    for (int v = 0; v < kWideVectors; ++v) {
-      const float distance = warp_sum(sums[v]);
-      if (v < count && lane() == 0) s.distances[int64_t{first + v} * s.K + k] = distance;
-    }
-  });
+    sum = warp_sum(sum);
+    if (lane() == 0) s.distances[e] = sum;
+  }
 }
 
 // out [kWidePairs][outer] = relu(W a), or out += W a, for rows a [kWidePairs][inner]; w is W's transpose [inner,outer].
@@ -178,7 +147,7 @@ __global__ void __launch_bounds__(kBlock) wide_rescore_kernel(Rescore s) {
 inline void screen_wide_group(const Context& context, const CandidateLayout& p, const uint16_t* weights,
                               const WideScreen& s) {
   const int64_t rows = int64_t{s.n} * s.K, matrix = p.H() * p.D();
-  const unsigned blocks = blocks_for((rows + kWideVectors - 1) / kWideVectors, kWarps);
+  const unsigned blocks = blocks_for(rows, kWarps);
   launch(context, wide_begin_kernel, blocks, kBlock, 0, s);
   for (int64_t l = 0; l < p.L; ++l) {
     if (l > 0) {
@@ -195,8 +164,7 @@ inline void screen_wide_group(const Context& context, const CandidateLayout& p, 
 inline void run_wide_screen(const Context& context, const CandidateLayout& p, const float* packed,
                             const CandidateChunk& c) {
   const int64_t room = wide_screen_bytes / (p.K * (6 * p.D() + 2 * p.H()));
-  const int64_t most = room < 1 ? 1 : room < kWideVectors ? room : room / kWideVectors * kWideVectors;
-  const int64_t group = c.n < most ? c.n : most;
+  const int64_t most = room < 1 ? 1 : room, group = c.n < most ? c.n : most;
   ScratchFrame frame(context);
   WideScreen s{};
   s.K = c.K, s.D = c.D, s.H = c.H;

@@ -32,8 +32,13 @@ constexpr int64_t kListedKeys = int64_t{16} << 20;  // of a batch of queries
 // Vectors that a query has, or queries with lists of their own have on average, to be worth a sample of sqrt(30 n k),
 // which is sqrt(30 k / n) of a pass: of 64 k vectors two thirds. That is little to 16 queries, whose pass is much
 // shorter than that of scan_block.cu; one by itself saves a third of it, and at 256 k the sample takes a third. What is
-// done before and after a pass takes as long as tens of thousands of vectors.
-constexpr int64_t kFewestShared = 64, kFewestOwn = 256;  // times k, and fewest_screened_vectors
+// done before and after a pass counts, too: on an H100 256 queries of 2^20 vectors and k = 100 gain a tenth to a
+// quarter, of 2^16 and k = 10 they lose a tenth.
+struct Fewest {
+  int64_t vectors;  // times fewest_screened_vectors
+  int64_t each;     // times k
+};
+constexpr Fewest kFewestShared = {1, 64}, kFewestOwn = {8, 256};
 
 // Scores a vector in float for the queries of these bits, and lists it.
 template <int G>
@@ -261,8 +266,8 @@ bool same_lists(const Scan<float>& all) {
 }
 
 // Whether n vectors of a query are worth a sample.
-bool enough(int64_t n, int64_t k, int64_t fewest_each) {
-  return n >= fewest_screened_vectors && n >= fewest_each * k;
+bool enough(int64_t n, int64_t k, const Fewest& fewest) {
+  return n >= fewest.vectors * fewest_screened_vectors && n >= fewest.each * k;
 }
 
 bool scans_together(const Context& context, const Scan<float>& all) {

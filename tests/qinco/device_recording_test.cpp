@@ -126,13 +126,16 @@ TEST_CASE("device: recorded batches give their memory back where a batch of anot
     same_step(x, false);
     same_step(x, true);
     const double loss = plain.trainer->step(fewer);
+    const bool emulated = tests::contains(kernels::device_description(device), "emulated");
     {
-      const FullDevice full(device);
-      CHECK_THROWS_AS(without.trainer->step(fewer), OutOfMemory);
+      const FullDevice full(device, size_t{16} << 10);
+      if (emulated)
+        CHECK_THROWS_AS(without.trainer->step(fewer), OutOfMemory);  // a GPU's memory may have room in holes
       CHECK(recorded.trainer->step(fewer) == loss);
       CHECK_FALSE(recorded.trainer->recorded());
     }
-    same_step(x, false);
+    CHECK(plain.trainer->step(x) == recorded.trainer->step(x));
+    if (emulated) CHECK_FALSE(recorded.trainer->recorded());  // anew
     same_step(x, true);
   }
 }

@@ -9,11 +9,11 @@
 
 namespace qinco::testing {
 
-/// Holds all of a device's memory, in pieces, of which the last is small.
+/// Holds all of a device's memory, in pieces of `least` bytes or more.
 class FullDevice {
  public:
-  explicit FullDevice(Device device) : device_(device) {
-    for (size_t bytes = kernels::memory_info(device).free / 2; bytes >= kLeast;) try {
+  explicit FullDevice(Device device, size_t least = size_t{256} << 10) : device_(device) {
+    for (size_t bytes = kernels::memory_info(device).free / 2; bytes >= least;) try {
         pieces_.emplace_back(kernels::allocate(device, bytes), bytes);
       } catch (const Error&) {
         bytes /= 2;
@@ -31,7 +31,6 @@ class FullDevice {
   }
 
  private:
-  static constexpr size_t kLeast = size_t{256} << 10;
   Device device_;
   std::vector<std::pair<void*, size_t>> pieces_;
 };
