@@ -24,8 +24,9 @@ struct WideScreen {
   float* distances;                    // [n,K]
 };
 
-__device__ inline float4 load4(const float* from, int64_t row, int columns, int quarter) {
-  return __ldg(reinterpret_cast<const float4*>(from + row * columns) + quarter);
+// Columns 4 j to 4 j + 3 of a row.
+__device__ inline float4 columns_of(const float* from, int64_t row, int columns, int j) {
+  return load_four<true>(from + row * columns + 4 * j, 4);
 }
 
 __device__ inline float4 sum_of(const float4& a, const float4& b) {
@@ -37,14 +38,14 @@ __global__ void __launch_bounds__(kBlock) wide_begin_kernel(WideScreen s) {
   for (int64_t e = grid_warp(); e < int64_t{s.n} * s.K; e += grid_warps()) {
     const Place at = place(e, s.K);
     for (int j = lane(); j < s.H / 4; j += kWarp) {
-      const float4 sum = sum_of(load4(s.a_table, at.col, s.H, j), load4(s.up_row, at.row, s.H, j));
+      const float4 sum = sum_of(columns_of(s.a_table, at.col, s.H, j), columns_of(s.up_row, at.row, s.H, j));
       reinterpret_cast<uint2*>(s.hidden + e * s.H)[j] = {pack_relu_bf16(sum.x, sum.y), pack_relu_bf16(sum.z, sum.w)};
     }
   }
 }
 
 __device__ inline float4 wide_z(const WideScreen& s, int64_t e, const Place& at, int j) {
-  const float4 begin = sum_of(load4(s.z_table, at.col, s.D, j), load4(s.row, at.row, s.D, j));
+  const float4 begin = sum_of(columns_of(s.z_table, at.col, s.D, j), columns_of(s.row, at.row, s.D, j));
   return sum_of(begin, reinterpret_cast<const float4*>(s.y + e * s.D)[j]);
 }
 
@@ -64,7 +65,7 @@ __global__ void __launch_bounds__(kBlock) wide_distance_kernel(WideScreen s) {
     const Place at = place(e, s.K);
     float sum = 0;
     for (int j = lane(); j < s.D / 4; j += kWarp) {
-      const float4 z = wide_z(s, e, at, j), target = load4(s.target, at.row, s.D, j);
+      const float4 z = wide_z(s, e, at, j), target = columns_of(s.target, at.row, s.D, j);
       const float x = target.x - z.x, y = target.y - z.y, u = target.z - z.z, v = target.w - z.w;
       sum += (x * x + y * y) + (u * u + v * v);
     }

@@ -31,8 +31,8 @@ struct State {
   cudaStream_t stream = nullptr;
   bool pools = false;
   cudaMemPool_t pool = nullptr;
-  BlockCache cache{
-      0, size_t{64} << 20};  // all work is in one stream: a block can be handed out again as soon as it is released
+  // All work is in one stream: a block can be handed out again as soon as it is released.
+  BlockCache cache{0, size_t{64} << 20};
   RecordedBlocks recorded;
   UploadRing uploads;
   DownloadRing downloads;

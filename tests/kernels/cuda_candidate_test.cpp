@@ -175,12 +175,11 @@ TEST_CASE("cuda candidate: the same answers in chunks of any size") {
   if (no_cuda()) return;
   const Problem<float> p = random_problem({20, 12, 14, 2}, 40, 9);
   const Result<float> whole = search(on_cuda(), p);
-  const int64_t before = cuda::most_distances;
+  const Restore restore(cuda::most_distances);
   for (const int64_t vectors : {1, 3, 16, 39}) {
     cuda::most_distances = vectors * 20;
     CHECK(search(on_cuda(), p) == whole);
   }
-  cuda::most_distances = before;
 }
 
 TEST_CASE("cuda candidate: a wide step's screen takes groups of any size, and single blocks") {
