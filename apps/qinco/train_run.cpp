@@ -65,10 +65,8 @@ ResidualQuantizer make_rq(const Common& common, const TrainArguments& arguments,
   options.beam_size = arguments.rq_beam_size;
   options.seed = common.seed;
   Progress progress(common.text(), "RQ", config.M, "steps");
-  options.on_step = [&](int64_t step, int64_t) {
-    progress.update(step);
-    stopping.before_training();
-  };
+  options.on_step = [&](int64_t step, int64_t) { progress.update(step); };
+  options.poll = [&] { stopping.before_training(); };
   return train_initial_rq(train, config.M, config.K, options, common.device());
 }
 
@@ -98,9 +96,9 @@ Start start_from_model(const Common& common, const TrainArguments& arguments, co
                        const Stopping& stopping) {
   Start start{load_model(arguments.init_model)};
   check_agrees(arguments, start.model.config(), data.train.dim(), arguments.init_model);
-  start.mse = codec_mse(Codec(start.model, arguments.precision, common.device()), data.val,
-                        [&] { return stopping.signals.requested(); });
-  stopping.before_training();
+  Codec codec(start.model, arguments.precision, common.device());
+  codec.set_poll([&] { stopping.before_training(); });
+  start.mse = codec_mse(codec, data.val);
   start.from_rq = false;
   common.print("{}: validation MSE {:.6g}", arguments.init_model, start.mse);
   if (arguments.model != arguments.init_model) save_model(arguments.model, start.model);

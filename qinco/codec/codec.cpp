@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <utility>
 
 #include "kernels/check.h"
 #include "tensor/create.h"
@@ -26,6 +27,14 @@ int64_t row_block(const QincoConfig& config) {
 
 // Rows encoded together: enough to keep all threads busy, or a GPU, and few enough to bound memory.
 constexpr int64_t kEncodeRows = 4096, kDeviceEncodeRows = 32768;
+// Rows whose search by one step takes a core about a second.
+int64_t rows_of_a_second(const QincoConfig& config) {
+  constexpr double kFlops = 1e11, kLeast = 64;
+  const double flops =
+      2.0 * static_cast<double>(config.K * config.d * config.h) * static_cast<double>(2 * config.L - 1);
+  return static_cast<int64_t>(std::max(kFlops / flops, kLeast));
+}
+
 // Rows decoded together.
 constexpr int64_t kDecodeRows = 65536;
 
@@ -47,6 +56,11 @@ Codec::Codec(const Qinco& model, kernels::Precision precision, Device device)
   steps_.resize(static_cast<size_t>(config_.codes() - 1));
   for (Step& step : steps_) allocate(step);
   update(model);
+}
+
+void Codec::set_poll(std::function<void()> poll, int64_t rows) {
+  poll_ = std::move(poll);
+  poll_rows_ = rows > 0 ? rows : rows_of_a_second(config_);
 }
 
 void Codec::allocate(Step& step) const {
@@ -213,6 +227,7 @@ void Codec::encode(int64_t n, const float* x, int32_t* codes, float* xhat, const
   const Context& context = Context::of(device_);
   std::vector<int32_t> by_step(static_cast<size_t>(M * rows));
   for (int64_t begin = 0; begin < n; begin += rows) {
+    if (poll_) poll_();
     const int64_t count = std::min(rows, n - begin);
     float* const rebuilt = xhat ? xhat + begin * d : nullptr;
     ScratchFrame frame(context);
@@ -234,7 +249,7 @@ void Codec::encode_on_device(int64_t n, const float* x, int32_t* codes, const in
 // Codes [codes(),n] step by step; all pointers are to the device's memory.
 void Codec::encode_block(const Context& context, int64_t n, const float* x, int32_t* codes, float* xhat,
                          const int32_t* first) const {
-  const int64_t d = config_.d, M = config_.codes(), K = config_.K, L = config_.L, h = config_.h;
+  const int64_t d = config_.d, M = config_.codes(), h = config_.h;
   const int64_t block = row_block(config_);
   ScratchFrame frame(context);
   float* const scaled = frame.get<float>(n * d);
@@ -257,14 +272,27 @@ void Codec::encode_block(const Context& context, int64_t n, const float* x, int3
       project(own, step, end - begin, y + begin * d, r + begin * d, u + begin * h);
     });
     kernels_->binary(context, kernels::BinaryOp::sub, 1, n * d, {scaled, 0, 1}, {y, 0, 1}, target);
-    kernels_->candidate_search(context, K, d, h, L, step.candidates.data<float>(),
-                               {n, target, r, u, ids, nullptr, precision_});
+    search(context, step, n, target, r, u, ids);
     if (m + 1 == M && !xhat) break;
     for_rows(context, n, block, [&](const Context& own, int64_t begin, int64_t end) {
       advance(own, step, end - begin, ids + begin, y + begin * d);
     });
   }
   if (xhat) kernels_->binary(context, kernels::BinaryOp::mul, 1, n * d, {xhat, 0, 1}, scale, xhat);
+}
+
+// The nearest candidate of every row; on a CPU in parts, with poll_ before each.
+void Codec::search(const Context& context, const Step& step, int64_t n, const float* target, const float* r,
+                   const float* u, int32_t* ids) const {
+  const int64_t d = config_.d, K = config_.K, L = config_.L, h = config_.h;
+  const bool polled = poll_ && device_.type == DeviceType::cpu;
+  const int64_t part = polled ? poll_rows_ : n;
+  for (int64_t begin = 0; begin < n; begin += part) {
+    if (polled) poll_();
+    kernels_->candidate_search(context, K, d, h, L, step.candidates.data<float>(),
+                               {std::min(part, n - begin), target + begin * d, r + begin * d, u + begin * h,
+                                ids + begin, nullptr, precision_});
+  }
 }
 
 void Codec::decode(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const {

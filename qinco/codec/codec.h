@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -24,6 +25,11 @@ class Codec {
 
   /// Takes the present parameters of `model`, whose sizes are those of the first one, into the memory there is.
   void update(const Qinco& model);
+
+  /// `poll` is called between parts of encoding: on a CPU every `rows` that are searched (0: about a second's), on a
+  /// GPU between blocks of `encode` but not by encode_on_device. It may throw, which ends the encoding; results are
+  /// then unspecified.
+  void set_poll(std::function<void()> poll, int64_t rows = 0);
 
   const QincoConfig& config() const { return config_; }
   Device device() const { return device_; }
@@ -69,6 +75,8 @@ class Codec {
   int64_t encode_rows() const;
   void encode_block(const kernels::Context& context, int64_t n, const float* x, int32_t* codes, float* xhat,
                     const int32_t* first) const;
+  void search(const kernels::Context& context, const Step& step, int64_t n, const float* target, const float* r,
+              const float* u, int32_t* ids) const;
   void check_codes(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used) const;
   void decode_rows(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
   void decode_block(const kernels::Context& context, int64_t n, const int32_t* ids, int64_t ids_ld, int64_t M_used,
@@ -86,6 +94,8 @@ class Codec {
   Tensor codebook0_;  // [K0,d]
   Tensor scale_;      // []  db_scale, where kernels find it
   std::vector<Step> steps_;
+  std::function<void()> poll_;
+  int64_t poll_rows_ = 0;
 };
 
 }  // namespace qinco

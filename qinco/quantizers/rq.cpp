@@ -154,17 +154,20 @@ Tensor train_codebook(const kernels::Context& context, int64_t n, int64_t d, con
   clustering.iterations = options.iterations;
   clustering.seed = options.seed + stream;
   clustering.max_points_per_centroid = 0;
+  clustering.poll = options.poll;
   return kmeans(context, points.size(0), d, points.data<float>(), K, clustering).centroids;
 }
 
 /// Beam search by one step over the whole training set.
 void advance(const kernels::Context& context, int64_t n, int64_t d, const float* x, int64_t K, const Tensor& codebooks,
-             int64_t beam, TrainingState& state) {
+             const RqOptions& options, TrainingState& state) {
   const StepTable table = make_table(context, codebooks.row(state.steps));
+  const int64_t beam = options.beam_size;
   TrainingState next{std::min(beam, state.width * K), state.steps + 1, {}};
   next.codes.resize(static_cast<size_t>(n * next.width * next.steps));
   const int64_t block = block_size(context, state.width, K);
   for (int64_t begin = 0; begin < n; begin += block) {
+    if (options.poll) options.poll();
     const int64_t count = std::min(block, n - begin), rows = count * state.width;
     std::vector<int32_t> numbers(static_cast<size_t>(rows));
     std::iota(numbers.begin(), numbers.end(), static_cast<int32_t>(begin * state.width));
@@ -226,7 +229,7 @@ ResidualQuantizer train_rq(const kernels::Context& context, int64_t n, int64_t d
   TrainingState state;
   for (int64_t m = 0; m < M; ++m) {
     codebooks.row(m).copy_from(train_codebook(context, n, d, x, K, codebooks, options, state));
-    if (m + 1 < M) advance(context, n, d, x, K, codebooks, options.beam_size, state);
+    if (m + 1 < M) advance(context, n, d, x, K, codebooks, options, state);
     if (options.on_step) options.on_step(m + 1, M);
   }
   rq.codebooks = codebooks.to(Device{});

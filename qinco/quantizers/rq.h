@@ -35,6 +35,8 @@ struct RqOptions {
   uint64_t seed = 1;
   int64_t max_points_per_centroid = 256;                 // as in KmeansOptions
   std::function<void(int64_t step, int64_t M)> on_step;  // called after each of the M steps, if set
+  std::function<void()> poll;                            // called between parts of a step, if set: may throw, which
+                                                         // ends the training
 };
 
 /// Trains on x, in the memory of the context's device, step by step: k-means on the residuals of all beams of x [n,d],

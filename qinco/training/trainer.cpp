@@ -21,7 +21,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kValidationRows = 1024, kDeviceValidationRows = 32768;  // between two looks at the stop request
+constexpr int64_t kRows = 1024, kDeviceRows = 32768;  // of vectors in the host's memory at a time
 constexpr size_t kUnreadLosses = 16;        // batches queued on a device before the host waits for their losses
 constexpr double kCheckpointSeconds = 600;  // within a long epoch
 
@@ -29,8 +29,10 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-bool stop_requested(const TrainHooks& hooks) {
-  return hooks.stop_requested && hooks.stop_requested();
+struct Interrupted {};
+
+void stop_if(const std::function<bool()>& requested) {
+  if (requested && requested()) throw Interrupted();
 }
 
 std::string schedule_name(bool cosine) {
@@ -38,7 +40,7 @@ std::string schedule_name(bool cosine) {
 }
 
 int64_t rows_together(Device device) {
-  return device.type == DeviceType::cpu ? kValidationRows : kDeviceValidationRows;
+  return device.type == DeviceType::cpu ? kRows : kDeviceRows;
 }
 
 template <class T>
@@ -60,7 +62,7 @@ BatchReader::BatchReader(const VectorSet& vectors, int64_t most, Device device) 
   const int64_t n = vectors.size(), d = vectors.dim();
   const auto bytes = static_cast<size_t>(n * d) * sizeof(float);
   const bool fits = device.type != DeviceType::cpu && bytes <= kernels::memory_info(device).free / 2;
-  rows_ = Tensor::empty({std::min(std::max(most, fits ? kDeviceValidationRows : 0), n), d});
+  rows_ = Tensor::empty({std::min(std::max(most, fits ? kDeviceRows : 0), n), d});
   if (!fits) return;
   resident_ = Tensor::empty({n, d}, DType::f32, device);
   for (int64_t begin = 0; begin < n; begin += rows_.size(0)) {
@@ -174,12 +176,20 @@ void Trainer::save(bool mid_epoch) {
 }
 
 bool Trainer::run(const TrainHooks& hooks) {
+  trainer_.codec().set_poll([stop = hooks.stop_requested] { stop_if(stop); });
   if (model_.config().K_ivf > 0) assign();
   while (!progress_.schedule.finished()) {
     const Clock::time_point start = Clock::now();
-    double val_mse = 0;
     const double seconds_before = progress_.seconds;
-    const bool done = train_epoch(hooks) && validate(hooks, val_mse);
+    double val_mse = 0;
+    bool done = false;
+    try {
+      train_epoch(hooks);
+      val_mse = validate();
+      done = true;
+    } catch (const Interrupted&) {
+      read_losses();
+    }
     progress_.seconds = seconds_before + seconds_since(start);
     if (!done) {
       save(true);
@@ -190,8 +200,8 @@ bool Trainer::run(const TrainHooks& hooks) {
   return true;
 }
 
-// The rest of the epoch's batches; false when stopped before its end.
-bool Trainer::train_epoch(const TrainHooks& hooks) {
+// The rest of the epoch's batches.
+void Trainer::train_epoch(const TrainHooks& hooks) {
   const int64_t epoch = progress_.schedule.epochs + 1;
   if (progress_.batch == 0) trainer_.adam().reset_state();
   const int64_t nt = train_.size(), B = options_.batch_size;
@@ -201,10 +211,7 @@ bool Trainer::train_epoch(const TrainHooks& hooks) {
   Clock::time_point saved = Clock::now();
   double loss = 0;
   while (progress_.batch < batches()) {
-    if (stop_requested(hooks)) {
-      read_losses();
-      return false;
-    }
+    stop_if(hooks.stop_requested);
     const Clock::time_point start = Clock::now();
     const int64_t begin = progress_.batch * B, n = std::min(B, nt - begin);
     unread_.emplace_back(queue_batch(order, begin, n), n);
@@ -218,7 +225,6 @@ bool Trainer::train_epoch(const TrainHooks& hooks) {
       saved = Clock::now();
     }
   }
-  return true;
 }
 
 // Trains on the n vectors of the epoch's order from `begin` on; the loss stays on the device.
@@ -242,12 +248,10 @@ double Trainer::read_losses() {
   return loss;
 }
 
-bool Trainer::validate(const TrainHooks& hooks, double& mse) {
-  bool stopped = false;
+double Trainer::validate() {
   trainer_.forget_recording();  // its memory may be needed here
   trainer_.codec().update(model_);
-  mse = codec_mse(trainer_.codec(), val_, [&] { return stopped = stop_requested(hooks); });
-  return !stopped;
+  return codec_mse(trainer_.codec(), val_);
 }
 
 void Trainer::finish_epoch(double val_mse, const TrainHooks& hooks) {
@@ -267,7 +271,7 @@ void Trainer::finish_epoch(double val_mse, const TrainHooks& hooks) {
   if (hooks.epoch) hooks.epoch(record);
 }
 
-double codec_mse(const Codec& codec, const VectorSet& vectors, const std::function<bool()>& stop) {
+double codec_mse(const Codec& codec, const VectorSet& vectors) {
   const int64_t d = vectors.dim();
   const int64_t block = std::min(rows_together(codec.device()), vectors.size());
   const Tensor x = Tensor::empty({block, d});
@@ -275,7 +279,6 @@ double codec_mse(const Codec& codec, const VectorSet& vectors, const std::functi
   const Tensor codes = Tensor::empty({block, codec.config().codes()}, DType::i32);
   double total = 0;
   for (int64_t begin = 0; begin < vectors.size(); begin += block) {
-    if (stop && stop()) return std::nan("");
     const int64_t n = std::min(block, vectors.size() - begin);
     vectors.copy(begin, begin + n, x.data<float>());
     codec.encode(n, x.data<float>(), codes.data<int32_t>(), xhat.data<float>());

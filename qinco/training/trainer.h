@@ -33,7 +33,7 @@ struct TrainOptions {
 
 /// What the caller may want to see or decide; all optional.
 struct TrainHooks {
-  std::function<bool()> stop_requested;  // asked between batches
+  std::function<bool()> stop_requested;  // asked between batches, and on a CPU once a second or so while one is encoded
   // Vectors of this epoch; the batch's loss, or where a device is ahead of the host the last that is known, 0 at first.
   std::function<void(int64_t done, int64_t total, double loss)> batch;
   std::function<void(const EpochRecord&)> epoch;
@@ -68,8 +68,8 @@ class Trainer {
   /// Goes on from a checkpoint of the same run: sets the model's parameters. Throws Error naming what differs.
   void resume(const Checkpoint& checkpoint);
 
-  /// Trains until the schedule ends (true) or a stop is requested (false): the batch is finished and the checkpoint
-  /// saved. Same data, options and machine give the same bits, whether it was stopped on the way or not.
+  /// Trains until the schedule ends (true) or a stop is requested (false): the checkpoint is saved as it was after the
+  /// last whole batch. Same data, options and machine give the same bits, whether it was stopped on the way or not.
   bool run(const TrainHooks& hooks = {});
 
   /// Why batches could not be recorded (batch_trainer.h); else empty.
@@ -79,8 +79,8 @@ class Trainer {
   const RunIdentity& identity() const { return run_; }
 
  private:
-  bool train_epoch(const TrainHooks& hooks);
-  bool validate(const TrainHooks& hooks, double& mse);
+  void train_epoch(const TrainHooks& hooks);
+  double validate();
   void finish_epoch(double val_mse, const TrainHooks& hooks);
   void save(bool mid_epoch);
   Tensor queue_batch(const std::vector<int32_t>& order, int64_t begin, int64_t n);
@@ -102,7 +102,7 @@ class Trainer {
   std::vector<int32_t> centroids_of_;               // IVF-QINCo: the first code of every training vector, else empty
 };
 
-/// Mean ||x - xhat||^2 over the vectors, encoded by `codec`; NaN as soon as `stop` (if set) returns true.
-double codec_mse(const Codec& codec, const VectorSet& vectors, const std::function<bool()>& stop = {});
+/// Mean ||x - xhat||^2 over the vectors, encoded by `codec`; ends with what its poll throws.
+double codec_mse(const Codec& codec, const VectorSet& vectors);
 
 }  // namespace qinco

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <doctest/doctest.h>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "autograd/ops.h"
@@ -155,6 +156,30 @@ TEST_CASE("codec: more rows than one encoding block, and none") {
   CHECK(same_bits(decode(codec, all.codes, 2), all.xhat));
   CHECK_NOTHROW(codec.encode(0, nullptr, nullptr));
   CHECK_NOTHROW(codec.decode(0, nullptr, 2, 2, nullptr));
+}
+
+TEST_CASE("codec: encoding in parts with a poll between them gives the same bits, and ends with what the poll throws") {
+  struct Ended {};
+  for (const QincoConfig& config : {kConfigs[0], kConfigs[4], kConfigs[6]}) {
+    CAPTURE(config.d);
+    Codec codec(random_model(config, 51));
+    const Tensor x = random_vectors(config, 40, 52);
+    const Encoded whole = encode(codec, x);
+    int polls = 0, last = 0;
+    codec.set_poll(
+        [&] {
+          if (++polls == last) throw Ended();
+        },
+        13);
+    const Encoded parts = encode(codec, x);
+    CHECK(polls == 1 + 4 * (config.M - 1));
+    CHECK(same_bits(parts.codes, whole.codes));
+    CHECK(same_bits(parts.xhat, whole.xhat));
+    last = std::exchange(polls, 0);  // the last poll
+    CHECK_THROWS_AS(encode(codec, x), Ended);
+    CHECK(polls == last);
+    CHECK(same_bits(encode(codec, x).xhat, whole.xhat));
+  }
 }
 
 TEST_CASE("codec: update() takes new parameters, as a fresh codec does") {

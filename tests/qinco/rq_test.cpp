@@ -153,6 +153,26 @@ TEST_CASE("RQ: the seed decides, the number of threads does not") {
   CHECK_FALSE(same_bits(a.codebooks, train_rq(one, 2000, 8, x.data<float>(), 3, 32, options).codebooks));
 }
 
+TEST_CASE("RQ: training polls within every step, with the same bits, and ends with what the poll throws") {
+  struct Ended {};
+  const Tensor x = normal_vectors(2000, 8, 3);
+  RqOptions options;
+  options.beam_size = 3;
+  const ResidualQuantizer quiet = train_rq(Context::cpu(), 2000, 8, x.data<float>(), 3, 32, options);
+  int polls = 0, last = 0;
+  std::vector<int> polls_of_step;
+  options.poll = [&] {
+    if (++polls == last) throw Ended();
+  };
+  options.on_step = [&](int64_t, int64_t) { polls_of_step.push_back(std::exchange(polls, 0)); };
+  CHECK(same_bits(train_rq(Context::cpu(), 2000, 8, x.data<float>(), 3, 32, options).codebooks, quiet.codebooks));
+  REQUIRE(polls_of_step.size() == 3);
+  CHECK(polls_of_step[2] >= options.iterations);  // in k-means
+  CHECK(polls_of_step[1] > polls_of_step[2]);     // and in the beam search, which the last step is without
+  last = 1;
+  CHECK_THROWS_AS(train_rq(Context::cpu(), 2000, 8, x.data<float>(), 3, 32, options), Ended);
+}
+
 TEST_CASE("RQ: on SIFT, few clusters are left with one point and the error is Faiss's") {
   // Faiss 1.15.1 (RQ 4x8, greedy, 5 iterations) on the same 5,000 rows: 31,882 with progressive dimensions, 33,966
   // without. Outliers that keep a centroid each (see kmeans.cpp) would give 36,126 here.

@@ -115,6 +115,35 @@ TEST_CASE("a run that is stopped and gone on with has the bits of one that was n
   CHECK(cosine.progress.history[2].lr == doctest::Approx(1e-5 + 0.5 * 0.99e-3 * (1 + std::cos(M_PI * 2 / 3))));
 }
 
+TEST_CASE("a run that is stopped while a batch or a validation block is encoded goes on with the same bits") {
+  const TemporaryDirectory directory;
+  const Data data = Data::sift(kNt, kNval, kConfig.d);
+  TrainOptions options = options_with(1);
+  const Outcome straight = run_with_stops(data, options, {});
+  options.checkpoint_path = directory.file("run.checkpoint");
+  const size_t asked_per_batch = static_cast<size_t>(kConfig.M), validation = 7 * asked_per_batch;
+  for (const size_t asked : {size_t{2}, 3 * asked_per_batch + 3, validation + 2}) {  // the last question, answered yes
+    Outcome outcome;
+    TrainHooks hooks;
+    hooks.batch = [&](int64_t, int64_t, double loss) { outcome.losses.push_back(loss); };
+    size_t questions = 0;
+    hooks.stop_requested = [&] { return ++questions == asked; };
+    Qinco stopped = start_model(data);
+    Trainer first(stopped, data.train, data.val, options);
+    CHECK_FALSE(first.run(hooks));
+    CHECK(questions == asked);
+    CHECK(outcome.losses.size() == std::min<size_t>((asked - 1) / asked_per_batch, 7));
+    CHECK(load_checkpoint(options.checkpoint_path).progress.batch == static_cast<int64_t>(outcome.losses.size()));
+    Qinco model = start_model(data);
+    Trainer second(model, data.train, data.val, options);
+    second.resume(load_checkpoint(options.checkpoint_path));
+    CHECK(second.run(hooks));
+    outcome.progress = second.progress();
+    outcome.parameters = model.state();
+    check_equal(outcome, straight);
+  }
+}
+
 TEST_CASE("training gives the same bits at any thread count") {
   const Data data = Data::sift(kNt, kNval, kConfig.d);
   const int threads = kernels::default_threads();
