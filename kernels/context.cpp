@@ -77,6 +77,17 @@ void Scratch::push(size_t size) {
   top_ = new Chunk{top_, data, size, 0};
 }
 
+// A chunk for `size` bytes, of `peak` if there is memory: the next frames then need no other.
+void Scratch::grow(size_t size, size_t peak) {
+  const size_t wanted = std::max(peak, kMinChunk);
+  try {
+    push(wanted);
+  } catch (const OutOfMemory&) {
+    if (wanted == size) throw;
+    push(size);
+  }
+}
+
 void Scratch::free_down_to(const Chunk* floor) {
   while (top_ != floor) {
     Chunk* const chunk = top_;
@@ -113,7 +124,7 @@ void* ScratchFrame::bytes(size_t size) {
   const size_t alignment = scratch_.device_.type == DeviceType::cpu ? kAlignment : kCudaAlignment;
   size = (std::max<size_t>(size, 1) + alignment - 1) / alignment * alignment;
   const size_t live = scratch_.live_ + size, peak = std::max(live, scratch_.peak_);
-  if (!scratch_.top_ || scratch_.top_->size - scratch_.top_->used < size) scratch_.push(std::max(peak, kMinChunk));
+  if (!scratch_.top_ || scratch_.top_->size - scratch_.top_->used < size) scratch_.grow(size, peak);
   scratch_.live_ = live;
   scratch_.peak_ = peak;
   Scratch::Chunk* const chunk = scratch_.top_;

@@ -24,6 +24,7 @@ class Scratch {
   friend class ScratchFrame;
   struct Chunk;  // says where its `size` bytes on the device are
   void push(size_t size);
+  void grow(size_t size, size_t peak);
   void free_down_to(const Chunk* floor);
 
   Device device_;

@@ -187,7 +187,7 @@ template <class T>
 struct ScanQuery {
   const T* tables = nullptr;  // [M,256]
   int64_t lists = 0;
-  const ScanList<T>* list = nullptr;  // [lists], the host's
+  const ScanList<T>* list = nullptr;  // [lists], the host's; no id is in two of them
 };
 
 /// A scan by look-up tables: the score of a vector is bias + norm + sum_m tables[m][code_m].

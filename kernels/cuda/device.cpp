@@ -52,10 +52,14 @@ bool caching() {
   return on;
 }
 
-// Never destroyed: static objects may release device memory after it would be.
-State& state_of(int index) {
+// As it is, ready or not. Never destroyed: static objects may release device memory after it would be.
+State& known_state(int index) {
   static auto* const states = new std::vector<State>(static_cast<size_t>(device_count()));
-  State& state = states->at(static_cast<size_t>(index));
+  return states->at(static_cast<size_t>(index));
+}
+
+State& state_of(int index) {
+  State& state = known_state(index);
   use_device(index);
   std::call_once(state.ready, [&] {
     int pools = 0;
@@ -94,6 +98,14 @@ void give_back(State& state, void* memory, size_t size) {
   if (!state.cache.keep(memory, size)) free_block(state, memory);
 }
 
+// Gives all that is kept to the driver.
+void give_back_kept(State& state) {
+  for (const auto& [size, blocks] : state.cache.clear())
+    for (void* const block : blocks) free_block(state, block);
+  check_status(cudaStreamSynchronize(state.stream), "device");
+  if (state.pools) check_status(cudaMemPoolTrimTo(state.pool, 0), "memory pool");
+}
+
 // Before what only the host can do again.
 void check_not_recording(int index) {
   check(!is_recording(index), "cuda: waiting for the device, and copies from or to the host, cannot be recorded");
@@ -107,10 +119,7 @@ void* unrecorded_block(int index, State& state, size_t bytes, size_t wanted) {
   if (status == cudaErrorMemoryAllocation) {
     // What is kept may be in pieces that are too small: given back to the driver, they are one again.
     cudaGetLastError();
-    for (const auto& [size, blocks] : state.cache.clear())
-      for (void* const block : blocks) free_block(state, block);
-    check_status(cudaStreamSynchronize(state.stream), "device");
-    if (state.pools) check_status(cudaMemPoolTrimTo(state.pool, 0), "memory pool");
+    give_back_kept(state);
     status = try_allocate(state, wanted, &memory);
   }
   if (status == cudaSuccess) return memory;
@@ -125,9 +134,14 @@ void* unrecorded_block(int index, State& state, size_t bytes, size_t wanted) {
 
 void check_status(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
-  const std::string words = cudaGetErrorString(status);
+  const std::string words = fmt::format("cuda: {}: {}", what, cudaGetErrorString(status));
   cudaGetLastError();  // an error that was reported is not reported again by the next call
-  fail("cuda: {}: {}", what, words);
+  if (status == cudaErrorMemoryAllocation) throw OutOfMemory(words);
+  throw Error(words);
+}
+
+void give_back_kept(int index) {
+  give_back_kept(state_of(index));
 }
 
 void use_device(int index) {
@@ -190,19 +204,18 @@ void* allocate(int index, size_t bytes) {
 void release(int index, void* memory, size_t bytes) noexcept {
   // Failures here follow one that was reported, or the end of the process.
   if (cudaSetDevice(index) != cudaSuccess) return;
-  State& state = state_of(index);
+  State& state = known_state(index);
   const size_t size = block_size(state, bytes);
-  if (state.recorded.release(memory)) return;
   if (is_recording(index)) {
     // What is recorded may have been given this block. Where the host cannot note that, the block is lost.
     state.recorded.add(recording_now().owner, memory, size, false);
     return;
   }
-  give_back(state, memory, size);
+  if (!state.recorded.release(memory)) give_back(state, memory, size);
 }
 
 void release_recorded(int index, const void* owner) noexcept {
-  State& state = state_of(index);
+  State& state = known_state(index);
   state.recorded.disown(owner, [&state](void* memory, size_t size) { give_back(state, memory, size); });
 }
 

@@ -33,7 +33,7 @@ inline unsigned blocks_for(int64_t n, int64_t per_block = kBlock) {
 /// Throws Error if the launch is refused.
 template <class... Parameters, class... Arguments>
 void launch(const Context& context, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-            Arguments&&... arguments) {
+            const Arguments&... arguments) {
   constexpr size_t kSharedWithoutAsking = size_t{40} << 10;  // 48 KiB, less what a kernel has of its own
 
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
@@ -45,7 +45,8 @@ void launch(const Context& context, void (*kernel)(Parameters...), dim3 grid, di
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream_of(context);
-  check_status(cudaLaunchKernelEx(&config, kernel, static_cast<Arguments&&>(arguments)...), "launch of a kernel");
+  check_call(context.device.index, "launch of a kernel",
+             [&] { return cudaLaunchKernelEx(&config, kernel, arguments...); });
 }
 
 /// This thread's number in the grid, and the number of threads there: for loops over one-dimensional grids.

@@ -39,7 +39,14 @@ void prepare(const Context& context, Handle& own) {
     if (is_recording(index)) check_status(cudaErrorStreamCaptureUnsupported, "the first matrix product on a device");
     own.workspace = allocate(index, bytes);
   }
-  if (!own.handle) check_cublas(cublasCreate(&own.handle));
+  if (!own.handle) {
+    cublasStatus_t status = cublasCreate(&own.handle);
+    if (status == CUBLAS_STATUS_ALLOC_FAILED || status == CUBLAS_STATUS_NOT_INITIALIZED) {  // either, without memory
+      give_back_kept(index);
+      status = cublasCreate(&own.handle);
+    }
+    check_cublas(status);
+  }
   own.stream = nullptr;
   check_cublas(cublasSetStream(own.handle, stream));  // and cuBLAS's own workspace
   check_cublas(cublasSetWorkspace(own.handle, own.workspace, bytes));
@@ -58,7 +65,8 @@ void check_cublas(cublasStatus_t status) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
   char words[128];
   std::snprintf(words, sizeof words, "matrix product: %s", cublasGetStatusString(status));
-  check_status(cudaErrorUnknown, words);
+  const cudaError_t cause = status == CUBLAS_STATUS_ALLOC_FAILED ? cudaErrorMemoryAllocation : cudaErrorUnknown;
+  check_status(cause, words);
 }
 
 // A row-major matrix is the transpose of a column-major one: C^T = op(B)^T op(A)^T, so the operands change places.

@@ -1,14 +1,17 @@
 // Memory of recorded work (recording.h): it stays what it was while it was recorded, whoever released it.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <iterator>
 #include <map>
 #include <mutex>
+#include <vector>
 
 namespace qinco::kernels::cuda {
 
-/// Blocks of one device, each of one owner.
+/// Blocks of one device with those who recorded work on them: mostly one, but a block of an earlier recording may be
+/// released within a later one.
 class RecordedBlocks {
  public:
   using Owner = const void*;
@@ -17,25 +20,27 @@ class RecordedBlocks {
   void* take(Owner owner, size_t size) {
     const std::lock_guard lock(mutex_);
     for (auto& [memory, block] : blocks_)
-      if (block.owner == owner && block.size == size && !block.in_use) {
+      if (!block.in_use && block.size == size && block.is_of(owner)) {
         block.in_use = true;
         return memory;
       }
     return nullptr;
   }
 
-  /// Whether the block is the owner's now; else the host has no memory for the list.
+  /// Whether the block is the owner's now, and that of those before; else the host has no memory for the list.
   bool add(Owner owner, void* memory, size_t size, bool in_use) noexcept {
     const std::lock_guard lock(mutex_);
     try {
-      blocks_[memory] = {owner, size, in_use};
+      Block& block = blocks_[memory];
+      block.size = size, block.in_use = in_use;
+      if (!block.is_of(owner)) block.owners.push_back(owner);
     } catch (...) {
       return false;
     }
     return true;
   }
 
-  /// Whether the block has an owner, who now has it back.
+  /// Whether the block has owners, who now have it back.
   bool release(void* memory) noexcept {
     const std::lock_guard lock(mutex_);
     const auto found = blocks_.find(memory);
@@ -44,22 +49,26 @@ class RecordedBlocks {
     return true;
   }
 
-  /// Ends an owner: give_back(memory, size) of its blocks that are not in use, while the others are nobody's.
+  /// Ends an owner: give_back(memory, size) of blocks that were its alone and are not in use; those in use are
+  /// nobody's.
   template <class GiveBack>
   void disown(Owner owner, const GiveBack& give_back) noexcept {
     const std::lock_guard lock(mutex_);
     for (auto at = blocks_.begin(); at != blocks_.end();) {
-      const auto [memory, block] = *at;
-      if (block.owner == owner && !block.in_use) give_back(memory, block.size);
-      at = block.owner == owner ? blocks_.erase(at) : std::next(at);
+      auto& [memory, block] = *at;
+      const bool last = std::erase(block.owners, owner) > 0 && block.owners.empty();
+      if (last && !block.in_use) give_back(memory, block.size);
+      at = last ? blocks_.erase(at) : std::next(at);
     }
   }
 
  private:
   struct Block {
-    Owner owner;
-    size_t size;
-    bool in_use;
+    std::vector<Owner> owners;
+    size_t size = 0;
+    bool in_use = false;
+
+    bool is_of(Owner owner) const { return std::find(owners.begin(), owners.end(), owner) != owners.end(); }
   };
 
   std::mutex mutex_;

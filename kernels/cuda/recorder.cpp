@@ -12,6 +12,7 @@ namespace qinco::kernels::cuda {
 
 struct Recorder::Capture {
   int index;
+  cudaStream_t queue;  // the device's
   cudaStream_t stream = nullptr;
   cudaGraphExec_t exec = nullptr;
 
@@ -23,7 +24,8 @@ struct Recorder::Capture {
   }
 };
 
-Recorder::Recorder(int index) : capture_(std::make_unique<Capture>(Capture{index})) {
+Recorder::Recorder(int index)
+    : capture_(std::make_unique<Capture>(Capture{index, static_cast<cudaStream_t>(cuda::stream(index))})) {
   check(!recording_now().owner, "cuda: this thread records already");
   use_device(index);
   check_status(cudaStreamCreateWithFlags(&capture_->stream, cudaStreamNonBlocking), "stream");
@@ -37,14 +39,15 @@ Recorder::Recorder(int index) : capture_(std::make_unique<Capture>(Capture{index
 Recorder::~Recorder() {
   // Failures here follow one that was reported, or the end of the process.
   const bool recording = capture_->leave();
-  if (cudaSetDevice(capture_->index) != cudaSuccess) return;
-  cudaGraph_t graph = nullptr;
-  if (recording && cudaStreamEndCapture(capture_->stream, &graph) == cudaSuccess) cudaGraphDestroy(graph);
-  if (capture_->exec) {
-    cudaStreamSynchronize(static_cast<cudaStream_t>(cuda::stream(capture_->index)));
-    cudaGraphExecDestroy(capture_->exec);
+  if (cudaSetDevice(capture_->index) == cudaSuccess) {
+    cudaGraph_t graph = nullptr;
+    if (recording && cudaStreamEndCapture(capture_->stream, &graph) == cudaSuccess) cudaGraphDestroy(graph);
+    if (capture_->exec) {
+      cudaStreamSynchronize(capture_->queue);
+      cudaGraphExecDestroy(capture_->exec);
+    }
+    cudaStreamDestroy(capture_->stream);
   }
-  cudaStreamDestroy(capture_->stream);
   cudaGetLastError();
   release_recorded(capture_->index, capture_.get());
 }
@@ -57,15 +60,16 @@ void Recorder::end() {
   cudaGraph_t graph = nullptr;
   capture_->leave();
   check_status(cudaStreamEndCapture(capture_->stream, &graph), "recording");
-  const cudaError_t status = cudaGraphInstantiate(&capture_->exec, graph, 0);
-  cudaGraphDestroy(graph);
-  check_status(status, "recording");
+  struct Captured {
+    cudaGraph_t graph;
+    ~Captured() { cudaGraphDestroy(graph); }
+  } const captured{graph};
+  check_call(capture_->index, "recording", [&] { return cudaGraphInstantiate(&capture_->exec, graph, 0); });
 }
 
 void Recorder::queue() {
   use_device(capture_->index);
-  check_status(cudaGraphLaunch(capture_->exec, static_cast<cudaStream_t>(cuda::stream(capture_->index))),
-               "recorded work");
+  check_call(capture_->index, "recorded work", [&] { return cudaGraphLaunch(capture_->exec, capture_->queue); });
 }
 
 }  // namespace qinco::kernels::cuda

@@ -7,8 +7,24 @@
 
 namespace qinco::kernels::cuda {
 
-/// Throws Error "cuda: WHAT: the runtime's words" unless `status` is success.
+/// Throws Error "cuda: WHAT: the runtime's words" unless `status` is success; OutOfMemory where that is the reason.
 void check_status(cudaError_t status, const char* what);
+
+/// Gives memory that is kept for later back to the driver, for what does not come from `allocate`.
+void give_back_kept(int index);
+
+/// check_status of call(), which is called once more where device `index` lacks memory for it: kernels are loaded when
+/// they are first launched, and graphs need memory of their own.
+template <class Call>
+void check_call(int index, const char* what, const Call& call) {
+  cudaError_t status = call();
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    give_back_kept(index);
+    status = call();
+  }
+  check_status(status, what);
+}
 
 /// Makes `index` this thread's current device.
 void use_device(int index);

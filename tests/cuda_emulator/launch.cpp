@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 #include <map>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@ namespace cuda_emulator {
 namespace {
 
 constexpr size_t kSharedBytes = size_t{48} << 10, kSharedBytesOptIn = size_t{227} << 10, kSharedGuard = 4096;
+constexpr size_t kKernelBytes = size_t{1} << 20;  // for a kernel to be loaded
 constexpr unsigned char kSharedGuardByte = 0xfb;
 constexpr unsigned kMaxThreads = 1024, kMaxBlockZ = 64, kMaxGridYZ = 65535;
 constexpr unsigned kMaxGridX = 0x7fffffff;
@@ -324,7 +326,13 @@ void fail(const std::string& message, const Where& where) {
 cudaError_t check_launch(const void* kernel, const cudaLaunchConfig_t& config) {
   const DeviceWork work;
   const std::string refused = refusal(kernel, config);
-  return refused.empty() ? cudaSuccess : set_error(cudaErrorInvalidConfiguration, refused);
+  if (!refused.empty()) return set_error(cudaErrorInvalidConfiguration, refused);
+  // A kernel is loaded when it is first launched, which needs memory then; the emulator does not keep it.
+  static auto* const loaded = new std::set<const void*>;
+  if (loaded->count(kernel) == 0 && Memory::instance().free_bytes() < kKernelBytes)
+    return set_error(cudaErrorMemoryAllocation, "out of memory");
+  loaded->insert(kernel);
+  return cudaSuccess;
 }
 
 cudaError_t launch(const cudaLaunchConfig_t& config, void (*call)(void*), void* arguments) {

@@ -123,6 +123,22 @@ TEST_CASE("Scratch: memory of its device") {
   }
 }
 
+TEST_CASE("device: scratch memory that does not fit with room to spare is as small as was asked for") {
+  for (const Device device : all_devices()) {
+    if (device.type == DeviceType::cpu) continue;
+    const size_t half = memory_info(device).free / 512 * 256, quarter = half / 512 * 256;
+    const Context& context = Context::of(device);
+    Scratch scratch(device);
+    const Context own{device, context.threads, context.stream, &scratch};
+    ScratchFrame outer(own);
+    outer.get<char>(static_cast<int64_t>(half));
+    ScratchFrame inner(own);
+    CHECK(inner.get<char>(static_cast<int64_t>(quarter)) != nullptr);  // three quarters are kept for, if there are
+    CHECK_THROWS_WITH_AS(inner.get<char>(static_cast<int64_t>(half)),
+                         doctest::Contains(fmt::format("{} bytes", half).c_str()), OutOfMemory);
+  }
+}
+
 TEST_CASE("allocate: more than the device has is an error that says how much") {
   for (const Device device : all_devices()) {
     if (device.type == DeviceType::cpu) continue;

@@ -175,6 +175,32 @@ TEST_CASE("device: recorded kernels of all kinds give the bits of queued ones, a
   }
 }
 
+TEST_CASE("device: memory of a recording that a later one's work gives back stays with both") {
+  for (const Device device : test_devices()) {
+    std::unique_ptr<Numbers> made;
+    Numbers out(device);
+    add(device, out.data(), out.data(), out.data());  // what comes first needs memory of its own
+    auto first = std::make_unique<Recording>(device, [&] { made = std::make_unique<Numbers>(device, 3); });
+    const float* const was = made->data();
+    Recording second(device, [&] {
+      add(device, made->data(), made->data(), out.data());
+      made.reset();
+    });
+    first->queue();
+    second.queue();
+    CHECK(out.value() == 6);
+    first.reset();
+    std::vector<std::unique_ptr<Numbers>> others;
+    for (int i = 0; i < 20; ++i) {
+      others.push_back(std::make_unique<Numbers>(device, 7));
+      CHECK(others.back()->data() != was);
+    }
+    out.fill(0);
+    second.queue();
+    CHECK(out.value() == 6);
+  }
+}
+
 TEST_CASE("device: memory that outlives a recording is like any other") {
   for (const Device device : test_devices()) {
     std::unique_ptr<Numbers> made, dropped, had = std::make_unique<Numbers>(device, 2);

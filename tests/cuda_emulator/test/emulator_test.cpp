@@ -67,6 +67,10 @@ __global__ void places_kernel(int* out) {
   out[block * n + thread] = static_cast<int>(block * 1000 + thread);
 }
 
+__global__ void late_kernel(int* out) {
+  *out = 1;
+}
+
 __global__ void reverse_kernel(int n, int* values) {
   int* const shared = dynamic_shared<int>();
   const int i = static_cast<int>(threadIdx.x);
@@ -157,6 +161,19 @@ int signal_of(Body body) {
 }
 
 }  // namespace
+
+TEST_CASE("emulator: a kernel that there is no memory to load is OutOfMemory, and is loaded when there is") {
+  const Array<int> out(1);
+  constexpr size_t kSmall = size_t{32} << 20;  // kept for later, where anything is
+  const size_t large = memory_info(kDevice).free - kSmall - (size_t{256} << 10);
+  void* const filled = allocate(kDevice, large);
+  void* const small = allocate(kDevice, kSmall);
+  CHECK_THROWS_AS(launch(Context::of(kDevice), late_kernel, 1, 1, 0, out.get()), OutOfMemory);
+  release(kDevice, small, kSmall);
+  launch(Context::of(kDevice), late_kernel, 1, 1, 0, out.get());
+  CHECK(out.values()[0] == 1);
+  release(kDevice, filled, large);
+}
 
 TEST_CASE("emulator: every thread of every block runs, and knows its place") {
   Array<int> out(3 * 2 * 2 * 4 * 3 * 2);
