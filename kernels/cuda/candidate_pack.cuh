@@ -178,7 +178,7 @@ __global__ void bound_kernel(CandidateChunk c, const float* squares, const float
     const float ratio = sqrtf(c.distances[int64_t{i} * c.K + k]) / size;
     if (!(ratio <= largest)) largest = ratio < INFINITY ? ratio : INFINITY;
   }
-  largest = -warp_fold(-largest, Minimum{});
+  largest = warp_fold(largest, Maximum{});
   if (lane() == 0) *bound = margin::kSafety * largest;
 }
 

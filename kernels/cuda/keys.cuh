@@ -25,17 +25,4 @@ __device__ inline float value_of(Key key) {
   return __uint_as_float(bits >> 31 ? bits & 0x7fffffffu : ~bits);
 }
 
-struct Minimum {
-  template <class T>
-  __device__ T operator()(T a, T b) const {
-    return b < a ? b : a;
-  }
-};
-struct Maximum {
-  template <class T>
-  __device__ T operator()(T a, T b) const {
-    return a < b ? b : a;
-  }
-};
-
 }  // namespace qinco::kernels::cuda

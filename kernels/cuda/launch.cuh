@@ -117,6 +117,18 @@ struct Plus {
     return a + b;
   }
 };
+struct Minimum {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return b < a ? b : a;
+  }
+};
+struct Maximum {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return a < b ? b : a;
+  }
+};
 
 template <class T>
 __device__ inline T warp_sum(T value) {

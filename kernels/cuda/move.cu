@@ -1,45 +1,21 @@
 // Writes by strides, and sums of rows picked from tables: one thread per element, which is read or written in order on
 // the contiguous side. A sum's terms are added by one thread, in the order of the definition.
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/strided_view.cuh"
 #include "kernels/families.h"
 
 namespace qinco::kernels::cuda {
 
 namespace {
 
-constexpr int kMaxDims = 8;
-
-// Passed to the kernel by value.
-struct WrittenView {
-  int ndim;
-  int64_t shape[kMaxDims];
-  int64_t strides[kMaxDims];
-};
-
 template <class T>
-__global__ void strided_write_kernel(int64_t n, WrittenView view, const T* x, T* y) {
-  for (int64_t e = grid_thread(); e < n; e += grid_threads()) {
-    int64_t rest = e, offset = 0;
-    for (int i = view.ndim - 1; i >= 0; --i) {
-      const Place at = place(rest, view.shape[i]);
-      offset += at.col * view.strides[i];
-      rest = at.row;
-    }
-    y[offset] = x[e];
-  }
+__global__ void strided_write_kernel(StridedView view, const T* x, T* y) {
+  for (int64_t e = grid_thread(); e < view.elements; e += grid_threads()) y[view.offset(e)] = x[e];
 }
 
 template <class T>
 void strided_write(const Context& context, int ndim, const int64_t* shape, const int64_t* strides, const T* x, T* y) {
-  WrittenView view{};
-  int64_t n = 1;
-  for (int i = 0; i < ndim; ++i) {
-    n *= shape[i];
-    if (shape[i] == 1) continue;
-    view.shape[view.ndim] = shape[i];
-    view.strides[view.ndim++] = strides[i];
-  }
-  launch(context, strided_write_kernel<T>, blocks_for(n), kBlock, 0, n, view, x, y);
+  const StridedView view(ndim, shape, strides);
+  launch(context, strided_write_kernel<T>, blocks_for(view.elements), kBlock, 0, view, x, y);
 }
 
 template <class T>

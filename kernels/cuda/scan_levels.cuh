@@ -49,8 +49,8 @@ __device__ inline int units_up(const LevelScale& s, int M, float offset) {
   return static_cast<int>(fmaxf(ceilf(most), -kFarUnits)) + M;
 }
 
-/// The levels of a code for all queries of a group, the sums of them for a vector, and up to where such a sum passes:
-/// room = the highest limit of the queries less units_down of the vector's offset.
+/// The levels of a code for all queries of a group, the sums of them for a vector, and whether such a sum passes beside
+/// the vector's offset, with which it is a lower bound.
 template <int G>
 struct LevelsOf;
 template <int G>
@@ -96,7 +96,7 @@ struct Limits<16> {
   unsigned below[4][2];  // by how much the queries' limits are below it, in the halves of LevelSums::pair
 
   /// limits: of the first `present` queries; the others have none.
-  __device__ void set(const int* limits, int present) {
+  __device__ void set(const int* limits, int present, const LevelScale&) {
     highest = -kFarUnits;
     for (int q = 0; q < present; ++q) highest = limits[q] > highest ? limits[q] : highest;
     for (int e = 0; e < 8; ++e) {
@@ -111,7 +111,8 @@ struct Limits<16> {
 
   /// Which queries a vector passes for, as bits: those with sum + below <= room. kLargestRoom - room is added to a
   /// half's sum, so that its bit 15 says no.
-  __device__ unsigned passes(const LevelSums<16>& sums, int room) const {
+  __device__ unsigned passes(const LevelSums<16>& sums, const LevelScale& scale, float offset) const {
+    const int room = highest - units_down(scale, offset);
     const int bounded = room < -1 ? -1 : room > kLargestRoom ? kLargestRoom : room;
     const unsigned lift = static_cast<unsigned>(kLargestRoom - bounded) * 0x10001u;
     unsigned lifted[8], none = ~0u;
@@ -145,20 +146,33 @@ struct LevelsOf<1> {
   __device__ static type pack(const unsigned (&words)[1]) { return static_cast<uint8_t>(words[0]); }
 };
 
+/// The bits of 2^23 and more: a float whose last place is a unit.
 template <>
 struct LevelSums<1> {
-  unsigned all = 0;
+  static constexpr unsigned kNone = 0x4b000000;
+  unsigned all = kNone;
 
-  __device__ void add(uint8_t level) { all += level; }
-  __device__ int of(int) const { return static_cast<int>(all); }
+  __device__ void add(unsigned level) { all += level; }
+  __device__ int of(int) const { return static_cast<int>(all - kNone); }
 };
 
 template <>
 struct Limits<1> {
-  int highest;
+  float highest;  // 2^23, the limit and the scale's error, rounded up
 
-  __device__ void set(const int* limits, int) { highest = limits[0]; }
-  __device__ unsigned passes(const LevelSums<1>& sums, int room) const { return sums.of(0) <= room ? 1 : 0; }
+  __device__ void set(const int* limits, int, const LevelScale& scale) {
+    const double exact = 0x1p23 + static_cast<double>(limits[0]) + static_cast<double>(scale.error);
+    highest = static_cast<float>(exact);
+    if (static_cast<double>(highest) < exact) highest = nextafterf(highest, INFINITY);
+    if (limits[0] >= kNoLimit) highest = INFINITY;
+  }
+
+  /// units_down less the error, the sum and 2^23 in one float: rounded, it is above `highest` only if it is so exactly.
+  /// NaN is far above, as where units_down does not fail.
+  __device__ unsigned passes(const LevelSums<1>& sums, const LevelScale& scale, float offset) const {
+    const float x = offset * scale.units, least = fminf(fmaf(-fabsf(x), scale.relative, x), FLT_MAX);
+    return least + __uint_as_float(sums.all) <= highest ? 1 : 0;
+  }
 };
 
 }  // namespace qinco::kernels::cuda

@@ -1,6 +1,7 @@
 // The lists of a scan on the device, and the scores of their vectors in float.
 #pragma once
 
+#include <cstring>
 #include <vector>
 
 #include "kernels/cuda/block_select.cuh"
@@ -67,13 +68,16 @@ class CurrentList {
   /// Those of 4 vectors.
   template <bool words>
   __device__ void offsets(int block, int at, float (&four)[4]) const {
-    if (words && norms_ && has(block, at + 3)) {
-      const float4 norms = __ldg(reinterpret_cast<const float4*>(norms_ + int64_t{block} * kScanBlock + at));
-      four[0] = bias_ + norms.x, four[1] = bias_ + norms.y, four[2] = bias_ + norms.z, four[3] = bias_ + norms.w;
-      return;
-    }
+    if (words && has(block, at + 3)) return offsets_of_all(block, at, four);
 #pragma unroll
     for (int v = 0; v < 4; ++v) four[v] = offset(block, at + v);
+  }
+  /// Where all 4 are there, and lie at a multiple of 16 bytes.
+  __device__ void offsets_of_all(int block, int at, float (&four)[4]) const {
+    four[0] = four[1] = four[2] = four[3] = bias_;
+    if (!norms_) return;
+    const float4 norms = __ldg(reinterpret_cast<const float4*>(norms_ + int64_t{block} * kScanBlock + at));
+    four[0] += norms.x, four[1] += norms.y, four[2] += norms.z, four[3] += norms.w;
   }
   /// The first code; the others follow kScanBlock apart.
   __device__ const uint8_t* codes(int block, int at, int M) const {
@@ -88,24 +92,63 @@ class CurrentList {
   float bias_ = 0;
 };
 
-/// The host's: lists for the device, of one query behind those of another.
-struct SegmentList {
-  std::vector<Segment> segments;
+/// A query of a batch, whose lists are among the batch's segments.
+struct BatchQuery {
+  const float* tables;  // [M,256]
+  int64_t first;        // of its segments
+  int count;
+  int blocks;   // of 32 vectors
+  int samples;  // blocks in its sample, if there is one
+
+  __device__ Segments lists(const Segment* segments) const { return {segments + first, count, blocks}; }
+};
+
+/// The host's: queries and their lists, for the device.
+class Batch {
+ public:
+  struct OnDevice {
+    const BatchQuery* queries;
+    const Segment* segments;
+  };
+
+  /// `like`: a query of the batch that has the same lists, or -1.
+  void add(const ScanQuery<float>& query, int64_t like = -1) {
+    BatchQuery own{query.tables, static_cast<int64_t>(segments_.size()), 0, 0, 0};
+    if (like >= 0) {
+      own = queries[static_cast<size_t>(like)];
+      own.tables = query.tables;
+    } else {
+      for (int64_t l = 0; l < query.lists; ++l) append(query.list[l], own);
+    }
+    queries.push_back(own);
+  }
+
+  /// In one copy.
+  OnDevice to_device(const Context& context, ScratchFrame& frame) const {
+    const size_t of_queries = queries.size() * sizeof(BatchQuery), of_segments = segments_.size() * sizeof(Segment);
+    static_assert(sizeof(BatchQuery) % alignof(Segment) == 0);
+    std::vector<unsigned char> host(of_queries + of_segments);
+    std::memcpy(host.data(), queries.data(), of_queries);
+    if (of_segments > 0) std::memcpy(host.data() + of_queries, segments_.data(), of_segments);
+    auto* const device = frame.get<unsigned char>(static_cast<int64_t>(host.size()));
+    copy_bytes(context.device, device, {}, host.data(), host.size());
+    return {reinterpret_cast<const BatchQuery*>(device), reinterpret_cast<const Segment*>(device + of_queries)};
+  }
+
+  std::vector<BatchQuery> queries;
   bool words = true;  // whether all codes lie at multiples of 4 bytes, and norms of 16
 
-  /// Returns the blocks of the query's lists.
-  int append(const ScanQuery<float>& query) {
-    int blocks = 0;
-    for (int64_t l = 0; l < query.lists; ++l) {
-      const ScanList<float>& list = query.list[l];
-      if (list.n == 0) continue;
-      words = words && reinterpret_cast<uintptr_t>(list.codes) % 4 == 0 &&
-              reinterpret_cast<uintptr_t>(list.norms) % 16 == 0;
-      segments.push_back({list.codes, list.norms, list.n, blocks, static_cast<uint32_t>(list.first), list.bias});
-      blocks += static_cast<int>((list.n + kScanBlock - 1) / kScanBlock);
-    }
-    return blocks;
+ private:
+  void append(const ScanList<float>& list, BatchQuery& own) {
+    if (list.n == 0) return;
+    words =
+        words && reinterpret_cast<uintptr_t>(list.codes) % 4 == 0 && reinterpret_cast<uintptr_t>(list.norms) % 16 == 0;
+    segments_.push_back({list.codes, list.norms, list.n, own.blocks, static_cast<uint32_t>(list.first), list.bias});
+    own.blocks += static_cast<int>((list.n + kScanBlock - 1) / kScanBlock);
+    ++own.count;
   }
+
+  std::vector<Segment> segments_;
 };
 
 template <class T>
@@ -122,7 +165,7 @@ __device__ uint32_t load_codes(const uint8_t* from) {
 }
 
 /// Offers a block's share of the vectors in blocks [begin, end) of a query: 4 vectors a thread and round, whose codes
-/// come 4 by a load. As everywhere scores are summed in order: bias, norm, codes. words: SegmentList's.
+/// come 4 by a load. As everywhere scores are summed in order: bias, norm, codes. words: Batch's.
 template <bool words>
 __device__ void offer_vectors(BlockSelect& best, int M, const Segments& segments, const float* tables, int begin,
                               int end) {

@@ -12,7 +12,9 @@ namespace qinco::kernels::cuda {
 template <int G>
 inline constexpr int kThreads = G == 1 ? 256 : 512;
 template <int G>
-inline constexpr int kBlocksEach = G == 1 ? 6 : 2;  // of a multiprocessor
+inline constexpr int kBlocksEach = G == 1 ? 6 : 2;  // of a multiprocessor, and of sample_kernel
+template <int G>
+inline constexpr int kSampleBlocksEach = G == 1 ? 4 : 1;
 template <int G>
 inline constexpr int kRoundOfBlocks = kThreads<G> / 8;  // of 32 vectors: 4 a thread
 
@@ -22,28 +24,20 @@ template <int G>
 inline constexpr int kOwnBins = kHistogramBins<G> / kWarp;  // of a lane, in its registers
 constexpr int kFoundStride = 64;                            // so that counters do not meet in a part of the L2 cache
 
-/// Queries of the same lists.
-struct QueryGroup {
-  Segments lists;
-  int samples;  // blocks of 32 in the sample
-};
-
 template <int G>
 struct ScreenWork {
   int M, k, queries, capacity;
-  int unlisted_slices;         // of a query whose vectors are scored after all
-  const float* const* tables;  // [queries]
-  const QueryGroup* groups;    // [groups]
-  LevelScale* scales;          // [groups]
-  Levels<G>* levels;           // [groups][M][256]
-  int* histograms;             // [groups][G][kHistogramBins<G>]
-  unsigned* found;             // [groups * G]: listed, or more than there is room for
-  Key* keys;                   // [queries][capacity], or of a query that is not all_listed [unlisted_slices][k]
+  Batch::OnDevice batch;  // queries of a group have the same lists
+  LevelScale* scales;     // [groups]
+  Levels<G>* levels;      // [groups][M][256]
+  int* histograms;        // [groups][G][kHistogramBins<G>]
+  unsigned* found;        // [groups * G][kFoundStride]: listed, or more than there is room for
+  Key* keys;              // [queries][capacity] of what is listed
 
   __device__ int query(int group, int of) const { return group * G + of; }
-  __device__ bool all_listed(int64_t query) const {
-    return found[query * kFoundStride] <= static_cast<unsigned>(capacity);
-  }
+  __device__ const float* tables(int query) const { return batch.queries[query].tables; }
+  __device__ Segments lists(int group) const { return batch.queries[query(group, 0)].lists(batch.segments); }
+  __device__ int samples(int group) const { return batch.queries[query(group, 0)].samples; }
 };
 
 // --- a group's units and levels
@@ -134,10 +128,10 @@ __device__ LevelScale find_scale(const ScreenWork<G>& w, int group, float (&leas
   const int warp = static_cast<int>(threadIdx.x) / kWarp, of = warp % G, query = w.query(group, of);
   TableSpan own;
   if (query < w.queries)
-    own = span_of(w.tables[query], w.M, warp / G, kParts, least[of]);
+    own = span_of(w.tables(query), w.M, warp / G, kParts, least[of]);
   else
     for (int m = lane(); m < w.M; m += kWarp) least[of][m] = 0;
-  OffsetSpan offset = offset_span<kThreads<G>>(w.groups[group].lists, w.M);
+  OffsetSpan offset = offset_span<kThreads<G>>(w.lists(group), w.M);
   offset.least = warp_fold(offset.least, Minimum{});
   offset.sum = warp_sum(offset.sum);
   if (lane() == 0) tables[warp] = own, offsets[warp] = offset;
@@ -157,7 +151,7 @@ __global__ void __launch_bounds__(kThreads<G>) level_kernel(ScreenWork<G> w) {
   __shared__ LevelScale scale;
   const auto group = static_cast<int>(blockIdx.y), thread = static_cast<int>(threadIdx.x);
   // Without lists there may be no tables, and nothing is to be found.
-  const LevelScale found = w.groups[group].lists.blocks > 0 ? find_scale(w, group, least) : LevelScale{};
+  const LevelScale found = w.lists(group).blocks > 0 ? find_scale(w, group, least) : LevelScale{};
   if (thread == 0) scale = w.scales[group] = found;
   __syncthreads();
   if (thread < G && blockIdx.x == 0)
@@ -170,7 +164,7 @@ __global__ void __launch_bounds__(kThreads<G>) level_kernel(ScreenWork<G> w) {
     float entries[G];
 #pragma unroll
     for (int j = 0; j < G; ++j)
-      entries[j] = w.query(group, j) < w.queries ? w.tables[w.query(group, j)][e] : least[j][e / kScanEntries];
+      entries[j] = w.query(group, j) < w.queries ? w.tables(w.query(group, j))[e] : least[j][e / kScanEntries];
     unsigned words[(G + 3) / 4] = {};
 #pragma unroll
     for (int j = 0; j < G; ++j) {
@@ -219,22 +213,25 @@ __device__ inline void transpose_eights(uint32_t (&words)[4]) {
   }
 }
 
-// The same by a warp for M % 4 == 0 and 4 consecutive blocks of a list, of which each eight of lanes takes one. codes:
-// of the first, at the lane. 4 codes of a block's vectors lie 128 bytes together, a wavefront, where those that the
-// lanes use at a time lie in 4 lines.
-template <int G>
-__device__ void sum_levels_of_warp(int M, const uint8_t* codes, const Levels<G>* levels, LevelSums<G> (&sums)[4]) {
-  const int64_t next = M * kScanBlock;
-#pragma unroll 1
-  for (int m = 0; m < M; m += 4, codes += 4 * kScanBlock) {
+// The same by a warp, of one query, for M % 4 == 0 and 4 consecutive blocks of a list, of which each eight of lanes
+// takes one. codes: of the first, at the lane. 4 codes of a block's vectors lie 128 bytes together, a wavefront, where
+// those that the lanes use at a time lie in 4 lines. kM: M, or 0; where the compiler knows it, all loads come first,
+// and a look-up needs no addition for its address.
+template <int kM>
+__device__ void sum_levels_of_warp(int any_M, const uint8_t* codes, const uint8_t* levels, LevelSums<1> (&sums)[4]) {
+  [[maybe_unused]] constexpr int kUnrolled = kM > 0 ? kM / 4 : 1;
+  const int M = kM > 0 ? kM : any_M, next = M * static_cast<int>(kScanBlock);
+#pragma unroll kUnrolled
+  for (int m = 0; m < M; m += 4) {
     uint32_t four[4];
 #pragma unroll
-    for (int b = 0; b < 4; ++b) four[b] = load_codes<true>(codes + b * next);
+    for (int b = 0; b < 4; ++b) four[b] = load_codes<true>(codes + b * next + m * kScanBlock);
     transpose_eights(four);
 #pragma unroll
-    for (int r = 0; r < 4; ++r, levels += kScanEntries)
+    for (int r = 0; r < 4; ++r)
 #pragma unroll
-      for (int v = 0; v < 4; ++v) sums[v].add(levels[four[r] >> 8 * v & 255]);
+      for (int v = 0; v < 4; ++v)
+        sums[v].add(levels[(m + r) * kScanEntries + static_cast<int>(__byte_perm(four[r], 0, 0x4440 + v))]);
   }
 }
 
@@ -286,10 +283,11 @@ __device__ void add_counts(int k, const unsigned* counts, int* histogram) {
 
 // Upper bounds of a sample of vectors, counted in the queries' histograms.
 template <bool words, int G>
-__global__ void __launch_bounds__(kThreads<G>, G == 1 ? 4 : 1) sample_kernel(ScreenWork<G> w) {
+__global__ void __launch_bounds__(kThreads<G>, kSampleBlocksEach<G>) sample_kernel(ScreenWork<G> w) {
   const auto group = static_cast<int>(blockIdx.y);
   const LevelScale scale = w.scales[group];
-  const auto [lists, samples] = w.groups[group];
+  const Segments lists = w.lists(group);
+  const int samples = w.samples(group);
   const int64_t begin = int64_t{samples} * blockIdx.x / gridDim.x;
   const int64_t end = int64_t{samples} * (blockIdx.x + 1) / gridDim.x;
   if (!scale.screened || begin == end) return;
@@ -334,7 +332,7 @@ __device__ void find_limits(const ScreenWork<G>& w, int group, Limits<G>& limits
   }
   __syncthreads();
   const int present = w.queries - group * G;
-  if (threadIdx.x == 0) limits.set(limit_of, present < G ? present : G);
+  if (threadIdx.x == 0) limits.set(limit_of, present < G ? present : G, w.scales[group]);
 }
 
 }  // namespace qinco::kernels::cuda

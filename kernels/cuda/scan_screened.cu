@@ -21,6 +21,7 @@
 
 #include "kernels/cuda/float_kernels.h"
 #include "kernels/cuda/scan_sample.cuh"
+#include "kernels/cuda/scan_slices.cuh"
 
 namespace qinco::kernels::cuda {
 
@@ -49,7 +50,7 @@ __device__ void list_vector(const ScreenWork<G>& w, int group, const CurrentList
   for (; queries; queries &= queries - 1) {
     const int query = w.query(group, G == 1 ? 0 : __ffs(static_cast<int>(queries)) - 1);
     if (query >= w.queries) return;
-    const float* tables = w.tables[query];
+    const float* tables = w.tables(query);
     float score = list.offset(block, at);
 #pragma unroll kAhead
     for (int m = 0; m < w.M; ++m, tables += kScanEntries) score += tables[codes[m * kScanBlock]];
@@ -60,7 +61,8 @@ __device__ void list_vector(const ScreenWork<G>& w, int group, const CurrentList
   }
 }
 
-template <bool words, int G>
+// kM: M, or 0 for any.
+template <bool words, int G, int kM>
 __global__ void __launch_bounds__(kThreads<G>, kBlocksEach<G>) screen_kernel(ScreenWork<G> w) {
   __shared__ Limits<G> limits;
   const auto group = static_cast<int>(blockIdx.y);
@@ -69,64 +71,45 @@ __global__ void __launch_bounds__(kThreads<G>, kBlocksEach<G>) screen_kernel(Scr
   find_limits(w, group, limits);
   __syncthreads();
   const LevelScale scale = w.scales[group];  // read here, as find_limits needs the registers
-  const Segments lists = w.groups[group].lists;
+  const Segments lists = w.lists(group);
+  const int M = kM > 0 ? kM : w.M;
   const auto begin = static_cast<int>(int64_t{lists.blocks} * blockIdx.x / gridDim.x);
   const auto end = static_cast<int>(int64_t{lists.blocks} * (blockIdx.x + 1) / gridDim.x);
   const int at = threadIdx.x % 8 * 4;
   CurrentList list;
   for (int block = begin + static_cast<int>(threadIdx.x) / 8; block - lane() / 8 < end; block += kRoundOfBlocks<G>) {
-    LevelSums<G> sums[4];
-    bool consecutive = false;  // the warp's blocks, in one list
     const int first = block - lane() / 8;
+    bool whole = false;  // the warp's blocks, of one list, and not its last
     if constexpr (words && G == 1) {
-      list.move_to(first, lists, w.M);
-      consecutive = w.M % 4 == 0 && first + 3 < end && list.has_block(first + 3);
+      list.move_to(first, lists, M);
+      whole = M % 4 == 0 && first + 3 < end && list.has_block(first + 4);
     }
-    if (consecutive) {
-      sum_levels_of_warp<G>(w.M, list.codes(first, 4 * lane(), w.M), levels, sums);
+    unsigned found[4] = {};  // bits of queries
+    if (whole) {
+      if constexpr (words && G == 1) {
+        float offsets[4];
+        list.offsets_of_all(block, at, offsets);
+        LevelSums<G> sums[4];
+        sum_levels_of_warp<kM>(M, list.codes(first, 4 * lane(), M), levels, sums);
+#pragma unroll
+        for (int v = 0; v < 4; ++v) found[v] = limits.passes(sums[v], scale, offsets[v]);
+      }
     } else {
       if (block >= end) continue;
-      list.move_to(block, lists, w.M);
-      sum_levels<words, G>(w.M, list.codes(block, at, w.M), levels, sums);
-    }
-    float offsets[4];
-    list.offsets<words>(block, at, offsets);
-    unsigned found[4];  // bits of queries
+      list.move_to(block, lists, M);
+      LevelSums<G> sums[4];
+      sum_levels<words, G>(M, list.codes(block, at, M), levels, sums);
+      float offsets[4];
+      list.offsets<words>(block, at, offsets);
 #pragma unroll
-    for (int v = 0; v < 4; ++v)
-      found[v] = list.has(block, at + v) ? limits.passes(sums[v], limits.highest - units_down(scale, offsets[v])) : 0;
+      for (int v = 0; v < 4; ++v)
+        if (list.has(block, at + v)) found[v] = limits.passes(sums[v], scale, offsets[v]);
+    }
     if ((found[0] | found[1] | found[2] | found[3]) == 0) continue;
 #pragma unroll 1
     for (int v = 0; v < 4; ++v)
       list_vector(w, group, list, block, at + v, v == 0 ? found[0] : v == 1 ? found[1] : v == 2 ? found[2] : found[3]);
   }
-}
-
-// The k best of a slice of the vectors of query blockIdx.y, in the list's place where that does not hold them.
-template <bool words, int G>
-__global__ void __launch_bounds__(kBlock) unlisted_kernel(ScreenWork<G> w, int buffer) {
-  __shared__ BlockSelect::State state;
-  const int64_t query = blockIdx.y, slice = blockIdx.x;
-  if (w.all_listed(query)) return;
-  Key* const keys = dynamic_shared<Key>();
-  BlockSelect best(keys, &state, buffer, w.k);
-  const Segments lists = w.groups[query / G].lists;
-  offer_vectors<words>(best, w.M, lists, w.tables[query], static_cast<int>(lists.blocks * slice / w.unlisted_slices),
-                       static_cast<int>(lists.blocks * (slice + 1) / w.unlisted_slices));
-  best.finish();
-  for (int i = threadIdx.x; i < w.k; i += kBlock) w.keys[query * w.capacity + slice * w.k + i] = keys[i];
-}
-
-// The k best of what a query has listed.
-template <int G>
-__global__ void __launch_bounds__(kBlock) finish_kernel(ScreenWork<G> w, int buffer, int64_t* ids, float* scores) {
-  __shared__ BlockSelect::State state;
-  Key* const keys = dynamic_shared<Key>();
-  const int64_t query = blockIdx.x;
-  BlockSelect best(keys, &state, buffer, w.k, true);
-  best.offer_all(w.keys + query * w.capacity,
-                 w.all_listed(query) ? w.found[query * kFoundStride] : int64_t{w.unlisted_slices} * w.k);
-  write_best(best, keys, w.k, ids + query * w.k, scores + query * w.k);
 }
 
 // --- launching
@@ -150,90 +133,81 @@ int samples_of(int64_t blocks, int64_t k) {
   return static_cast<int>(sample < n ? static_cast<int64_t>(sample / kScanBlock) + 1 : blocks);
 }
 
-// What a batch of queries has for lists, which are the device's.
-struct BatchLists {
-  std::vector<QueryGroup> groups;
-  bool words = true;            // SegmentList's
-  int blocks = 0, samples = 0;  // the most of a group
-};
-
-// Of queries [first, first + count).
+// Of queries [first, first + count), a group of G after the other.
 template <int G>
-BatchLists lists_of(const Context& context, ScratchFrame& frame, const Scan<float>& all, int64_t first, int64_t count) {
-  BatchLists batch;
-  SegmentList lists;
-  int64_t segments_at_most = 0;
-  for (int64_t q = 0; q < (G == 1 ? count : 1); ++q) segments_at_most += all.queries[first + q].lists;
-  lists.segments.reserve(static_cast<size_t>(segments_at_most));
-  std::vector<size_t> begins;
-  for (int64_t q = 0; q < count; q += G) {
-    if (G > 1 && q > 0) {  // all groups' lists are the first one's
-      begins.push_back(0);
-      batch.groups.push_back(batch.groups[0]);
-      continue;
-    }
-    begins.push_back(lists.segments.size());
-    const int blocks = lists.append(all.queries[first + q]), samples = samples_of(blocks, all.k);
-    batch.groups.push_back({{nullptr, static_cast<int>(lists.segments.size() - begins.back()), blocks}, samples});
-    batch.blocks = blocks > batch.blocks ? blocks : batch.blocks;
-    batch.samples = samples > batch.samples ? samples : batch.samples;
+Batch batch_of(const Scan<float>& all, int64_t first, int64_t count) {
+  Batch batch;
+  for (int64_t q = 0; q < count; ++q) {
+    batch.add(all.queries[first + q], G > 1 && q > 0 ? 0 : -1);  // what queries share, all share
+    BatchQuery& query = batch.queries.back();
+    query.samples = samples_of(query.blocks, all.k);
   }
-  const Segment* const segments = to_device(context, frame, lists.segments);
-  for (size_t g = 0; g < begins.size(); ++g) batch.groups[g].lists.list = segments + begins[g];
-  batch.words = lists.words;
   return batch;
 }
 
-template <bool words, int G>
-void launch_kernels(const Context& context, const BatchLists& batch, ScreenWork<G> w, int64_t* ids, float* scores) {
-  const auto groups = static_cast<int64_t>(batch.groups.size());
-  const auto grid = [&](int64_t slices) { return dim3(static_cast<unsigned>(slices), static_cast<unsigned>(groups)); };
-  // Of at least `fewest` blocks of 32 each, if there are to be `wanted` thread blocks.
-  const auto slices = [&](int64_t blocks, int64_t fewest, int64_t wanted) {
+// Blocks of threads that pass over blocks of 32 vectors, for each of the groups.
+struct Grid {
+  int64_t groups;
+
+  // Each `fewest` vector blocks or more, if there are to be `wanted` thread blocks.
+  int64_t slices(int64_t blocks, int64_t fewest, int64_t wanted) const {
     const int64_t most = (blocks + fewest - 1) / fewest, each = wanted / groups;
     return each < 1 ? 1 : each < most ? each : most;
-  };
-  const auto level_bytes = static_cast<size_t>(w.M * kScanEntries) * sizeof(Levels<G>);
-  const int64_t resident = kBlocksEach<G> * processors(context);
+  }
+  dim3 of(int64_t slices) const { return dim3(static_cast<unsigned>(slices), static_cast<unsigned>(groups)); }
+};
 
-  launch(context, level_kernel<G>, grid(groups < 32 ? 4 : 1), kThreads<G>, 0, w);
-  const int64_t needed = batch.samples / (0xffff / kScanBlock) + 1;  // for counts of 16 bits
-  const int64_t wanted = slices(batch.samples, kRoundOfBlocks<G> / 8, G == 1 ? resident : processors(context));
-  launch(context, sample_kernel<words, G>, grid(wanted < needed ? needed : wanted), kThreads<G>,
+// The passes of a batch: levels, sample, and what passes listed.
+template <bool words, int G>
+void list_best(const Context& context, const Batch& batch, const ScreenWork<G>& w) {
+  int64_t longest = 0, samples = 0, total = 0;
+  for (size_t q = 0; q < batch.queries.size(); q += G) {
+    const BatchQuery& query = batch.queries[q];
+    longest = query.blocks > longest ? query.blocks : longest;
+    samples = query.samples > samples ? query.samples : samples;
+    total += query.blocks;
+  }
+  const Grid grid{(w.queries + G - 1) / G};
+  const auto level_bytes = static_cast<size_t>(w.M * kScanEntries) * sizeof(Levels<G>);
+
+  launch(context, level_kernel<G>, grid.of(grid.groups < 32 ? 4 : 1), kThreads<G>, 0, w);
+  const int64_t needed = samples / (0xffff / kScanBlock) + 1;  // for counts of 16 bits
+  const int64_t wanted = grid.slices(samples, kRoundOfBlocks<G> / 8, kSampleBlocksEach<G> * processors(context));
+  launch(context, sample_kernel<words, G>, grid.of(wanted < needed ? needed : wanted), kThreads<G>,
          level_bytes + G * kHistogramBins<G> / 2 * sizeof(unsigned), w);
-  // Lists of queries differ in length: with three blocks in the place of one those that end first take from the others.
-  launch(context, screen_kernel<words, G>,
-         grid(slices(batch.blocks, kRoundOfBlocks<G>, G == 1 ? 3 * resident : resident)), kThreads<G>, level_bytes, w);
-  const int64_t each = resident / w.queries, room = w.capacity / w.k;
-  w.unlisted_slices = static_cast<int>(each < 1 ? 1 : each < room ? each : room);
-  const int unlisted = select_capacity(w.k), select = join_capacity(w.k, w.capacity);
-  launch(context, unlisted_kernel<words, G>,
-         dim3(static_cast<unsigned>(w.unlisted_slices), static_cast<unsigned>(w.queries)), kBlock,
-         static_cast<size_t>(unlisted) * sizeof(Key), w, unlisted);
-  launch(context, finish_kernel<G>, static_cast<unsigned>(w.queries), kBlock, static_cast<size_t>(select) * sizeof(Key),
-         w, select, ids, scores);
+  // Where lists differ in length, three blocks in the place of one: those that end first take from the others.
+  const int64_t resident = kBlocksEach<G> * processors(context);
+  const int64_t parts = G == 1 && 4 * longest * grid.groups > 5 * total ? 3 : 1;
+  auto* kernel = screen_kernel<words, G, 0>;
+  if constexpr (words && G == 1) {
+    if (w.M == 8) kernel = screen_kernel<words, G, 8>;
+    if (w.M == 16) kernel = screen_kernel<words, G, 16>;
+  }
+  launch(context, kernel, grid.of(grid.slices(longest, kRoundOfBlocks<G>, parts * resident)), kThreads<G>, level_bytes,
+         w);
 }
 
 // Queries [first, first + count).
 template <int G>
 void scan_batch(const Context& context, const Scan<float>& all, int64_t first, int64_t count, int64_t capacity) {
   ScratchFrame frame(context);
-  const BatchLists batch = lists_of<G>(context, frame, all, first, count);
-  const auto groups = static_cast<int64_t>(batch.groups.size());
-  std::vector<const float*> tables;
-  for (int64_t q = first; q < first + count; ++q) tables.push_back(all.queries[q].tables);
+  const Batch batch = batch_of<G>(all, first, count);
+  const int64_t groups = (count + G - 1) / G;
   ScreenWork<G> w{};
   w.M = static_cast<int>(all.M), w.k = static_cast<int>(all.k);
   w.queries = static_cast<int>(count), w.capacity = static_cast<int>(capacity);
-  w.tables = to_device(context, frame, tables);
-  w.groups = to_device(context, frame, batch.groups);
+  w.batch = batch.to_device(context, frame);
   w.scales = frame.get<LevelScale>(groups);
   w.levels = frame.get<Levels<G>>(groups * all.M * kScanEntries);
   w.histograms = frame.get<int>(groups * G * kHistogramBins<G>);
   w.found = frame.get<unsigned>(groups * G * kFoundStride);
   w.keys = frame.get<Key>(count * capacity);
-  (batch.words ? launch_kernels<true, G> : launch_kernels<false, G>)(context, batch, w, all.ids + first * all.k,
-                                                                     all.scores + first * all.k);
+  (batch.words ? list_best<true, G> : list_best<false, G>)(context, batch, w);
+  const int64_t each = kSlicesEach * processors(context) / count, room = capacity / all.k;
+  const int64_t slices = each < 1 ? 1 : each < room ? each : room;  // of queries that did not list all
+  const SliceWork rest{w.M, w.k, static_cast<int>(slices), w.batch, w.keys, capacity, w.found, kFoundStride};
+  scan_slices(context, rest, count, batch.words);
+  join_slices(context, rest, count, all.ids + first * all.k, all.scores + first * all.k);
 }
 
 template <int G>

@@ -8,17 +8,12 @@ namespace qinco::kernels::cuda {
 
 namespace {
 
-template <class T>
-struct Largest {
-  __device__ T operator()(T a, T b) const { return b > a ? b : a; }
-};
-
 // The largest element of a row; a NaN that comes first stays, as in the reference: then the row's results are NaN.
 template <class T>
 __device__ T row_maximum(int64_t cols, const T* x) {
   T maximum = x[0];
-  for (int64_t j = lane(); j < cols; j += kWarp) maximum = Largest<T>{}(maximum, x[j]);
-  return warp_fold(maximum, Largest<T>{});
+  for (int64_t j = lane(); j < cols; j += kWarp) maximum = Maximum{}(maximum, x[j]);
+  return warp_fold(maximum, Maximum{});
 }
 
 // sum_j exp(x[j] - shift)

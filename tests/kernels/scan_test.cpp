@@ -193,7 +193,7 @@ TEST_CASE("scan: long lists of their own") {
   const Restore restore(cuda::fewest_screened_vectors);
   cuda::fewest_screened_vectors = 1;
   const auto table = [](int64_t nq, int64_t M) { return Data(11).normal(nq * M * 256, 0, 10); };
-  for (const auto& [M, k] : {std::pair<int64_t, int64_t>{1, 128}, {8, 1}, {9, 20}, {64, 10}}) {
+  for (const auto& [M, k] : {std::pair<int64_t, int64_t>{1, 128}, {8, 1}, {9, 20}, {16, 30}, {64, 10}}) {
     Problem one(1, M, {32000, 1, 803}, M % 2 == 0, table(1, M));
     one.own = {{0, 3}};
     check_against_reference(one, k, fmt::format("one query, M={}", M));
