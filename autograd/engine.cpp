@@ -78,10 +78,13 @@ class Queue {
 
 // One inner node: gradient in, gradients of its inputs out; then what it held is freed.
 void step(Node& node, Queue& queue) {
-  check(!node.freed, "backward: the graph of {} was freed by an earlier backward()", node.op);
   InputGradients gradients(node);
-  node.backward(std::exchange(node.grad, Tensor()), gradients);
-  node.freed = true;
+  {
+    const Tensor gradient = std::exchange(node.grad, Tensor());
+    check(!node.freed, "backward: the graph of {} was freed by an earlier backward()", node.op);
+    node.freed = true;  // where it throws, too: what it held is gone
+    node.backward(gradient, gradients);
+  }
   for (size_t i = 0; i < node.inputs.size(); ++i) {
     if (!gradients.needed(i)) continue;
     Node& input = *node.inputs[i];

@@ -58,6 +58,11 @@ struct OpNode final : Node {
   std::unique_ptr<F> function;
 };
 
+/// What a gradient of `of` needs to be kept; undefined where none is wanted.
+inline Tensor kept_for(const Variable& of, const Tensor& value) {
+  return of.requires_grad() ? value : Tensor();
+}
+
 /// True if an operation on these inputs must be recorded.
 bool must_record(const std::vector<Variable>& inputs);
 

@@ -40,6 +40,7 @@ void Variable::set_value(const Tensor& value) {
   check(value.shape() == node.value.shape() && value.dtype() == node.value.dtype(),
         "set_value: expected {} {}, found {} {}", name(node.value.dtype()), node.value.shape(), name(value.dtype()),
         value.shape());
+  if (value.device() != node.value.device()) node_->grad = Tensor();
   node_->value = value;
 }
 

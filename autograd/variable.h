@@ -30,8 +30,8 @@ class Variable {
   /// True for a variable that no operation made.
   bool is_leaf() const;
 
-  /// Replaces a leaf's value; shape and dtype must stay, the device may change. For in-place updates write through
-  /// value()'s storage.
+  /// Replaces a leaf's value; shape and dtype must stay, the device may change, which drops the gradient. For in-place
+  /// updates write through value()'s storage.
   void set_value(const Tensor& value);
   /// The accumulated gradient of a leaf; undefined if there is none. The tensor is the variable's own, not a copy.
   Tensor grad() const;

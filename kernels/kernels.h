@@ -233,7 +233,8 @@ struct Table {
   void (*linear_pack)(const Context&, int64_t n, int64_t k, const T* w, int64_t ldw, Precision, T* packed) = nullptr;
   /// A row of y does not depend on the other rows (but for its rounding in double on CUDA). Exact: float arithmetic, or
   /// that of three products of parts of the operands: TF32 on CUDA, within (2^-21 + (k+3) 2^-24) |x| |W|^T of the exact
-  /// product for what is below 2^127, and bfloat16 on AMX, within 2^-15 |x| |W|^T.
+  /// product for what is below 2^127, and bfloat16 on AMX, within (2^-15 + (k+3) 2^-24) |x| |W|^T for what is above
+  /// 2^-110.
   void (*linear)(const Context&, const Linear<T>&) = nullptr;
 
   // --- elementwise

@@ -38,7 +38,8 @@ size_t rounded(size_t bytes) {
 
 // Never destroyed, as the counters below: tensors with static lifetime may be freed after it would be.
 kernels::BlockCache& cache() {
-  static auto* const instance = new kernels::BlockCache(kCacheLimit);
+  static auto* const instance =
+      new kernels::BlockCache(kCacheLimit, kCacheLimit / 4);  // a few large ones would fill it
   return *instance;
 }
 

@@ -36,6 +36,7 @@ class Storage {
   std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
+  bool external() const { return external_; }
 
  private:
   std::byte* data_ = nullptr;

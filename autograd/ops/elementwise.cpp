@@ -52,8 +52,8 @@ Variable sub(const Variable& a, const Variable& b) {
 }
 
 Variable mul(const Variable& a, const Variable& b) {
-  const Tensor x = a.value(), y = b.value();
-  return record("mul", qinco::mul(x, y), {a, b}, [x, y](const Tensor& g, InputGradients& into) {
+  const Tensor x = kept_for(b, a.value()), y = kept_for(a, b.value());
+  return record("mul", qinco::mul(a.value(), b.value()), {a, b}, [x, y](const Tensor& g, InputGradients& into) {
     if (into.needed(0)) into.set(0, qinco::mul(g, y));
     if (into.needed(1)) into.set(1, qinco::mul(g, x));
   });
@@ -62,7 +62,7 @@ Variable mul(const Variable& a, const Variable& b) {
 Variable div(const Variable& a, const Variable& b) {
   const Tensor y = b.value();
   const Tensor quotient = qinco::div(a.value(), y);
-  return record("div", quotient, {a, b}, [y, quotient](const Tensor& g, InputGradients& into) {
+  return record("div", quotient, {a, b}, [y, quotient = kept_for(b, quotient)](const Tensor& g, InputGradients& into) {
     const Tensor share = qinco::div(g, y);
     if (into.needed(0)) into.set(0, share);
     if (into.needed(1)) into.set(1, qinco::neg(qinco::mul(share, quotient)));

@@ -34,8 +34,8 @@ Tensor value_or_none(const Variable& v) {
 }  // namespace
 
 Variable matmul(const Variable& a, const Variable& b, bool trans_a, bool trans_b) {
-  const Tensor x = a.value(), y = b.value();
-  return record("matmul", qinco::matmul(x, y, trans_a, trans_b), {a, b},
+  const Tensor x = kept_for(b, a.value()), y = kept_for(a, b.value());
+  return record("matmul", qinco::matmul(a.value(), b.value(), trans_a, trans_b), {a, b},
                 [x, y, trans_a, trans_b](const Tensor& g, InputGradients& into) {
                   // With A = op(a), B = op(b): dA = g B^T, dB = A^T g; a stored transposed gets the transposed product.
                   if (into.needed(0))

@@ -61,6 +61,10 @@ void Optimizer::step() {
     const Tensor grad = slot.parameter.grad();
     if (!grad.defined()) continue;
     const Tensor& value = slot.parameter.value();
+    check(value.is_contiguous() && grad.device() == value.device(),
+          "optimizer: expected a contiguous parameter with a gradient beside it, found {} on {}, its gradient on {}",
+          value.shape(), value.device(), grad.device());
+    for (Tensor& moment : slot.moments) moment = moment.to(value.device());
     while (slot.moments.size() < moments) slot.moments.push_back(zeros_like(value));
     updates.push_back({value, grad.contiguous(), slot.moments, ++slot.steps});
   }

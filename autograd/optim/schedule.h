@@ -11,13 +11,14 @@ namespace qinco::optim {
 struct PlateauOptions {
   double factor = 0.1;
   int64_t patience = 10;    // steps without a better value that are tolerated
-  double threshold = 1e-4;  // better: value < best * (1 - threshold)
+  double threshold = 1e-4;  // better: value < best - threshold * |best|
   int64_t cooldown = 0;     // steps after a reduction during which none is counted as bad
   double min_lr = 0;
 };
 
 /// Multiplies the rate by `factor` when the value has not improved for more than `patience` steps: PyTorch's
-/// ReduceLROnPlateau with mode min and relative threshold. A NaN is never better.
+/// ReduceLROnPlateau with mode min and relative threshold for values that are not negative, and eps = 0. A NaN is never
+/// better.
 class ReduceOnPlateau {
  public:
   explicit ReduceOnPlateau(double lr, const PlateauOptions& options = {});

@@ -35,8 +35,7 @@ Matrix as_matrix(const Tensor& x, bool transposed) {
 // The leading dimensions as one: x as [batch,rows,cols].
 Tensor batched(const Tensor& x) {
   if (x.dim() == 2) return x.unsqueeze(0);
-  return x.dim() == 3 ? x
-                      : x.reshape({x.numel() / std::max<int64_t>(x.size(-2) * x.size(-1), 1), x.size(-2), x.size(-1)});
+  return x.dim() == 3 ? x : x.reshape({x.shape().sub(0, x.dim() - 2).numel(), x.size(-2), x.size(-1)});
 }
 
 }  // namespace

@@ -113,14 +113,24 @@ TEST_CASE("engine: backward() through a freed graph is an error, beside it is no
   CHECK(same_bits(x.grad(), row({8})));
 }
 
+TEST_CASE("engine: a gradient is not added to in memory that is not its own") {
+  std::vector<double> theirs = {1, 1};  // may be a mapped file, which cannot be written to
+  Variable x = leaf({5, 6});
+  x.set_grad(wrap(theirs.data(), {2}, DType::f64, nullptr));
+  sum(x).backward();
+  CHECK(same_bits(x.grad(), row({2, 2})));
+  CHECK(theirs == std::vector<double>{1, 1});
+}
+
 TEST_CASE("engine: an error in a backward function leaves a usable state") {
   const Variable x = leaf({2});
   const auto failing = [](const Variable& v) {
     return record("failing", v.value().clone(), {v}, [](const Tensor&, InputGradients&) { fail("as planned"); });
   };
-  const Variable kept = x * 3.0;
-  CHECK(error_of([&] { sum(failing(kept) + kept).backward(); }) == "as planned");
+  const Variable kept = x * 3.0, total = sum(failing(kept) + kept);
+  CHECK(error_of([&] { total.backward(); }) == "as planned");
   CHECK(!x.grad().defined());
+  CHECK(contains(error_of([&] { total.backward(); }), "freed by an earlier backward()"));
   sum(kept).backward();
   CHECK(same_bits(x.grad(), row({3})));
 }

@@ -144,6 +144,11 @@ TEST_CASE("optim: errors") {
   CHECK(contains(error_of([&] { problem.optimizer->set_lr(std::nan("")); }), "expected a learning rate >= 0"));
   CHECK(contains(error_of([] { optim::SGD({}, {.nesterov = true}); }), "nesterov needs a momentum"));
   CHECK(contains(error_of([] { optim::Adam({Variable(ones({2}))}); }), "leaves that require a gradient"));
+  Variable square(ones({3, 3}), true);
+  optim::SGD sgd({square}, {.lr = 1});
+  square.set_value(ones({3, 1}).expand({3, 3}));  // has the shape, but not the elements
+  square.set_grad(ones({3, 3}));
+  CHECK(contains(error_of([&] { sgd.step(); }), "expected a contiguous parameter"));
 }
 
 TEST_CASE("optim: clip_grad_norm scales to the joint norm") {

@@ -90,6 +90,8 @@ TEST_CASE("tensor ops: matmul and linear read transposed and sliced views in pla
 TEST_CASE("tensor ops: empty tensors") {
   CHECK(matmul(ones({0, 3}), ones({3, 2})).shape() == Shape{0, 2});
   CHECK(same_bits(matmul(ones({2, 0}), ones({0, 3})), zeros({2, 3})));
+  full({2, 3, 4, 5}, 7.0);  // what fresh memory may hold
+  CHECK(same_bits(matmul(ones({2, 3, 4, 0}), ones({2, 3, 0, 5})), zeros({2, 3, 4, 5})));
   CHECK(add(ones({0, 3}), ones({3})).shape() == Shape{0, 3});
   CHECK(sum(ones({0})).item<double>() == 0);
   CHECK(same_bits(sum(ones({0, 2}), 0), zeros({2})));

@@ -10,7 +10,7 @@
 QINCO_CPU_NAMESPACE_BEGIN
 
 constexpr int64_t kMostInner = 1024, kMostColumns = 512;  // of a block of B: 1 MB
-constexpr int64_t kLeast = 16;                            // n and k from which on whole blocks are worth their padding
+constexpr int64_t kLeast = 16;  // m, n and k from which on whole blocks are worth their padding
 constexpr TileSize kTileSize{kBlock, kBlock, int64_t{1} << 21};
 
 // A block of k of a block of columns: the part of the product between two packings of B.
@@ -128,7 +128,7 @@ void run_task(const Pass& pass, int64_t row, int64_t row_end, int64_t column, in
 }
 
 void gemm(const Context& context, const Gemm<float>& g) {
-  if (g.precision != Precision::fast || g.m <= 0 || g.n < kLeast || g.k < kLeast)
+  if (g.precision != Precision::fast || g.m < kLeast || g.n < kLeast || g.k < kLeast)
     return table<float>(Isa::avx512).gemm(context, g);
   const int64_t most_inner = smaller(kMostInner, g.k), scratch_size = task_scratch(most_inner);
   ScratchFrame frame(context);

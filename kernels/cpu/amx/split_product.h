@@ -74,9 +74,14 @@ QINCO_INLINE void multiply_parts(const Bf16* x_first, const Bf16* x_second, cons
   tile_product<3, 5, 7>();
 }
 
-// Blocks of 32 rows [begin, end) of y, in a TileScope; the last may have fewer.
-inline void multiply_blocks(const Linear<float>& l, int64_t begin, int64_t end, float* scratch) {
-  const int64_t steps = blocks(l.k), part = steps * kPairValues, columns = blocks(l.n);
+// Blocks of 32 rows, or columns.
+struct Blocks {
+  int64_t begin, end;
+};
+
+// The blocks of y in these rows and columns, in a TileScope; the last ones may have fewer of both. k is 1 or more.
+inline void multiply_blocks(const Linear<float>& l, Blocks rows, Blocks columns, float* scratch) {
+  const int64_t steps = blocks(l.k), part = steps * kPairValues;
   float* const block[2] = {scratch, scratch + kBlockFloats};
   Bf16* const parts = reinterpret_cast<Bf16*>(scratch + 2 * kBlockFloats);
   const Bf16* const w_first = reinterpret_cast<const Bf16*>(l.packed);
@@ -84,17 +89,18 @@ inline void multiply_blocks(const Linear<float>& l, int64_t begin, int64_t end, 
   const int64_t finish_share = (kRowSlices + steps - 1) / steps;
   const auto split_of = [&](int64_t i) {
     Bf16* const x = parts + i % 2 * 2 * part;
-    return i < end ? RowSplit(l, i * kBlock, x, x + part) : RowSplit();
+    return i < rows.end ? RowSplit(l, i * kBlock, x, x + part) : RowSplit();
   };
   const Output output{l.m, l.n, l.y, l.ldy, l.accumulate, nullptr, l.residual, l.ldr, l.relu};
-  RowSplit split = split_of(begin);
+  RowSplit split = split_of(rows.begin);
   Finish finish;
-  for (int64_t i = begin, side = 0; i < end; ++i) {
+  for (int64_t i = rows.begin, side = 0; i < rows.end; ++i) {
     split.do_slices(split.slices());
     split = split_of(i + 1);
-    const int64_t split_share = (split.slices() + columns * steps - 1) / (columns * steps);
+    const int64_t products = (columns.end - columns.begin) * steps;
+    const int64_t split_share = (split.slices() + products - 1) / products;
     const Bf16* const x = parts + i % 2 * 2 * part;
-    for (int64_t j = 0; j < columns; ++j, side = 1 - side) {
+    for (int64_t j = columns.begin; j < columns.end; ++j, side = 1 - side) {
       zero_accumulators();
       for (int64_t k = 0; k < steps; ++k) {
         const int64_t at = (j * steps + k) * kPairValues;

@@ -162,10 +162,10 @@ void forward(const Layout& p, const float* packed, const Vector* vectors, const 
     down.packed = packed + p.w_down(l);
     if (l > 0) {
       look(2 * l - 1, s.z, dz);
-      multiply_blocks(up, 0, blocks(count), s.product);
+      multiply_blocks(up, {0, blocks(count)}, {0, blocks(up.n)}, s.product);
     }
     look(2 * l, s.hidden, dh);
-    multiply_blocks(down, 0, blocks(count), s.product);
+    multiply_blocks(down, {0, blocks(count)}, {0, blocks(down.n)}, s.product);
   }
 }
 

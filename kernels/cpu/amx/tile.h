@@ -71,7 +71,8 @@ QINCO_INLINE __m512i to_bf16(Vec low, Vec high) {
   return __builtin_bit_cast(__m512i, _mm512_cvtne2ps_pbh(high.v, low.v));
 }
 
-// max(x, 0) of 32 bfloat16 values: their order is that of signed integers.
+// max(x, 0) of 32 bfloat16 values: their order is that of signed integers. A NaN with a sign becomes 0, as no other
+// relu does: what comes of it is compared again in float, or is a NaN there.
 QINCO_INLINE __m512i relu_bf16(__m512i x) {
   return _mm512_max_epi16(x, _mm512_setzero_si512());
 }
