@@ -67,6 +67,11 @@ Json convert_rows(const ConvertOptions& options, const ConvertProgress& progress
   if (packs == is_row_file(options.output))
     throw UsageError("--raw: expected one of IN and OUT to be .npy or .ivecs, and the other raw codes");
   if (!options.K || (!packs && !options.M)) throw UsageError(packs ? "--raw needs --K" : "--raw needs --M and --K");
+  if (packs && options.M) {
+    const int64_t columns = open_rows(options.input).d;
+    check(columns == *options.M, "{}: {} codes a row, expected {} as given with --M", options.input, columns,
+          *options.M);
+  }
   const int64_t n = packs ? pack_code_file(options.input, options.output, *options.K, progress)
                           : unpack_code_file(options.input, options.output, *options.M, *options.K, progress);
   return {{"kind", "codes"}, {"n", n}};

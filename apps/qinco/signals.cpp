@@ -17,11 +17,22 @@ static_assert(std::atomic<int>::is_always_lock_free);
 constexpr int kStops[] = {SIGINT, SIGTERM, SIGHUP};
 struct sigaction earlier[std::size(kStops)];
 
-extern "C" void on_last_signal(int number) {
-  constexpr std::string_view kMessage = "qinco: stopped by a signal\n";
+[[noreturn]] void end(std::string_view message, int code) {
   remove_temporary_files();
-  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, kMessage.data(), kMessage.size());
-  _exit(128 + number);
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, message.data(), message.size());
+  _exit(code);
+}
+
+extern "C" void on_last_signal(int number) {
+  end("qinco: stopped by a signal\n", 128 + number);
+}
+
+extern "C" void on_closed_pipe(int number) {
+  end("", 128 + number);  // who closed it wants no more lines
+}
+
+extern "C" void on_shrunk_file(int) {
+  end("qinco: a file became shorter while it was read\n", 1);
 }
 
 extern "C" void on_stop_signal(int number) {
@@ -41,11 +52,14 @@ struct sigaction action_of(void (*handler)(int)) {
 }  // namespace
 
 void handle_signals() {
-  const struct sigaction last = action_of(on_last_signal);
-  for (const int number : kStops) {
+  const auto handle = [](int number, void (*handler)(int)) {
+    const struct sigaction action = action_of(handler);
     struct sigaction before;
-    if (sigaction(number, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(number, &last, nullptr);
-  }
+    if (sigaction(number, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(number, &action, nullptr);
+  };
+  for (const int number : kStops) handle(number, on_last_signal);
+  handle(SIGPIPE, on_closed_pipe);
+  handle(SIGBUS, on_shrunk_file);  // mapped files are all that raises it
   std::signal(SIGXFSZ, SIG_IGN);
 }
 

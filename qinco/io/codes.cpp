@@ -89,7 +89,7 @@ CodeFile CodeFile::open(const std::string& path, CodeFormat format, int64_t M, i
     codes.n_ = file.size() / codes.row_bytes_;
     return codes;
   }
-  check(is_npy(file), "{}: not a .npy file of codes; packed bits need --raw", path);
+  check(is_npy(file), "{}: not a .npy file of codes; packed bits need --raw, or qinco convert", path);
   const NpyHeader header = parse_npy_header(file);
   check(header.dtype == DType::i32 || header.dtype == DType::i64, "{}: codes of type {}, expected i32 or i64", path,
         name(header.dtype));

@@ -246,6 +246,8 @@ TEST_CASE("convert: codes to packed bits and back") {
   succeed({"convert", "--raw", "--K", "16", "--M", "3", raw, space.file("back.ivecs")});
   CHECK(same_bits(read_ids(space.file("back.ivecs"), 16), read_ids(back, 16)));
   expect_error(space.path(), {"convert", "--raw", "--K", "8", space.codes(), space.file("x")}, 1, {"codes.npy: row"});
+  expect_error(space.path(), {"convert", "--raw", "--K", "16", "--M", "2", space.codes(), space.file("x")}, 1,
+               {"codes.npy: 3 codes a row, expected 2"});
   expect_error(space.path(), {"convert", "--raw", space.codes(), space.file("x")}, 2, {"--K"});
   expect_error(space.path(), {"convert", "--raw", "--K", "16", raw, space.file("x.npy")}, 2, {"--M"});
   expect_error(space.path(), {"convert", "--raw", "--K", "16", raw, space.file("x")}, 2, {"--raw"});

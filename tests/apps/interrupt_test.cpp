@@ -103,16 +103,23 @@ TEST_CASE("interrupt: a conversion of a model that is stopped leaves no file") {
   const std::string model = space.file("large.safetensors");
   write_hollow_model(model, 1024);
   const std::set<std::string> before = listing(space.path());
+  const auto stopped_by = [&](int signal, const std::string& out) {
+    CAPTURE(signal);
+    CAPTURE(out);
+    Process process({"convert", model, space.file(out)});
+    while (process.running() && listing(space.path()) == before) std::this_thread::sleep_for(milliseconds(1));
+    process.send(signal);
+    const Outcome outcome = process.finish();
+    CHECK(listing(space.path()) == before);
+    return outcome;
+  };
   for (const int signal : {SIGINT, SIGTERM, SIGHUP})
-    for (const char* out : {"out.pt", "out.safetensors"}) {
-      CAPTURE(signal);
-      CAPTURE(out);
-      Process process({"convert", model, space.file(out)});
-      while (process.running() && listing(space.path()) == before) std::this_thread::sleep_for(milliseconds(1));
-      process.send(signal);
-      check_error(process.finish(), 128 + signal, {"stopped by a signal"});
-      CHECK(listing(space.path()) == before);
-    }
+    for (const char* out : {"out.pt", "out.safetensors"})
+      check_error(stopped_by(signal, out), 128 + signal, {"stopped by a signal"});
+  check_error(stopped_by(SIGBUS, "out.pt"), 1, {"became shorter while it was read"});  // of a mapped file that was cut
+  const Outcome unread = stopped_by(SIGPIPE, "out.pt");
+  CHECK(unread.code == 128 + SIGPIPE);
+  CHECK(unread.err.empty());
 }
 
 }  // namespace

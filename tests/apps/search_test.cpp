@@ -1,4 +1,5 @@
 // Two-stage search and PQ-QINCo through the real binary: training in parts, recombining, prefixes, short-lists.
+#include <cmath>
 #include <csignal>
 
 #include "qinco/codec/product_codec.h"
@@ -132,6 +133,11 @@ TEST_CASE("pq recombine: separately trained models are one") {
   CHECK(read_bytes(whole) == read_bytes(both));
   Arguments rotated = with(recombine, "--opq_matrix", columns(space, 0, 3));
   expect_error(space.path(), rotated, 1, {"expected [8,d]"});
+  for (const double value : {0.0, 0.125, std::nan("")}) {
+    write_npy(space.file("matrix.npy"), full({8, 8}, value));
+    expect_error(space.path(), with(recombine, "--opq_matrix", space.file("matrix.npy")), 1,
+                 {"matrix.npy: expected a rotation"});
+  }
 }
 
 TEST_CASE("train --nsub: stopped in the second part, it goes on to the same bits") {
