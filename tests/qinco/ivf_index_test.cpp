@@ -8,6 +8,8 @@
 
 #include "qinco/search/flat.h"
 #include "qinco/search/hnsw.h"
+#include "qinco/search/ivf_limits.h"
+#include "tests/kernels/harness.h"
 #include "tests/qinco/ivf_fixtures.h"
 
 namespace qinco {
@@ -100,6 +102,22 @@ TEST_CASE("IVF index: many queries at once find what each finds alone, on any nu
     }
   }
   kernels::set_default_threads(threads);
+}
+
+TEST_CASE("IVF index: the lists are the same where few distances to centroids are held together") {
+  const World world;
+  const IvfIndex index = world.full();
+  const Tensor queries = random_vectors(ivf_config(), 23, 14);
+  const IvfSearchOptions options{5, 2, 20};
+  const IvfResult expected = index.search(span_of(queries), options);
+  const kernels::tests::Restore restore(ivf_limits::coarse_floats);
+  for (const int64_t queries_together : {0, 1, 5}) {
+    ivf_limits::coarse_floats = queries_together * ivf_config().K_ivf;
+    const IvfResult result = index.search(span_of(queries), options);
+    CHECK(result.ids == expected.ids);
+    CHECK(result.short_list == expected.short_list);
+    CHECK(result.distances == expected.distances);
+  }
 }
 
 TEST_CASE("IVF index: batches, given codes and merged shards hold the same entries") {
