@@ -2,6 +2,7 @@
 #include "qinco/search/ivf_index.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <set>
 #include <thread>
 #include <vector>
@@ -183,7 +184,37 @@ TEST_CASE("IVF index: fewer codes kept, or decoded, give the search of what the 
                    fmt::format("{} codes to decode, the index keeps {}", M_used + 1, M_used)));
     CHECK(contains(error_of([&] { merge_indexes({path, world.path()}, path); }), "built apart"));
   }
-  CHECK(contains(error_of([&] { IvfBuilder(world.coder, 4); }), "4 codes a vector, the model has 3"));
+  CHECK(contains(error_of([&] { IvfBuilder(world.coder, 5000); }), "5000 codes a vector, the model has 3"));
+}
+
+TEST_CASE("IVF index: what a poll throws ends building and adding, and nothing is written") {
+  const World world;
+  const std::string path = world.directory.file("stopped.index");
+  IvfBuilder builder(world.coder);
+  builder.add(kN, world.x.data<float>(), world.codes.data());
+  for (const int64_t links : {0, 8}) {
+    const int64_t expected = 2 + (links > 0 ? ivf_config().K_ivf : 0);
+    int64_t polls = 0;
+    const auto stop_at = [&](int64_t last) {
+      polls = 0;
+      return [&polls, last] { check(++polls < last, "stopped"); };
+    };
+    for (const int64_t last : {int64_t{1}, expected})
+      CHECK(error_of([&] { builder.write(path, links, 20, stop_at(last)); }) == "stopped");
+    CHECK(polls == expected);
+    CHECK_FALSE(std::filesystem::exists(path));
+  }
+  builder.write(path);
+  CHECK(read_bytes(path) == read_bytes(world.path()));
+  CHECK(contains(error_of([&] { builder.add(1, world.x.data<float>()); }), "come before"));
+  const auto coder = std::make_shared<IvfCoder>(random_model(ivf_config(), 1));
+  IvfIndex index(path, coder);
+  coder->set_poll([] { fail("stopped"); });
+  CHECK(error_of([&] { index.add(world.rows(0, 10), 0); }) == "stopped");
+  CHECK(read_bytes(path) == read_bytes(world.path()));
+  coder->set_poll({});
+  index.add(world.rows(0, 10), 0);
+  CHECK(IvfFile::open(path).size() == 10);
 }
 
 TEST_CASE("HNSW: nearly the nearest, the same graph again, and from its bytes") {

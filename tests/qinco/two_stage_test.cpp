@@ -133,7 +133,7 @@ struct Base {
     codec.encode(kN, x.data<float>(), codec.M(), codes.data(), decoded.data<float>());
     AdditiveFit fit(codec.M(), codec.K(), codec.d());
     fit.add(Context::cpu(), kN, x.data<float>(), codes.data());
-    index.emplace(fit.solve());
+    index.emplace(std::move(fit).solve());
     index->add(Context::cpu(), kN, codes.data());
   }
   static QincoConfig config() {
