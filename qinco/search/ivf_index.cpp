@@ -20,7 +20,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kShortLists = int64_t{1} << 15;     // candidates held together
+constexpr int64_t kShortLists = int64_t{1} << 20;     // candidates held together
 constexpr int64_t kTablesInCache = int64_t{1} << 16;  // floats of look-up tables that a core's L2 cache keeps
 constexpr int64_t kMaxId = int64_t{std::numeric_limits<uint32_t>::max()} - 1;
 
@@ -130,7 +130,6 @@ void IvfIndex::add_codes(std::span<const int32_t> codes, int64_t first_id) {
   file_ = std::move(longer);
 }
 
-// Before long work: append() looks again.
 void IvfIndex::check_ids(int64_t n, int64_t first_id) const {
   check(first_id >= 0 && n <= kMaxId && first_id <= kMaxId - n, "index: {} ids from {} on, expected ids below {}", n,
         first_id, kMaxId);

@@ -27,9 +27,9 @@ struct IvfSearchOptions {
 };
 
 struct IvfResult {
-  std::vector<int64_t> ids;         // [nq,k] nearest first; -1 where there are fewer
+  std::vector<int64_t> ids;         // [nq,k] nearest first, of equals the first in the file; -1 where there are fewer
   std::vector<float> distances;     // [nq,k] squared, +infinity beside -1
-  std::vector<int64_t> short_list;  // [nq,k] the first of the short-list, as before re-ranking
+  std::vector<int64_t> short_list;  // [nq,k] the first of the short-list, as before re-ranking, equals likewise
   SearchSeconds seconds;            // `scan` includes the coarse quantizer and the look-up tables
 };
 
@@ -52,6 +52,8 @@ class IvfIndex {
   void add(std::span<const float> x, int64_t first_id);
   /// The same for vectors known by their codes [n,M+1], all that the model has.
   void add_codes(std::span<const int32_t> codes, int64_t first_id);
+  /// Throws Error where n ids from first_id on are not free, or none: what adding them would say after long work.
+  void check_ids(int64_t n, int64_t first_id) const;
 
   /// The neighbours of queries [nq,d]. Those with a NaN or an infinity, and lists that are empty, give ids -1. Throws
   /// Error for sizes that do not fit.
@@ -86,7 +88,6 @@ class IvfIndex {
 
   using Visits = std::vector<kernels::ScanList<float>>;  // the pieces of lists that a query visits
 
-  void check_ids(int64_t n, int64_t first_id) const;
   void coarse(int64_t nq, const float* queries, int64_t nprobe, int32_t* lists, float* biases) const;
   void coarse_by_graph(int64_t nq, const float* queries, int64_t nprobe, int64_t ef, int32_t* lists,
                        float* biases) const;
