@@ -309,7 +309,7 @@ void IvfFile::create(const std::string& path, const IvfParameters& parameters,
 }
 
 bool IvfFile::append(const IvfEntries& entries) {
-  const std::string& path = file_->path();
+  const std::string path = file_->path();
   const Appender out(path);
   const bool unchanged = out.is(identity_, generation_, end_);
   IvfFile next = unchanged ? *this : open(path);
