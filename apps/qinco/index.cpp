@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <fmt/format.h>
 #include <memory>
 #include <optional>
 #include <string>
@@ -19,7 +20,10 @@
 namespace qinco::app {
 namespace {
 
-constexpr int64_t kTrainBlock = 4096;
+constexpr int64_t kBlock = 4096;            // rows encoded together
+constexpr int64_t kBatch = 1 << 16;         // rows of a batch, if that is ..
+constexpr int64_t kEntriesAList = 16;       // .. so many a list, whose entries are padded to 32
+constexpr int64_t kBatchBytes = 2LL << 30;  // what a batch may take while it is added
 
 struct BuildOptions {
   std::string model, training_data, training_codes, output;
@@ -31,7 +35,7 @@ struct BuildOptions {
 struct AddOptions {
   std::string model, index, input, codes, shard = "0/1";
   std::optional<int64_t> first_id;
-  int64_t batch = 1 << 16;
+  std::optional<int64_t> batch;
   bool resume = false, raw = false;
 };
 
@@ -71,10 +75,12 @@ void build(const BuildOptions& options, const Common& common) {
   check_writable(options.output);
   IvfBuilder builder(coder, M);
   const double flops = source.codes ? 0 : coder->config().encode_flops();
-  const int64_t block = std::min(nt, encode_block_rows(d, flops, kTrainBlock, common.device()));
+  const int64_t block = std::min(nt, encode_block_rows(d, flops, kBlock, common.device()));
   std::vector<float> x(static_cast<size_t>(block * d));
   std::vector<int32_t> codes(static_cast<size_t>(block * coder->config().codes()));
   const StopSignals signals;
+  const auto poll = [&] { stop_if_asked(signals); };
+  coder->set_poll(poll);
   Progress progress(common.text(), "fitting fixed codebooks", nt);
   const Stopwatch watch;
   for (int64_t i = 0; i < nt; i += block) {
@@ -83,11 +89,11 @@ void build(const BuildOptions& options, const Common& common) {
     if (source.codes) source.codes->read(i, i + count, codes.data());
     builder.add(count, x.data(), source.codes ? codes.data() : nullptr);
     progress.update(i + count);
-    stop_if_asked(signals);
+    poll();
   }
   progress.clear();
   if (options.links > 0) common.print("linking {} centroids", coder->config().K_ivf);
-  builder.write(options.output, options.links, options.ef_construction);
+  builder.write(options.output, options.links, options.ef_construction, poll);
   progress.clear();
   common.print("{}: an empty index of {} lists, fitted to {} vectors in {:.1f} s", options.output,
                coder->config().K_ivf, nt, watch.seconds());
@@ -124,47 +130,77 @@ IdRange next_missing(const IvfFile& file, int64_t begin, int64_t end) {
   return {std::min(begin, end), end};
 }
 
-/// Adds rows first..second-1, by their codes where there are some.
-void add_rows(const Source& source, IdRange rows, int64_t first_id, const IvfCoder& coder, IvfIndex& index) {
-  const int64_t count = rows.second - rows.first;
-  if (source.codes) {
-    std::vector<int32_t> codes(static_cast<size_t>(count * coder.config().codes()));
-    source.codes->read(rows.first, rows.second, codes.data());
-    index.add_codes(codes, first_id);
-  } else {
-    std::vector<float> x(static_cast<size_t>(count * coder.config().d));
-    source.vectors->read(rows.first, rows.second, x.data());
-    index.add(x, first_id);
+/// Rows of a batch. Every batch brings blocks of its own for the lists it touches: by default it holds so many entries
+/// a list that padding does not outweigh them, as far as memory for its codes, and for its part of the file, allows.
+int64_t batch_rows(const AddOptions& options, const QincoConfig& config) {
+  const int64_t row_bytes = 11 * config.codes() + 24;
+  return options.batch.value_or(std::max(kBatch, std::min(kEntriesAList * config.K_ivf, kBatchBytes / row_bytes)));
+}
+
+/// Appends the codes of rows first..second-1, of their file or made here, to `codes`: block by block, after each of
+/// which it calls done(the next row).
+template <class Done>
+void take_codes(const Source& source, IdRange rows, const IvfCoder& coder, std::vector<int32_t>& codes, Done done) {
+  const QincoConfig& config = coder.config();
+  const int64_t d = config.d, width = config.codes();
+  const int64_t most = source.codes ? kBatch : encode_block_rows(d, config.encode_flops(), kBlock, coder.device());
+  const int64_t block = std::min(most, rows.second - rows.first);
+  std::vector<float> x(static_cast<size_t>(source.codes ? 0 : block * d));
+  std::vector<int32_t> some(static_cast<size_t>(block * width));
+  codes.reserve(static_cast<size_t>((rows.second - rows.first) * width));
+  for (int64_t i = rows.first; i < rows.second; i += block) {
+    const int64_t count = std::min(block, rows.second - i);
+    if (source.codes) {
+      source.codes->read(i, i + count, some.data());
+    } else {
+      source.vectors->read(i, i + count, x.data());
+      coder.codec().encode(count, x.data(), some.data());
+    }
+    codes.insert(codes.end(), some.begin(), some.begin() + count * width);
+    done(i + count);
   }
 }
 
 void add(const AddOptions& options, const Common& common) {
-  check(options.batch >= 1, "--batch {}: expected 1 or more", options.batch);
+  check(options.batch.value_or(1) >= 1, "--batch {}: expected 1 or more", options.batch.value_or(1));
   if (options.input.empty() && options.codes.empty()) throw UsageError("index add: expected --i or --codes");
   const auto coder = load_coder(options.model, common);
   const Source source = open_source(*coder, options.input, options.codes, options.raw);
-  const auto [begin, end] = shard_rows(options.shard, source.size());
+  const IdRange part = shard_rows(options.shard, source.size());
+  const int64_t begin = part.first, end = part.second;
   IvfIndex index(options.index, coder);
   const bool by_row = options.resume || options.shard != "0/1";
   check(!options.resume || options.first_id || index.file().next_id() <= source.size(),
         "{}: holds ids up to {}, {} has {} rows: --resume needs the --first_id of what was stopped", options.index,
         index.file().next_id() - 1, options.input.empty() ? options.codes : options.input, source.size());
   const int64_t offset = options.first_id.value_or(by_row ? 0 : index.file().next_id());
+  const int64_t batch = batch_rows(options, coder->config());
   int64_t added = 0;
   const StopSignals signals;
+  const auto poll = [&] { stop_if_asked(signals); };
+  coder->set_poll(poll);
   Progress progress(common.text(), "adding", std::max<int64_t>(end - begin, 1));
   const Stopwatch watch;
   for (int64_t row = begin; row < end;) {
-    IdRange rows{row, std::min(end, row + options.batch)};
+    IdRange rows{row, std::min(end, row + batch)};
     if (options.resume) {
       const IdRange ids = next_missing(index.file(), offset + row, offset + end);
-      rows = {ids.first - offset, std::min(ids.second, ids.first + options.batch) - offset};
+      rows = {ids.first - offset, std::min(ids.second, ids.first + batch) - offset};
       if (rows.first >= end) break;
     }
-    add_rows(source, rows, offset + rows.first, *coder, index);
+    index.check_ids(rows.second - rows.first, offset + rows.first);  // before long work
+    std::vector<int32_t> codes;
+    try {
+      take_codes(source, rows, *coder, codes, [&](int64_t next) {
+        progress.update(next - begin);
+        poll();
+      });
+    } catch (const Stopped&) {  // what is encoded is kept
+      rows.second = rows.first + static_cast<int64_t>(codes.size()) / coder->config().codes();
+    }
+    index.add_codes(codes, offset + rows.first);
     added += rows.second - rows.first;
     row = rows.second;
-    progress.update(row - begin);
     if (signals.requested())
       throw Stopped(signals.received(), fmt::format("stopped; {} holds {} vectors; go on with --resume --first_id {}",
                                                     options.index, index.size(), offset));
@@ -222,7 +258,10 @@ void add_index_add(Program& program) {
                      "id of the file's first row (default: after the last one; with --shard or --resume 0)");
   command.add_option("--shard", options->shard, "i/n: add the i-th of n parts of the file, i from 0")
       ->capture_default_str();
-  command.add_option("--batch", options->batch, "vectors a batch")->capture_default_str();
+  command.add_option("--batch", options->batch,
+                     fmt::format("vectors a batch (default: {}, or {} times the lists where that is more and takes no "
+                                 "more than 2 GB)",
+                                 kBatch, kEntriesAList));
   command.add_flag("--resume", options->resume, "skip rows whose ids are in the index");
 }
 
@@ -260,10 +299,10 @@ int64_t checked_codes_after_list(std::optional<int64_t> M_used, int64_t M, const
   return used - 1;
 }
 
-std::shared_ptr<const IvfCoder> load_coder(const std::string& path, const Common& common) {
+std::shared_ptr<IvfCoder> load_coder(const std::string& path, const Common& common) {
   const Qinco model = load_model(path);
   try {
-    return std::make_shared<const IvfCoder>(model, common.device());
+    return std::make_shared<IvfCoder>(model, common.device());
   } catch (const Error& error) {
     fail("{}: {}", path, error.what());
   }

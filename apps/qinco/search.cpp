@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "apps/qinco/command.h"
@@ -90,7 +91,7 @@ AdditiveIndex fit_index(const Common& common, const CodedVectors& training, int6
     fit.add(context, n, x, codes);
     if (small_norms) all.insert(all.end(), codes, codes + n * M);
   });
-  const Tensor codebooks = fit.solve();
+  const Tensor codebooks = std::move(fit).solve();
   if (!small_norms) return AdditiveIndex(codebooks, {}, common.device());
   std::vector<float> norms(static_cast<size_t>(training.size()));
   additive_norms(context, codebooks, training.size(), all.data(), norms.data());
@@ -108,6 +109,7 @@ BaseError add_base(const Common& common, const ProductCodec& codec, const CodedV
   const kernels::Context& context = common.context();
   std::vector<float> decoded;
   BaseError error;
+  index.reserve(base.size());
   const auto squared_error = [&](int64_t n, const float* x) {
     return kernels::table<float>().sum_squared_difference(kernels::Context::cpu(), n * codec.d(), x, decoded.data()) /
            static_cast<double>(base.size());

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "kernels/check.h"
 #include "kernels/kernels.h"
@@ -103,10 +104,10 @@ void AdditiveFit::add(const kernels::Context& context, int64_t n, const float* x
   n_ += n;
 }
 
-Tensor AdditiveFit::solve() const {
+Tensor AdditiveFit::solve() && {
   check(n_ > 0, "fixed codebooks: no vectors to fit them to");
   const int64_t unknowns = M_ * K_;
-  std::vector<double> gram = gram_, solution = sums_;
+  std::vector<double> gram = std::move(gram_), solution = std::move(sums_);
   for (int64_t i = 0; i < unknowns; ++i)
     for (int64_t j = 0; j < i; ++j) {
       if (i / K_ != j / K_) gram[i * unknowns + j] = gram[j * unknowns + i];

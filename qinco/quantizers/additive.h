@@ -23,7 +23,7 @@ void additive_norms(const kernels::Context& context, const Tensor& codebooks, in
 /// Finds the codebooks of least squared error for given vectors and codes: one_hot(codes) [n,M*K] T = x, solved by the
 /// normal equations, whose matrix counts how often two codes occur together. The CPU does all of it: the counts are in
 /// double and need no products, and the equations are few. Memory (M*K)^2 doubles, however many
-/// vectors are added.
+/// vectors are added, while solving too.
 class AdditiveFit {
  public:
   AdditiveFit(int64_t M, int64_t K, int64_t d);
@@ -34,8 +34,8 @@ class AdditiveFit {
 
   /// The codebooks f32 [M,K,d]. The equations never have one solution only (a constant can move from one codebook to
   /// another), so a ridge of 1e-8 of the mean diagonal picks one of small norm; codes that never occurred get 0.
-  /// Throws Error when nothing was added.
-  Tensor solve() const;
+  /// Throws Error when nothing was added. Solves in place, which the fit does not survive.
+  Tensor solve() &&;
 
  private:
   int64_t M_, K_, d_;

@@ -1,6 +1,7 @@
 #include "qinco/search/additive_index.h"
 
 #include <algorithm>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -18,9 +19,13 @@ constexpr int64_t kTableFloats = int64_t{1} << 22;  // look-up tables made toget
 
 }  // namespace
 
-void PackedCodes::add(int64_t n, const uint8_t* codes) {
+size_t PackedCodes::bytes_of(int64_t n) const {
   using kernels::kScanBlock;
-  bytes_.resize(static_cast<size_t>((n_ + n + kScanBlock - 1) / kScanBlock * kScanBlock * width_));
+  return static_cast<size_t>((n + kScanBlock - 1) / kScanBlock * kScanBlock * width_);
+}
+
+void PackedCodes::add(int64_t n, const uint8_t* codes) {
+  bytes_.resize(bytes_of(n_ + n));
   for (int64_t i = 0; i < n; ++i, ++n_)
     for (int64_t m = 0; m < width_; ++m)
       bytes_[static_cast<size_t>(kernels::scan_place(n_, m, width_))] = codes[i * width_ + m];
@@ -77,14 +82,26 @@ void AdditiveIndex::add(const kernels::Context& context, int64_t n, const int32_
   }
 }
 
+void AdditiveIndex::reserve(int64_t n) {
+  codes_.reserve(n);
+  if (!tables_.norms()) norms_.reserve(static_cast<size_t>(n));
+}
+
 void AdditiveIndex::codes(int64_t id, int32_t* out) const {
   for (int64_t m = 0; m < M(); ++m) out[m] = codes_.at(id, m);
 }
 
 void AdditiveIndex::copy_to_device(Device device) const {
   if (on_device_ == size()) return;
-  device_codes_ = from_vector(codes_.bytes()).to(device);
-  device_norms_ = from_vector(norms_).to(device);
+  device_codes_ = device_norms_ = {};  // gone before their successors come
+  const auto copy = [&](const auto& host, DType dtype) {
+    const Tensor there = Tensor::empty({std::ssize(host)}, dtype, device);
+    kernels::copy_bytes(device, there.bytes(), Device{}, host.data(), host.size() * sizeof(host[0]));
+    return there;
+  };
+  on_device_ = -1;
+  device_codes_ = copy(codes_.bytes(), DType::u8);
+  device_norms_ = copy(norms_, DType::f32);
   on_device_ = size();
 }
 

@@ -20,6 +20,8 @@ class PackedCodes {
 
   /// Appends codes [n,width].
   void add(int64_t n, const uint8_t* codes);
+  /// Makes room for n vectors in all, so that adding them takes no more memory than they do.
+  void reserve(int64_t n) { bytes_.reserve(bytes_of(n)); }
   /// Byte m of vector i.
   uint8_t at(int64_t i, int64_t m) const { return bytes_[static_cast<size_t>(kernels::scan_place(i, m, width_))]; }
   int64_t size() const { return n_; }
@@ -27,6 +29,8 @@ class PackedCodes {
   const std::vector<uint8_t>& bytes() const { return bytes_; }
 
  private:
+  size_t bytes_of(int64_t n) const;
+
   int64_t width_;
   int64_t n_ = 0;
   std::vector<uint8_t> bytes_;
@@ -71,6 +75,9 @@ class AdditiveIndex {
 
   /// Adds n vectors by their codes [n,M], each in [0,K); ids go on from those before. At most 2^32 - 2 in all.
   void add(const kernels::Context& context, int64_t n, const int32_t* codes);
+
+  /// Makes room for n vectors in all, so that adding them takes no more memory than they do.
+  void reserve(int64_t n);
 
   int64_t size() const { return codes_.size(); }
   int64_t M() const { return tables_.M(); }

@@ -121,7 +121,8 @@ struct Hnsw::Graph {
   std::unique_ptr<hnswlib::HierarchicalNSW<float>> graph;
 };
 
-Hnsw Hnsw::build(int64_t n, int64_t d, const float* x, int64_t links, int64_t ef_construction) {
+Hnsw Hnsw::build(int64_t n, int64_t d, const float* x, int64_t links, int64_t ef_construction,
+                 const std::function<void()>& poll) {
   check(n >= 1 && d >= 1, "HNSW: n = {} and d = {} must be at least 1", n, d);
   check(links >= int64_t{kMinLinks} && links <= int64_t{kMaxLinks}, "HNSW: {} links, expected {} to {}", links,
         kMinLinks, kMaxLinks);
@@ -130,7 +131,10 @@ Hnsw Hnsw::build(int64_t n, int64_t d, const float* x, int64_t links, int64_t ef
   auto built = std::make_shared<Graph>(d);
   built->graph = std::make_unique<hnswlib::HierarchicalNSW<float>>(
       &built->space, static_cast<size_t>(n), static_cast<size_t>(links), static_cast<size_t>(ef_construction), kSeed);
-  for (int64_t i = 0; i < n; ++i) built->graph->addPoint(x + i * d, static_cast<size_t>(i));
+  for (int64_t i = 0; i < n; ++i) {
+    if (poll) poll();
+    built->graph->addPoint(x + i * d, static_cast<size_t>(i));
+  }
   return Hnsw(std::move(built));
 }
 

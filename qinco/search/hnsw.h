@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -15,8 +16,9 @@ class Hnsw {
  public:
   /// The graph of x [n,d]: `links` per vector (2 to 1000; twice as many in the lowest layer), candidates considered
   /// while building ef_construction >= 1. In one thread: the same graph every time. Throws Error for sizes out of
-  /// range.
-  static Hnsw build(int64_t n, int64_t d, const float* x, int64_t links, int64_t ef_construction);
+  /// range. `poll`, if set, is called before each vector: it may throw, which ends the building.
+  static Hnsw build(int64_t n, int64_t d, const float* x, int64_t links, int64_t ef_construction,
+                    const std::function<void()>& poll = {});
 
   /// What bytes() gave, for vectors of dimension d. Throws Error when it is not that.
   static Hnsw from_bytes(int64_t d, std::span<const std::byte> bytes);

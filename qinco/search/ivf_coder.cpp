@@ -27,6 +27,12 @@ uint64_t fingerprint_of(const Qinco& model) {
   return ivf_layout::checksum(sums.data(), static_cast<int64_t>(sums.size() * sizeof(uint64_t)));
 }
 
+/// Before anything is made for so many codes.
+int64_t checked_M_kept(std::optional<int64_t> M_kept, int64_t M) {
+  check(!M_kept || *M_kept <= M, "index: {} codes a vector, the model has {}", M_kept.value_or(M), M);
+  return M_kept.value_or(M);
+}
+
 }  // namespace
 
 IvfCoder::IvfCoder(const Qinco& model, Device device)
@@ -73,12 +79,11 @@ void residual_norms(const IvfCoder& coder, const Tensor& codebooks, int64_t n, c
 
 IvfBuilder::IvfBuilder(std::shared_ptr<const IvfCoder> coder, std::optional<int64_t> M_kept)
     : coder_(std::move(coder)),
-      M_kept_(M_kept.value_or(coder_->config().M)),
-      fit_(M_kept_, coder_->config().K, coder_->config().d) {
-  check(M_kept_ <= coder_->config().M, "index: {} codes a vector, the model has {}", M_kept_, coder_->config().M);
-}
+      M_kept_(checked_M_kept(M_kept, coder_->config().M)),
+      fit_(M_kept_, coder_->config().K, coder_->config().d) {}
 
 void IvfBuilder::add(int64_t n, const float* x, const int32_t* codes) {
+  check(!codebooks_.defined(), "index: vectors to fit to come before what is fitted is written");
   const QincoConfig& config = coder_->config();
   const kernels::Context& context = kernels::Context::cpu();
   const int64_t d = config.d, entries = config.codes(), rows = std::min(n, kRows);
@@ -98,20 +103,25 @@ void IvfBuilder::add(int64_t n, const float* x, const int32_t* codes) {
   }
 }
 
-void IvfBuilder::write(const std::string& path, int64_t links, int64_t ef_construction) const {
+void IvfBuilder::write(const std::string& path, int64_t links, int64_t ef_construction,
+                       const std::function<void()>& poll) {
   const QincoConfig& config = coder_->config();
   IvfParameters p;
   p.d = config.d, p.M = M_kept_, p.K = config.K, p.K_ivf = config.K_ivf;
   p.model = coder_->fingerprint();
-  p.codebooks = fit_.solve();
+  if (!codebooks_.defined()) codebooks_ = std::move(fit_).solve();
+  if (poll) poll();
+  p.codebooks = codebooks_;
   std::vector<float> norms(lists_.size());
   residual_norms(*coder_, p.codebooks, static_cast<int64_t>(lists_.size()), lists_.data(), within_.data(),
                  norms.data());
   p.levels = NormQuantizer(static_cast<int64_t>(norms.size()), norms.data()).levels();
   std::vector<std::byte> graph;
   if (links > 0)
-    graph = Hnsw::build(config.K_ivf, config.d, coder_->centroids().data<float>(), links, ef_construction).bytes();
+    graph =
+        Hnsw::build(config.K_ivf, config.d, coder_->centroids().data<float>(), links, ef_construction, poll).bytes();
   p.graph = graph;
+  if (poll) poll();
   IvfFile::create(path, p);
 }
 

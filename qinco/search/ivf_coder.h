@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "qinco/codec/codec.h"
@@ -18,6 +20,9 @@ class IvfCoder {
  public:
   /// Compiles `model` for `device`; throws Error unless it has a coarse quantizer and K <= 256.
   explicit IvfCoder(const Qinco& model, Device device = {});
+
+  /// Codec::set_poll of its codec.
+  void set_poll(std::function<void()> poll, int64_t rows = 0) { codec_.set_poll(std::move(poll), rows); }
 
   const QincoConfig& config() const { return codec_.config(); }
   const Codec& codec() const { return codec_; }
@@ -51,17 +56,21 @@ class IvfBuilder {
   /// in 1..M.
   explicit IvfBuilder(std::shared_ptr<const IvfCoder> coder, std::optional<int64_t> M_kept = {});
 
-  /// Takes in n more training vectors x [n,d] with their codes [n,M+1], or null to encode them here.
+  /// Takes in n more training vectors x [n,d] with their codes [n,M+1], or null to encode them here. Throws Error after
+  /// write().
   void add(int64_t n, const float* x, const int32_t* codes = nullptr);
   /// Writes the empty index, atomically. With `links` > 0 the coarse quantizer is an HNSW graph of that many links a
-  /// centroid, else flat. Throws Error when nothing was added.
-  void write(const std::string& path, int64_t links = 0, int64_t ef_construction = 200) const;
+  /// centroid, else flat. `poll`, if set, is called after the least squares and while linking, and last before the file
+  /// is written: it may throw, and nothing is. Throws Error when nothing was added.
+  void write(const std::string& path, int64_t links = 0, int64_t ef_construction = 200,
+             const std::function<void()>& poll = {});
 
  private:
   std::shared_ptr<const IvfCoder> coder_;
   int64_t M_kept_;
   AdditiveFit fit_;
   std::vector<int32_t> lists_, within_;  // of all vectors
+  Tensor codebooks_;                     // once they are fitted
 };
 
 }  // namespace qinco

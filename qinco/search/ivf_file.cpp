@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <sys/stat.h>
 
 #include "kernels/check.h"
 #include "kernels/kernels.h"
 #include "qinco/search/ivf_layout.h"
+#include "qinco/search/ivf_limits.h"
 
 namespace qinco {
 namespace {
@@ -21,13 +23,14 @@ class Reader {
  public:
   Reader(const std::string& path, const std::byte* data, int64_t size) : path_(path), data_(data), size_(size) {}
 
-  /// The next `count` values, whose padding is skipped as well.
+  /// The next `count` rows of `width` >= 1 values, whose padding is skipped as well.
   template <class T>
-  const T* take(int64_t count) {
-    const int64_t bytes = checked_mul(count, static_cast<int64_t>(sizeof(T)), "index section");
-    check(bytes <= size_ - at_, "{}: damaged index: a section ends early", path_);  // hence the padding as well
+  const T* take(int64_t count, int64_t width = 1) {
+    const int64_t room = (size_ - at_) / static_cast<int64_t>(sizeof(T)) / width;
+    check(count >= 0 && count <= room, "{}: damaged index: a section of {} bytes cannot hold {} times {} values", path_,
+          size_, count, width);  // it is padded: what fits, fits with its padding
     const std::byte* const from = data_ + at_;
-    at_ += padded(bytes);
+    at_ += padded(count * width * static_cast<int64_t>(sizeof(T)));
     return reinterpret_cast<const T*>(from);
   }
   bool at_end() const { return at_ == size_; }
@@ -45,12 +48,11 @@ Slot read_slot(const MappedFile& file, int index) {
   return slot;
 }
 
-bool has_magic(const Slot& slot) {
-  return std::memcmp(slot.magic, kMagic, sizeof(kMagic)) == 0;
-}
-
-bool is_whole(const Slot& slot) {
-  return has_magic(slot) && slot.checksum == checksum(&slot, static_cast<int64_t>(offsetof(Slot, checksum)));
+/// Of the file that has this name now; of none where there is none.
+FileIdentity identity_of(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) return {};
+  return {static_cast<uint64_t>(info.st_dev), static_cast<uint64_t>(info.st_ino)};
 }
 
 /// The payload of the section at `at`, which is moved behind it.
@@ -75,13 +77,13 @@ IvfParameters read_parameters(const std::string& path, Reader reader) {
   const auto& header = *reader.take<ParametersHeader>(1);
   IvfParameters p;
   p.d = header.d, p.M = header.M, p.K = header.K, p.K_ivf = header.K_ivf, p.model = header.model;
-  const bool sizes =
-      p.d >= 1 && p.M >= 1 && p.K >= 2 && p.K <= 256 && p.K_ivf >= 1 && p.K_ivf <= std::numeric_limits<int32_t>::max();
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  const bool sizes = p.d >= 1 && p.d <= kMost && p.M >= 1 && p.M <= kMost && p.K >= 2 && p.K <= 256 && p.K_ivf >= 1 &&
+                     p.K_ivf <= kMost;
   check(sizes, "{}: damaged index: d={} M={} K={} K_ivf={}", path, p.d, p.M, p.K, p.K_ivf);
-  const int64_t values = checked_mul(checked_mul(p.M, p.K, "codebooks"), p.d, "codebooks");
-  const float* const codebooks = reader.take<float>(values);
+  const float* const codebooks = reader.take<float>(p.M, p.K * p.d);
   p.codebooks = Tensor::empty({p.M, p.K, p.d});
-  std::copy_n(codebooks, values, p.codebooks.data<float>());
+  std::copy_n(codebooks, p.codebooks.numel(), p.codebooks.data<float>());
   const float* const levels = reader.take<float>(kLevels);
   p.levels.assign(levels, levels + kLevels);
   return p;
@@ -96,12 +98,12 @@ IvfSegment read_segment(const std::string& path, const IvfParameters& p, Reader 
   const auto& header = *reader.take<SegmentHeader>(1);
   IvfSegment s;
   s.n = header.n, s.pieces = header.pieces, s.blocks = header.blocks;
-  const int64_t* const ranges = reader.take<int64_t>(checked_mul(2, header.ranges, "index section"));
+  const int64_t* const ranges = reader.take<int64_t>(header.ranges, 2);
   for (int64_t i = 0; i < header.ranges; ++i) s.ranges.emplace_back(ranges[2 * i], ranges[2 * i + 1]);
   s.lists = reader.take<uint32_t>(s.pieces);
   s.counts = reader.take<uint32_t>(s.pieces);
-  s.ids = reader.take<uint32_t>(checked_mul(s.blocks, kScanBlock, "index section"));
-  s.codes = reader.take<uint8_t>(checked_mul(s.blocks, p.width() * kScanBlock, "index section"));
+  s.ids = reader.take<uint32_t>(s.blocks, kScanBlock);
+  s.codes = reader.take<uint8_t>(s.blocks, p.width() * kScanBlock);
   int64_t n = 0, blocks = 0;
   bool ordered = reader.at_end();
   for (int64_t i = 0; i < s.pieces; ++i) {
@@ -123,16 +125,46 @@ bool IvfFile::is_index(const std::string& path) {
          (size >= kSlotStride + slot && has_magic(read_slot(*file, 1)));
 }
 
+void IvfFile::map(const std::string& path) {
+  const FileIdentity before = identity_of(path);
+  file_ = MappedFile::open(path);
+  identity_ = identity_of(path) == before ? before : FileIdentity{};
+}
+
+void IvfFile::read_segment_at(int64_t& at) {
+  segments_.push_back(read_segment(path(), parameters_, next_section(*file_, end_, Kind::segment, at)));
+}
+
+// Maps a section of `bytes` that was written behind the end.
+void IvfFile::grow(int64_t bytes) {
+  const std::shared_ptr<const MappedFile> shorter = file_;
+  const FileIdentity same = identity_;
+  map(shorter->path());
+  check(identity_ == same, "{}: cannot add: another process has just replaced it", path());
+  check(file_->size() >= end_ + bytes, "{}: truncated index: {} bytes, expected {}", path(), file_->size(),
+        end_ + bytes);
+  const auto moved = [&](auto* from) {
+    const std::byte* const at = file_->data() + (reinterpret_cast<const std::byte*>(from) - shorter->data());
+    return reinterpret_cast<decltype(from)>(at);
+  };
+  for (IvfSegment& s : segments_)
+    s.lists = moved(s.lists), s.counts = moved(s.counts), s.ids = moved(s.ids), s.codes = moved(s.codes);
+  parameters_.graph = {moved(parameters_.graph.data()), parameters_.graph.size()};
+  int64_t at = end_;
+  end_ += bytes;
+  read_segment_at(at);
+}
+
 IvfFile IvfFile::open(const std::string& path) {
   IvfFile result;
-  result.file_ = MappedFile::open(path);
+  result.map(path);
   const MappedFile& file = *result.file_;
   check(file.size() >= kFirstSection, "{}: {} bytes, too short for an index", path, file.size());
   const Slot slots[2] = {read_slot(file, 0), read_slot(file, 1)};
   const bool whole[2] = {is_whole(slots[0]), is_whole(slots[1])};
   check(has_magic(slots[0]) || has_magic(slots[1]), "{}: not an index file", path);
   check(whole[0] || whole[1], "{}: damaged index: both header slots", path);
-  result.slot_ = whole[0] && (!whole[1] || slots[0].generation > slots[1].generation) ? 0 : 1;
+  result.slot_ = newest(slots);
   result.damaged_slot_ = !(whole[0] && whole[1]);
   const Slot& slot = slots[result.slot_];
   check(slot.version == kVersion, "{}: index of version {}, expected {}", path, slot.version, kVersion);
@@ -143,9 +175,7 @@ IvfFile IvfFile::open(const std::string& path) {
   int64_t at = kFirstSection;
   result.parameters_ = read_parameters(path, next_section(file, slot.end, Kind::parameters, at));
   result.parameters_.graph = read_graph(next_section(file, slot.end, Kind::graph, at));
-  for (int64_t i = 2; i < slot.sections || (at == slot.end && at < result.end_); ++i)
-    result.segments_.push_back(
-        read_segment(path, result.parameters_, next_section(file, result.end_, Kind::segment, at)));
+  for (int64_t i = 2; i < slot.sections || (at == slot.end && at < result.end_); ++i) result.read_segment_at(at);
   check(at == result.end_, "{}: damaged index: sections end at byte {}, expected {}", path, at, result.end_);
   return result;
 }
@@ -165,11 +195,23 @@ int64_t IvfFile::size() const {
   return n;
 }
 
+int64_t IvfFile::blocks() const {
+  int64_t blocks = 0;
+  for (const IvfSegment& segment : segments_) blocks += segment.blocks;
+  return blocks;
+}
+
 int64_t IvfFile::next_id() const {
   int64_t next = 0;
   for (const IvfSegment& segment : segments_)
     for (const IdRange& range : segment.ranges) next = std::max(next, range.second);
   return next;
+}
+
+void check_blocks(const std::string& path, int64_t blocks) {
+  check(blocks <= ivf_limits::most_blocks,
+        "{}: {} blocks of 32 entries, expected at most {}; merging brings them together", path, blocks,
+        ivf_limits::most_blocks);
 }
 
 void check_disjoint(const std::string& path, const std::vector<IdRange>& ranges, const std::vector<IdRange>& more) {

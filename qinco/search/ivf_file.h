@@ -47,21 +47,31 @@ struct IvfEntries {
   std::vector<IdRange> ranges;
 };
 
+/// Which file a name stands for: two are the same while one of them is open or mapped.
+struct FileIdentity {
+  uint64_t device = 0, inode = 0;
+  bool operator==(const FileIdentity&) const = default;
+};
+
 /// An index file that was opened for reading: a value, whose copies share the mapping.
 class IvfFile {
  public:
-  /// Writes an index without entries, atomically.
-  static void create(const std::string& path, const IvfParameters& parameters, const IvfEntries& entries = {});
-
-  /// Adds entries to the file, durably: after a crash at any moment all of them are in it, or none. Entries of a list
-  /// are put in the order of their ids; they were made for the parameters `built`. Throws Error when another process is
-  /// adding or merging, the file is of another build, an id is in it already, or the disk is full; it then holds what
-  /// it held.
-  static void append(const std::string& path, const IvfParameters& built, const IvfEntries& entries);
+  /// Writes an index of the entries of `segments`, which have no id in common, list by list and in the order of their
+  /// ids, atomically. Throws Error where they are too many, or the disk is full. In memory: that index once.
+  static void create(const std::string& path, const IvfParameters& parameters,
+                     const std::vector<IvfSegment>& segments = {});
 
   /// Maps the file and verifies every checksum. Throws Error naming the file when it is truncated, damaged or no index.
   /// A header slot that a crash left half written is no damage: the other one says what to read.
   static IvfFile open(const std::string& path);
+
+  /// Adds entries to the file at path(), durably: after a crash at any moment all of them are in it, or none. Entries
+  /// of a list are put in the order of their ids; they were made for these parameters. Throws Error when another
+  /// process is adding or merging, the file is of another build, an id is in it already, it would hold more blocks than
+  /// can be searched, or the disk is full; file and object are then what they were. Else the object is what is in the
+  /// file, and its segments the same and one more, or, as false says, others: where somebody else wrote to the file
+  /// meanwhile. Unless that is so, what was verified is not read again.
+  bool append(const IvfEntries& entries);
 
   /// Whether the file begins as an index does. Throws Error where it cannot be read.
   static bool is_index(const std::string& path);
@@ -69,13 +79,19 @@ class IvfFile {
   const std::string& path() const { return file_->path(); }
   const IvfParameters& parameters() const { return parameters_; }
   const std::vector<IvfSegment>& segments() const { return segments_; }
-  int64_t size() const;  // entries
+  int64_t size() const;    // entries
+  int64_t blocks() const;  // of 32 entries, padding among them
   int64_t bytes() const { return end_; }
   /// The id after the largest one.
   int64_t next_id() const;
 
  private:
+  void map(const std::string& path);
+  void read_segment_at(int64_t& at);
+  void grow(int64_t bytes);
+
   std::shared_ptr<const MappedFile> file_;
+  FileIdentity identity_;  // of what is mapped; none if it was replaced while being opened
   IvfParameters parameters_;
   std::vector<IvfSegment> segments_;
   int64_t end_ = 0;
@@ -83,6 +99,9 @@ class IvfFile {
   uint64_t generation_ = 0;    // and its generation
   bool damaged_slot_ = false;  // whether the other one is not whole
 };
+
+/// Throws Error when so many blocks cannot be searched, whose entries have numbers of 32 bits.
+void check_blocks(const std::string& path, int64_t blocks);
 
 /// Whether two indexes are copies of one that was built: of the same model, fitted to the same vectors.
 bool same_build(const IvfParameters& a, const IvfParameters& b);

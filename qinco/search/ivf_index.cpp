@@ -10,6 +10,7 @@
 #include "kernels/check.h"
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
+#include "qinco/search/ivf_limits.h"
 #include "tensor/create.h"
 #include "tensor/host_rows.h"
 #include "tensor/ops.h"
@@ -19,8 +20,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kCoarseFloats = int64_t{1} << 22;   // distances to centroids held together
-constexpr int64_t kShortLists = int64_t{1} << 15;     // candidates held together
+constexpr int64_t kShortLists = int64_t{1} << 20;     // candidates held together
 constexpr int64_t kTablesInCache = int64_t{1} << 16;  // floats of look-up tables that a core's L2 cache keeps
 constexpr int64_t kMaxId = int64_t{std::numeric_limits<uint32_t>::max()} - 1;
 
@@ -44,7 +44,8 @@ IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> code
     : coder_(std::move(coder)),
       file_(IvfFile::open(path)),
       tables_(tables_of(file_.parameters(), coder_->device())),
-      kernels_(&kernels::table<float>(coder_->device())) {
+      kernels_(&kernels::table<float>(coder_->device())),
+      directory_(file_.parameters().K_ivf) {
   const IvfParameters& p = file_.parameters();
   const QincoConfig& config = coder_->config();
   check(p.d == config.d && p.M <= config.M && p.K == config.K && p.K_ivf == config.K_ivf,
@@ -63,34 +64,29 @@ IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> code
     coarse_.allocate(*kernels_, coder_->device(), p.K_ivf, p.d, kernels::Precision::fast);
     coarse_.pack(*kernels_, kernels::Context::of(coder_->device()), centroids.data<float>(), p.d);
   }
-  attach();
+  check_blocks(path, file_.blocks());
+  directory_.take(file_);
 }
 
-// The directory of the lists' pieces.
-void IvfIndex::attach() {
-  const IvfParameters& p = file_.parameters();
-  pieces_.clear();
-  lists_->codes.clear();
-  list_begin_.assign(static_cast<size_t>(p.K_ivf) + 1, 0);
-  int64_t blocks = 0, number = 0;
-  for (const IvfSegment& segment : file_.segments()) {
-    int64_t within = 0;
-    for (int64_t i = 0; i < segment.pieces; ++i) {
-      const int64_t offset = within * p.width() * kernels::kScanBlock;
-      pieces_.push_back({segment.lists[i], segment.counts[i], blocks + within, segment.codes + offset,
-                         segment.ids + within * kernels::kScanBlock, number, offset});
-      ++list_begin_[segment.lists[i] + 1];
-      within += (segment.counts[i] + kernels::kScanBlock - 1) / kernels::kScanBlock;
+IvfIndex::Directory::Directory(int64_t K_ivf)
+    : first(static_cast<size_t>(K_ivf), kNone), last(static_cast<size_t>(K_ivf), kNone) {}
+
+void IvfIndex::Directory::take(const IvfFile& file) {
+  size_t number = pieces.size(), more = 0;
+  for (size_t s = segments; s < file.segments().size(); ++s) more += static_cast<size_t>(file.segments()[s].pieces);
+  pieces.resize(number + more);
+  for (; segments < file.segments().size(); ++segments) {
+    const IvfSegment& segment = file.segments()[segments];
+    uint32_t block = 0;
+    for (int64_t i = 0; i < segment.pieces; ++i, ++number) {
+      const uint32_t list = segment.lists[i], count = segment.counts[i], before = last[list];
+      pieces[number] = {list, count, kNone, segments, block, static_cast<uint32_t>(blocks) + block};
+      (before == kNone ? first[list] : pieces[before].next) = static_cast<uint32_t>(number);
+      last[list] = static_cast<uint32_t>(number);
+      block += static_cast<uint32_t>((int64_t{count} + kernels::kScanBlock - 1) / kernels::kScanBlock);
     }
     blocks += segment.blocks;
-    ++number;
   }
-  check(blocks * kernels::kScanBlock < kMaxId, "{}: {} blocks of entries are too many; merging brings them together",
-        file_.path(), blocks);
-  for (size_t list = 1; list < list_begin_.size(); ++list) list_begin_[list] += list_begin_[list - 1];
-  std::vector<uint32_t> next(list_begin_.begin(), list_begin_.end() - 1);
-  of_list_.resize(pieces_.size());
-  for (size_t i = 0; i < pieces_.size(); ++i) of_list_[next[pieces_[i].list]++] = static_cast<uint32_t>(i);
 }
 
 void IvfIndex::add(std::span<const float> x, int64_t first_id) {
@@ -122,13 +118,18 @@ void IvfIndex::add_codes(std::span<const int32_t> codes, int64_t first_id) {
   entries.lists.assign(lists.begin(), lists.end());
   entries.ids.resize(static_cast<size_t>(n));
   std::iota(entries.ids.begin(), entries.ids.end(), static_cast<uint32_t>(first_id));
-  const std::string path = file_.path();
-  IvfFile::append(path, p, entries);
-  file_ = IvfFile::open(path);
-  attach();
+  IvfFile longer = file_;
+  if (!longer.append(entries)) {  // somebody else has written to it
+    Directory all(p.K_ivf);
+    all.take(longer);
+    directory_ = std::move(all);
+    lists_->codes.clear();
+  } else {
+    directory_.take(longer);
+  }
+  file_ = std::move(longer);
 }
 
-// Before long work: append() looks again.
 void IvfIndex::check_ids(int64_t n, int64_t first_id) const {
   check(first_id >= 0 && n <= kMaxId && first_id <= kMaxId - n, "index: {} ids from {} on, expected ids below {}", n,
         first_id, kMaxId);
@@ -138,48 +139,63 @@ void IvfIndex::check_ids(int64_t n, int64_t first_id) const {
 
 const IvfIndex::Piece& IvfIndex::piece_of(int64_t slot) const {
   const int64_t block = slot / kernels::kScanBlock;
-  const auto after = std::upper_bound(pieces_.begin(), pieces_.end(), block,
+  const std::vector<Piece>& pieces = directory_.pieces;
+  const auto after = std::upper_bound(pieces.begin(), pieces.end(), block,
                                       [](int64_t wanted, const Piece& piece) { return wanted < piece.first_block; });
   return *(after - 1);
 }
 
+const uint8_t* IvfIndex::codes_in_file(const Piece& piece) const {
+  return file_.segments()[piece.segment].codes + piece.block * file_.parameters().width() * kernels::kScanBlock;
+}
+
 void IvfIndex::codes_of(int64_t slot, int32_t* codes) const {
   const Piece& piece = piece_of(slot);
+  const uint8_t* const bytes = codes_in_file(piece);
   const int64_t i = slot - piece.first_block * kernels::kScanBlock, width = file_.parameters().width();
   *codes++ = static_cast<int32_t>(piece.list);
-  for (int64_t m = 0; m + 1 < width; ++m) *codes++ = piece.codes[kernels::scan_place(i, m, width)];
+  for (int64_t m = 0; m + 1 < width; ++m) *codes++ = bytes[kernels::scan_place(i, m, width)];
 }
 
 int64_t IvfIndex::id_of(int64_t slot) const {
   const Piece& piece = piece_of(slot);
-  return piece.ids[slot - piece.first_block * kernels::kScanBlock];
+  return file_.segments()[piece.segment].ids[slot - (piece.first_block - piece.block) * kernels::kScanBlock];
 }
 
 // The segments' codes on the coder's device, which is not the CPU.
 const std::vector<Tensor>& IvfIndex::device_codes() const {
   const std::lock_guard lock(lists_->mutex);
-  if (!lists_->codes.empty()) return lists_->codes;
-  for (const IvfSegment& segment : file_.segments()) {
+  const std::vector<IvfSegment>& segments = file_.segments();
+  if (lists_->codes.size() == segments.size()) return lists_->codes;
+  std::vector<Tensor> copies = lists_->codes;  // all or none of the others: there may be no room for the next one
+  while (copies.size() < segments.size()) {
+    const IvfSegment& segment = segments[copies.size()];
     const int64_t bytes = segment.blocks * file_.parameters().width() * kernels::kScanBlock;
-    const Tensor copy = Tensor::empty({bytes}, DType::u8, coder_->device());
-    kernels::copy_bytes(coder_->device(), copy.bytes(), Device{}, segment.codes, static_cast<size_t>(bytes));
-    lists_->codes.push_back(copy);
+    copies.push_back(Tensor::empty({bytes}, DType::u8, coder_->device()));
+    kernels::copy_bytes(coder_->device(), copies.back().bytes(), Device{}, segment.codes, static_cast<size_t>(bytes));
   }
+  lists_->codes = std::move(copies);
   return lists_->codes;
 }
 
-// The nprobe nearest lists [nq,nprobe] and their ||c||^2 - 2 <q,c>.
+// The nprobe nearest lists [nq,nprobe] and their ||c||^2 - 2 <q,c>. The distances to all centroids are those of a few
+// queries at a time.
 void IvfIndex::coarse(int64_t nq, const float* queries, int64_t nprobe, int32_t* lists, float* biases) const {
   const kernels::Context& context = kernels::Context::of(coder_->device());
   const int64_t d = file_.parameters().d, K = file_.parameters().K_ivf;
+  const int64_t block = std::clamp<int64_t>(ivf_limits::coarse_floats / K, 1, nq);
   kernels::ScratchFrame frame(context);
-  float* const distances = frame.get<float>(nq * K);
+  float* const distances = frame.get<float>(block * K);
+  const float* const vectors = to_device(context, frame, queries, nq * d);
   int32_t* const found = result_of(context, frame, lists, nq * nprobe);
   float* const best = result_of(context, frame, biases, nq * nprobe);
-  kernels::Linear<float> product = coarse_.product(nq, to_device(context, frame, queries, nq * d), distances);
-  product.residual = centroid_norms_.data<float>(), product.ldr = 0;
-  kernels_->linear(context, product);
-  kernels_->topk(context, nq, K, nprobe, distances, found, best);
+  for (int64_t begin = 0; begin < nq; begin += block) {
+    const int64_t count = std::min(block, nq - begin);
+    kernels::Linear<float> product = coarse_.product(count, vectors + begin * d, distances);
+    product.residual = centroid_norms_.data<float>(), product.ldr = 0;
+    kernels_->linear(context, product);
+    kernels_->topk(context, count, K, nprobe, distances, found + begin * nprobe, best + begin * nprobe);
+  }
   to_host(context, found, lists, nq * nprobe);
   to_host(context, best, biases, nq * nprobe);
 }
@@ -206,14 +222,14 @@ std::vector<IvfIndex::Visits> IvfIndex::visits_of(int64_t nq, int64_t nprobe, co
                                                   const float* biases) const {
   const bool cpu = coder_->device().type == DeviceType::cpu;
   const std::vector<Tensor>& copies = cpu ? lists_->codes : device_codes();
+  const int64_t block_bytes = file_.parameters().width() * kernels::kScanBlock;
   std::vector<Visits> all(static_cast<size_t>(nq));
   for (int64_t i = 0; i < nq * nprobe; ++i) {
     if (lists[i] < 0) continue;
-    const auto list = static_cast<size_t>(lists[i]);
-    for (uint32_t at = list_begin_[list]; at < list_begin_[list + 1]; ++at) {
-      const Piece& piece = pieces_[of_list_[at]];
+    for (uint32_t at = directory_.first[static_cast<size_t>(lists[i])]; at != kNone; at = directory_.pieces[at].next) {
+      const Piece& piece = directory_.pieces[at];
       const uint8_t* const codes =
-          cpu ? piece.codes : copies[static_cast<size_t>(piece.segment)].data<uint8_t>() + piece.offset;
+          cpu ? codes_in_file(piece) : copies[piece.segment].data<uint8_t>() + piece.block * block_bytes;
       all[static_cast<size_t>(i / nprobe)].push_back(
           {piece.count, codes, nullptr, biases[i], piece.first_block * kernels::kScanBlock});
     }
@@ -275,7 +291,7 @@ IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOption
   result.ids.resize(static_cast<size_t>(nq * k));
   result.short_list.resize(result.ids.size());
   result.distances.resize(result.ids.size());
-  const int64_t block = std::clamp<int64_t>(std::min(kCoarseFloats / p.K_ivf, kShortLists / nshort), 1, 256);
+  const int64_t block = std::clamp<int64_t>(kShortLists / nshort, 1, 256);
   std::vector<int64_t> slots(static_cast<size_t>(block * nshort)), best(static_cast<size_t>(block * k));
   for (int64_t begin = 0; begin < nq; begin += block) {
     const int64_t count = std::min(block, nq - begin);

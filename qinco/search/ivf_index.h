@@ -27,9 +27,9 @@ struct IvfSearchOptions {
 };
 
 struct IvfResult {
-  std::vector<int64_t> ids;         // [nq,k] nearest first; -1 where there are fewer
+  std::vector<int64_t> ids;         // [nq,k] nearest first, of equals the first in the file; -1 where there are fewer
   std::vector<float> distances;     // [nq,k] squared, +infinity beside -1
-  std::vector<int64_t> short_list;  // [nq,k] the first of the short-list, as before re-ranking
+  std::vector<int64_t> short_list;  // [nq,k] the first of the short-list, as before re-ranking, equals likewise
   SearchSeconds seconds;            // `scan` includes the coarse quantizer and the look-up tables
 };
 
@@ -52,6 +52,8 @@ class IvfIndex {
   void add(std::span<const float> x, int64_t first_id);
   /// The same for vectors known by their codes [n,M+1], all that the model has.
   void add_codes(std::span<const int32_t> codes, int64_t first_id);
+  /// Throws Error where n ids from first_id on are not free, or none: what adding them would say after long work.
+  void check_ids(int64_t n, int64_t first_id) const;
 
   /// The neighbours of queries [nq,d]. Those with a NaN or an infinity, and lists that are empty, give ids -1. Throws
   /// Error for sizes that do not fit.
@@ -61,21 +63,31 @@ class IvfIndex {
   struct Piece {
     uint32_t list;
     uint32_t count;
-    int64_t first_block;  // over all segments
-    const uint8_t* codes;
-    const uint32_t* ids;
-    int64_t segment, offset;  // of the codes, in bytes within those of the segment
+    uint32_t next;         // piece of the list, or kNone
+    uint32_t segment;      // where it lies ..
+    uint32_t block;        // .. and its first block within that
+    uint32_t first_block;  // the same over all segments
+  };
+  static constexpr uint32_t kNone = ~uint32_t{0};
+  /// Where the lists lie.
+  struct Directory {
+    std::vector<Piece> pieces;          // of all segments, in the order of the file
+    std::vector<uint32_t> first, last;  // [K_ivf] piece of each list, or kNone
+    int64_t blocks = 0;                 // of all segments
+    uint32_t segments = 0;
+
+    explicit Directory(int64_t K_ivf);
+    /// Takes in the segments of `file` that follow those it has; leaves it as it is where there is no memory.
+    void take(const IvfFile& file);
   };
   /// Copies of the segments' codes on another device than the CPU.
   struct DeviceLists {
     std::mutex mutex;
-    std::vector<Tensor> codes;  // u8, one a segment; empty until a search needs them
+    std::vector<Tensor> codes;  // u8, one a segment; fewer until a search needs them
   };
 
   using Visits = std::vector<kernels::ScanList<float>>;  // the pieces of lists that a query visits
 
-  void check_ids(int64_t n, int64_t first_id) const;
-  void attach();
   void coarse(int64_t nq, const float* queries, int64_t nprobe, int32_t* lists, float* biases) const;
   void coarse_by_graph(int64_t nq, const float* queries, int64_t nprobe, int64_t ef, int32_t* lists,
                        float* biases) const;
@@ -83,6 +95,7 @@ class IvfIndex {
   std::vector<Visits> visits_of(int64_t nq, int64_t nprobe, const int32_t* lists, const float* biases) const;
   void scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t* slots) const;
   const Piece& piece_of(int64_t slot) const;
+  const uint8_t* codes_in_file(const Piece& piece) const;
   void codes_of(int64_t slot, int32_t* codes) const;
   int64_t id_of(int64_t slot) const;
 
@@ -95,9 +108,7 @@ class IvfIndex {
   Tensor centroid_norms_;          // .. and [K_ivf] on the device
   std::vector<float> host_norms_;  // the same, for the graph
   std::unique_ptr<DeviceLists> lists_ = std::make_unique<DeviceLists>();
-  std::vector<Piece> pieces_;         // of all segments, in the order of the file
-  std::vector<uint32_t> of_list_;     // piece numbers by list
-  std::vector<uint32_t> list_begin_;  // [K_ivf+1] into of_list_
+  Directory directory_;
 };
 
 /// Writes one index with the entries of all `paths`, which must have been built for the same model from the same

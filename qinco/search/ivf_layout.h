@@ -82,4 +82,17 @@ inline uint64_t checksum(const void* data, int64_t bytes) {
   return all;
 }
 
+inline bool has_magic(const Slot& slot) {
+  return std::memcmp(slot.magic, kMagic, sizeof(kMagic)) == 0;
+}
+
+inline bool is_whole(const Slot& slot) {
+  return has_magic(slot) && slot.checksum == checksum(&slot, static_cast<int64_t>(offsetof(Slot, checksum)));
+}
+
+/// Which of the two slots counts, at least one being whole.
+inline int newest(const Slot (&slots)[2]) {
+  return is_whole(slots[0]) && (!is_whole(slots[1]) || slots[0].generation > slots[1].generation) ? 0 : 1;
+}
+
 }  // namespace qinco::ivf_layout

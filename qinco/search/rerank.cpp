@@ -15,7 +15,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kRows = 1 << 15;  // candidates decoded together
+constexpr int64_t kRows = 1 << 15;                 // candidates decoded together
+constexpr int64_t kCandidates = int64_t{1} << 22;  // of the queries scanned together, 12 bytes each ..
+constexpr int64_t kScanQueries = 1024;             // .. which are no more than these, unless kRows is for more
 
 double lap(Clock::time_point& start) {
   const Clock::time_point now = Clock::now();
@@ -121,7 +123,9 @@ TwoStageResult two_stage_search(const kernels::Context& context, const AdditiveI
                                 const Tensor& queries, int64_t nshort, int64_t k) {
   check(1 <= k && k <= nshort, "search: {} neighbours asked for of {} candidates", k, nshort);
   const Tensor rows = queries.contiguous().to(Device{});
-  const int64_t nq = rows.size(0), d = rows.size(1), block = std::min(queries_together(nshort), nq);
+  const int64_t nq = rows.size(0), d = rows.size(1);
+  const int64_t scanned = std::clamp<int64_t>(kCandidates / nshort, 1, kScanQueries);
+  const int64_t block = std::min(std::max(queries_together(nshort), scanned), nq);
   TwoStageResult result{Tensor::empty({nq, k}, DType::i32), Tensor::empty({nq, k}, DType::i32), {}};
   std::vector<int64_t> candidates(static_cast<size_t>(block * nshort)), ids(static_cast<size_t>(block * k));
   std::vector<float> scores(candidates.size()), distances(ids.size());

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "qinco/search/ivf_file.h"
+#include "tensor/create.h"
 #include "tests/apps/workspace.h"
 
 namespace qinco::tests {
@@ -218,6 +219,55 @@ TEST_CASE("index: kill -9 while adding loses no more than the batch, and --resum
   CHECK(run(space.add()).code == 0);  // once more, with ids of their own: which of the two is to go on?
   expect_error(space.path(), resume, 1, {"holds ids up to 1199", "has 600 rows", "--first_id"});
   CHECK(results_of(with(resume, "--first_id", "600")).at("added") == 0);
+}
+
+TEST_CASE("index: a batch holds 16 entries a list where there are many lists") {
+  const Workspace space;
+  QincoConfig config = Workspace::config();
+  config.M = 1, config.K = 2, config.K_ivf = 5000;
+  Random random(8);
+  const std::string model = space.file("lists.safetensors"), index = space.file("lists.index");
+  save_model(model, Qinco(config, random));
+  const Tensor codes = Tensor::empty({70'000, 2}, DType::i32);  // more than the 65,536 of few lists
+  for (int64_t i = 0; i < codes.size(0); ++i)
+    codes.data<int32_t>()[2 * i] = static_cast<int32_t>(i % 5000), codes.data<int32_t>()[2 * i + 1] = 0;
+  write_npy(space.file("lists.npy"), codes);
+  IvfWorkspace::run_well({"index", "build", "--model", model, "--training_data", space.base(), "--o", index});
+  const Arguments add = {"index", "add", "--model", model, "--codes", space.file("lists.npy"), "--index", index};
+  CHECK(results_of(add).at("added") == 70'000);
+  CHECK(IvfFile::open(index).segments().size() == 1);
+  CHECK(results_of(with(add, "--batch", "40000")).at("first_id") == 70'000);
+  CHECK(IvfFile::open(index).segments().size() == 3);
+}
+
+TEST_CASE("index: Ctrl-C within a batch keeps what is encoded, and --resume goes on") {
+  const IvfWorkspace space;
+  QincoConfig config = Workspace::config();
+  config.h = 64, config.L = 4, config.K_ivf = 8;
+  Random random(7);
+  save_model(space.ivf_model(), Qinco(config, random));
+  IvfWorkspace::run_well(
+      {"index", "build", "--model", space.ivf_model(), "--training_data", space.base(), "--o", space.index()});
+  const int64_t n = 1'000'000;  // seconds of work, in one batch
+  write_vectors(space.file("many.fvecs"), zeros({n, Workspace::kD}));
+  const std::string empty = read_bytes(space.index());
+  Arguments arguments =
+      with(with(with(space.add(), "--i", space.file("many.fvecs")), "--batch", std::to_string(n)), "--threads", "1");
+  Outcome outcome;
+  for (int wait = 200; wait < 10'000 && !contains(outcome.err, "--resume"); wait *= 2) {  // until it was at work
+    write_bytes(space.index(), empty);
+    Process process(arguments);
+    std::this_thread::sleep_for(std::chrono::milliseconds(wait));
+    process.send(SIGINT);
+    outcome = process.finish();
+    CHECK(outcome.code == 128 + SIGINT);
+  }
+  CHECK(contains(outcome.err, "go on with --resume --first_id 0"));
+  const int64_t held = IvfFile::open(space.index()).size();
+  CHECK(held < n);
+  write_vectors(space.file("many.fvecs"), zeros({held + 100, Workspace::kD}));
+  arguments.push_back("--resume");
+  CHECK(results_of(arguments).at("added") == 100);
 }
 
 TEST_CASE("index: kill -9 while merging leaves the index that was, or the merged one") {

@@ -2,6 +2,7 @@
 #include "qinco/quantizers/additive.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "qinco/io/vectors.h"
@@ -35,7 +36,7 @@ struct Problem {
     AdditiveFit fit(M, kK, kD);
     for (int64_t i = 0; i < n; i += batch)
       fit.add(context, std::min(batch, n - i), x.data<float>() + i * kD, codes.data() + i * M);
-    return fit.solve();
+    return std::move(fit).solve();
   }
 
   double mse(const Tensor& codebooks) const {
@@ -82,7 +83,7 @@ TEST_CASE("fixed codebooks: sums of codewords are found again, and decode from a
   additive_decode(Context::cpu(), truth, n, codes.data(), M, M, x.data<float>());
   AdditiveFit fit(M, kK, kD);
   fit.add(Context::cpu(), n, x.data<float>(), codes.data());
-  additive_decode(Context::cpu(), fit.solve(), n, codes.data(), M, M, xhat.data<float>());
+  additive_decode(Context::cpu(), std::move(fit).solve(), n, codes.data(), M, M, xhat.data<float>());
   CHECK(tests::worst_difference(xhat, x) < 1e-5);
   additive_decode(Context::cpu(), truth, 1, codes.data() + M, M, 2, xhat.data<float>());
   for (int64_t j = 0; j < kD; ++j)
@@ -92,7 +93,7 @@ TEST_CASE("fixed codebooks: sums of codewords are found again, and decode from a
 
 TEST_CASE("fixed codebooks: what cannot be fitted is refused") {
   AdditiveFit fit(2, 4, 1);
-  CHECK(contains(error_of([&] { fit.solve(); }), "no vectors"));
+  CHECK(contains(error_of([] { AdditiveFit(2, 4, 1).solve(); }), "no vectors"));
   const float x[] = {1, 2};
   const int32_t codes[] = {0, 3, 1, 4};
   CHECK(contains(error_of([&] { fit.add(Context::cpu(), 2, x, codes); }), "row 1 holds code 4, expected 0 to 3"));

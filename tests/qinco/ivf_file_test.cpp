@@ -12,6 +12,8 @@
 
 #include "qinco/search/hnsw.h"
 #include "qinco/search/ivf_layout.h"
+#include "qinco/search/ivf_limits.h"
+#include "tests/kernels/harness.h"
 #include "tests/qinco/ivf_fixtures.h"
 
 namespace qinco {
@@ -131,7 +133,7 @@ TEST_CASE("IVF file: hostile sizes with sound checksums are refused") {
   const std::string good = read_bytes(world.path()), hostile = world.directory.file("hostile.index");
   const auto refused = [&](int section, size_t at, auto value) {
     write_bytes(hostile, with_section(good, section, [&](std::string& payload) { put(payload, at, value); }));
-    return !error_of([&] { IvfFile::open(hostile); }).empty();
+    return contains(error_of([&] { IvfFile::open(hostile); }), hostile + ": damaged index: ");
   };
   constexpr int64_t kLarge = (int64_t{1} << 61) - 1;  // whose bytes, once padded, are more than an int64 holds
   for (const int64_t value : {int64_t{-1}, kLarge, std::numeric_limits<int64_t>::max()}) {
@@ -192,6 +194,50 @@ TEST_CASE("IVF file: an open index stays what it was while others add and merge"
   CHECK(second.size() == 600);
   const IvfIndex all(world.path(), world.coder);
   CHECK(all.search(span_of(queries)).ids == first.search(span_of(queries)).ids);
+}
+
+TEST_CASE("IVF file: adding reads nothing again of what was verified when it was opened") {
+  const World world;
+  IvfIndex index(world.path(), world.coder);
+  index.add(world.rows(0, 300), 0);
+  std::string bytes = read_bytes(world.path());
+  const size_t at = bytes.size() - 64;  // a code, which its lists and sizes do not tell of
+  bytes[at] = static_cast<char>(bytes[at] ^ 1);
+  std::fstream(world.path(), std::ios::binary | std::ios::in | std::ios::out).write(bytes.data(), std::ssize(bytes));
+  index.add(world.rows(300, 600), 300);
+  CHECK(index.size() == 600);
+  CHECK(contains(error_of([&] { IvfIndex(world.path(), world.coder); }), "damaged index: checksum"));
+  bytes[at] = static_cast<char>(bytes[at] ^ 1);
+  std::fstream(world.path(), std::ios::binary | std::ios::in | std::ios::out).seekp(at).put(bytes[at]);
+  const Tensor queries = random_vectors(ivf_config(), 20, 15);
+  const IvfIndex again(world.path(), world.coder);
+  CHECK(again.size() == 600);
+  CHECK(again.search(span_of(queries)).ids == index.search(span_of(queries)).ids);
+}
+
+TEST_CASE("IVF file: more blocks than can be searched are refused before anything is written") {
+  const World world;
+  IvfIndex index(world.path(), world.coder);
+  index.add(world.rows(0, 100), 0);
+  index.add(world.rows(100, 200), 100);
+  const std::string before = read_bytes(world.path());
+  const Tensor queries = random_vectors(ivf_config(), 20, 16);
+  const std::vector<int64_t> ids = index.search(span_of(queries)).ids;
+  const kernels::tests::Restore restore(ivf_limits::most_blocks);
+  ivf_limits::most_blocks = index.file().blocks();
+  CHECK(contains(error_of([&] { index.add(world.rows(200, 300), 200); }), "merging brings them together"));
+  CHECK(read_bytes(world.path()) == before);
+  CHECK(index.size() == 200);
+  CHECK(index.search(span_of(queries)).ids == ids);
+  merge_indexes({world.path()}, world.path());
+  const int64_t merged = IvfFile::open(world.path()).blocks();
+  REQUIRE(merged < index.file().blocks());
+  CHECK(IvfIndex(world.path(), world.coder).search(span_of(queries)).ids == ids);
+  ivf_limits::most_blocks = merged - 1;
+  CHECK(contains(error_of([&] { IvfIndex(world.path(), world.coder); }), world.path() + ": "));
+  const std::string other = world.directory.file("other.index");
+  CHECK(contains(error_of([&] { merge_indexes({world.path()}, other); }), other + ": "));
+  CHECK_FALSE(std::filesystem::exists(other));
 }
 
 TEST_CASE("HNSW: no changed word of a graph leads out of it") {

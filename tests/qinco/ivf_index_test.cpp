@@ -2,12 +2,15 @@
 #include "qinco/search/ivf_index.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <set>
 #include <thread>
 #include <vector>
 
 #include "qinco/search/flat.h"
 #include "qinco/search/hnsw.h"
+#include "qinco/search/ivf_limits.h"
+#include "tests/kernels/harness.h"
 #include "tests/qinco/ivf_fixtures.h"
 
 namespace qinco {
@@ -102,6 +105,22 @@ TEST_CASE("IVF index: many queries at once find what each finds alone, on any nu
   kernels::set_default_threads(threads);
 }
 
+TEST_CASE("IVF index: the lists are the same where few distances to centroids are held together") {
+  const World world;
+  const IvfIndex index = world.full();
+  const Tensor queries = random_vectors(ivf_config(), 23, 14);
+  const IvfSearchOptions options{5, 2, 20};
+  const IvfResult expected = index.search(span_of(queries), options);
+  const kernels::tests::Restore restore(ivf_limits::coarse_floats);
+  for (const int64_t queries_together : {0, 1, 5}) {
+    ivf_limits::coarse_floats = queries_together * ivf_config().K_ivf;
+    const IvfResult result = index.search(span_of(queries), options);
+    CHECK(result.ids == expected.ids);
+    CHECK(result.short_list == expected.short_list);
+    CHECK(result.distances == expected.distances);
+  }
+}
+
 TEST_CASE("IVF index: batches, given codes and merged shards hold the same entries") {
   const World world;
   const IvfIndex batches = world.full();
@@ -165,7 +184,37 @@ TEST_CASE("IVF index: fewer codes kept, or decoded, give the search of what the 
                    fmt::format("{} codes to decode, the index keeps {}", M_used + 1, M_used)));
     CHECK(contains(error_of([&] { merge_indexes({path, world.path()}, path); }), "built apart"));
   }
-  CHECK(contains(error_of([&] { IvfBuilder(world.coder, 4); }), "4 codes a vector, the model has 3"));
+  CHECK(contains(error_of([&] { IvfBuilder(world.coder, 5000); }), "5000 codes a vector, the model has 3"));
+}
+
+TEST_CASE("IVF index: what a poll throws ends building and adding, and nothing is written") {
+  const World world;
+  const std::string path = world.directory.file("stopped.index");
+  IvfBuilder builder(world.coder);
+  builder.add(kN, world.x.data<float>(), world.codes.data());
+  for (const int64_t links : {0, 8}) {
+    const int64_t expected = 2 + (links > 0 ? ivf_config().K_ivf : 0);
+    int64_t polls = 0;
+    const auto stop_at = [&](int64_t last) {
+      polls = 0;
+      return [&polls, last] { check(++polls < last, "stopped"); };
+    };
+    for (const int64_t last : {int64_t{1}, expected})
+      CHECK(error_of([&] { builder.write(path, links, 20, stop_at(last)); }) == "stopped");
+    CHECK(polls == expected);
+    CHECK_FALSE(std::filesystem::exists(path));
+  }
+  builder.write(path);
+  CHECK(read_bytes(path) == read_bytes(world.path()));
+  CHECK(contains(error_of([&] { builder.add(1, world.x.data<float>()); }), "come before"));
+  const auto coder = std::make_shared<IvfCoder>(random_model(ivf_config(), 1));
+  IvfIndex index(path, coder);
+  coder->set_poll([] { fail("stopped"); });
+  CHECK(error_of([&] { index.add(world.rows(0, 10), 0); }) == "stopped");
+  CHECK(read_bytes(path) == read_bytes(world.path()));
+  coder->set_poll({});
+  index.add(world.rows(0, 10), 0);
+  CHECK(IvfFile::open(path).size() == 10);
 }
 
 TEST_CASE("HNSW: nearly the nearest, the same graph again, and from its bytes") {

@@ -41,9 +41,11 @@ double score_error(const float* query, const Tensor& codebooks) {
   return (0x1p-20 + (reference ? 0 : 1.01 * std::sqrt(d) * 0x1p-15)) * 2 * length(query) * sum;
 }
 
-TEST_CASE("packed codes: what was added is read back, in whatever batches") {
+TEST_CASE("packed codes: what was added is read back, in whatever batches, from the room that was reserved") {
   for (const int64_t width : {1, 3, 8}) {
     PackedCodes packed(width);
+    packed.reserve(101);
+    const uint8_t* const room = packed.data();
     std::vector<uint8_t> all;
     Random random(1);
     for (const int64_t n : {1, 30, 1, 64, 5}) {
@@ -53,6 +55,7 @@ TEST_CASE("packed codes: what was added is read back, in whatever batches") {
       all.insert(all.end(), codes.begin(), codes.end());
     }
     REQUIRE(packed.size() == 101);
+    CHECK(packed.data() == room);
     bool equal = true;
     for (int64_t i = 0; i < 101; ++i)
       for (int64_t m = 0; m < width; ++m) equal &= packed.at(i, m) == all[static_cast<size_t>(i * width + m)];
@@ -133,7 +136,7 @@ struct Base {
     codec.encode(kN, x.data<float>(), codec.M(), codes.data(), decoded.data<float>());
     AdditiveFit fit(codec.M(), codec.K(), codec.d());
     fit.add(Context::cpu(), kN, x.data<float>(), codes.data());
-    index.emplace(fit.solve());
+    index.emplace(std::move(fit).solve());
     index->add(Context::cpu(), kN, codes.data());
   }
   static QincoConfig config() {
