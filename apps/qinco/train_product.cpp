@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "apps/qinco/claim.h"
 #include "apps/qinco/progress.h"
 #include "apps/qinco/stream.h"
 #include "apps/qinco/train_run.h"
@@ -126,7 +127,9 @@ Json train_product(const Common& common, const TrainArguments& arguments, const 
   Json results = Json::array();
   for (int64_t j = 0; j < nsub; ++j) {
     TrainArguments part = part_arguments(arguments, j);
+    const Claim claim(part.checkpoint_path());
     part.resume = arguments.resume && has_checkpoint(part.checkpoint_path());
+    if (!part.resume) check_run(common, part);  // again: since then, a run of its own may have left a checkpoint
     common.print("sub-quantizer {} of {}", j + 1, nsub);
     const Split split{part_of(data.train, model.rotation, j, nsub), part_of(data.val, model.rotation, j, nsub)};
     results.push_back(train_model(common, part, split, {signals, resume_command, j > 0}));
