@@ -169,7 +169,8 @@ TEST_CASE("IVF-QINCo: the search for centroids can be stopped, by a poll or befo
   second.resume(load_checkpoint(options.checkpoint_path));
   CHECK(second.run(hooks));
   CHECK(Trainer(whole, train, val, options).run());
-  for (const auto& [name, tensor] : whole.state()) CHECK_MESSAGE(same_bits(stopped.state().at(name), tensor), name);
+  for (const auto& entry : whole.state())
+    CHECK_MESSAGE(same_bits(stopped.state().at(entry.first), entry.second), entry.first);
 }
 
 }  // namespace
