@@ -21,10 +21,10 @@ namespace {
 constexpr int kUserError = 1;
 constexpr int kUsageError = 2;
 
-constexpr const char* kDescription =
-    "Neural residual quantization (QINCo): train codecs, encode, decode and evaluate vectors.\n"
-    "Vectors: .fvecs .bvecs .ivecs .npy .fbin .u8bin. Models: safetensors, PyTorch's .pt. Codes: .npy or bit-packed "
-    "(--raw).";
+std::string description() {
+  return "Neural residual quantization (QINCo): train codecs, encode, decode and evaluate vectors.\nVectors: " +
+         row_extensions() + ". Models: safetensors, PyTorch's .pt. Codes: .npy or bit-packed (--raw).";
+}
 
 constexpr const char* kExamples =
     "Examples:\n"
@@ -161,7 +161,7 @@ std::string file_place(const std::string& path) {
   return (unknown ? absolute.lexically_normal() : place).string();
 }
 
-Program::Program() : app_(kDescription, "qinco") {
+Program::Program() : app_(description(), "qinco") {
   app_.require_subcommand(1);
   app_.set_version_flag("--version", std::string("qinco ") + QINCO_VERSION);
   app_.footer(kExamples);

@@ -94,8 +94,8 @@ void convert(const ConvertOptions& options, const Common& common) {
   } else {
     const std::string kind = extension(options.input);
     const bool model = kind == ".safetensors" || kind == ".pt" || kind == ".pth";
-    check(model || !is_row_file(options.output),
-          "{}: unknown kind of file, expected .fvecs .bvecs .ivecs .npy .fbin or .u8bin", options.input);
+    check(model || !is_row_file(options.output), "{}: unknown kind of file, expected one of {}", options.input,
+          row_extensions());
     results = convert_model(options);
   }
   results["seconds"] = watch.seconds();
@@ -112,7 +112,7 @@ void add_convert(Program& program) {
   command.add_option("input", options->input, "a model, or a file of vectors, ids or codes")->required()->type_name("");
   program
       .add_output(command, "output", options->output,
-                  "a model: .safetensors or .pt (a state dict); else .fvecs .bvecs .ivecs .npy .fbin .u8bin", "")
+                  "a model: .safetensors or .pt (a state dict); else " + row_extensions(true), "")
       ->required()
       ->type_name("");
   command.add_flag("--raw", options->raw, "codes: the one that is not .npy or .ivecs is packed bits without a header");

@@ -8,7 +8,6 @@
 #include "apps/qinco/precision.h"
 #include "apps/qinco/progress.h"
 #include "apps/qinco/stream.h"
-#include "kernels/kernels.h"
 #include "qinco/codec/product_codec.h"
 #include "qinco/io/codes.h"
 #include "qinco/io/product_file.h"
@@ -16,8 +15,6 @@
 
 namespace qinco::app {
 namespace {
-
-constexpr int64_t kEncodeRows = 1024;
 
 struct EncodeOptions {
   std::string model, input, output;
@@ -28,16 +25,17 @@ struct EncodeOptions {
 
 void encode(const EncodeOptions& options, const Common& common) {
   check_ending("--o", options.output, options.raw ? "packed bits" : ".npy");
-  const ProductCodec codec(load_product(options.model), options.precision, common.device());
+  ProductCodec codec(load_product(options.model), options.precision, common.device());
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   const VectorFile vectors = VectorFile::open(options.input);
   check(vectors.dim() == codec.d(), "{}: vectors have dimension {}, expected {} as in {}", options.input, vectors.dim(),
         codec.d(), options.model);
   const int64_t n = vectors.size(), d = codec.d(), M = codec.codes_per_vector(M_used),
-                block = encode_block_rows(d, codec.encode_flops(), kEncodeRows, common.device());
+                block = encode_rows_together(d, codec.encode_flops(), common.device());
   CodeWriter writer(options.output, options.raw ? CodeFormat::raw : CodeFormat::npy, n, M, codec.K(), codec.K0());
 
   const StopSignals signals;
+  codec.set_poll([&] { stop_if_asked(signals); });
   Progress progress(common.text(), "encoding", n);
   const Stopwatch watch;
   std::vector<float> x(static_cast<size_t>(block * d)), xhat(x.size());
@@ -47,7 +45,7 @@ void encode(const EncodeOptions& options, const Common& common) {
     const int64_t count = std::min(block, n - i);
     vectors.read(i, i + count, x.data());
     codec.encode(count, x.data(), M_used, codes.data(), xhat.data());
-    error += kernels::table<float>().sum_squared_difference(kernels::Context::cpu(), count * d, x.data(), xhat.data());
+    add_squared_error(count, d, x.data(), xhat.data(), error);
     writer.write(count, codes.data());
     progress.update(i + count);
     stop_if_asked(signals);

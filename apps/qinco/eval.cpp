@@ -21,7 +21,7 @@ struct EvalOptions {
 };
 
 void eval(const EvalOptions& options, const Common& common) {
-  const ProductCodec codec(load_product(options.model), options.precision, common.device());
+  ProductCodec codec(load_product(options.model), options.precision, common.device());
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   check_evaluation_files(options.files, codec.d(), options.model);
   Coder coder;
@@ -31,6 +31,7 @@ void eval(const EvalOptions& options, const Common& common) {
   coder.decode = [&](int64_t n, const int32_t* codes, int64_t used, float* x) {
     codec.decode(n, codes, codec.M(), used, x);
   };
+  coder.set_poll = [&](const std::function<void()>& poll) { codec.set_poll(poll); };
   common.report(evaluate(common, coder, options.files, M_used, options.multirate));
 }
 

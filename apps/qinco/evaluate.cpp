@@ -14,8 +14,6 @@
 namespace qinco::app {
 namespace {
 
-constexpr int64_t kEvaluateRows = 1024;
-
 struct Seconds {
   double encode = 0, decode = 0, search = 0;
 };
@@ -30,17 +28,16 @@ void lap(Stopwatch& watch, double& total) {
 /// only for M_used without `multirate`.
 Tensor run_base(const Common& common, const Coder& coder, const VectorFile& base, const Tensor& queries, int64_t M_used,
                 bool multirate, std::vector<double>& errors, Seconds& seconds) {
-  const int64_t n = base.size(), d = base.dim(),
-                block = encode_block_rows(d, coder.encode_flops, kEvaluateRows, common.device());
+  const int64_t n = base.size(), d = base.dim(), block = encode_rows_together(d, coder.encode_flops, common.device());
   std::vector<float> x(static_cast<size_t>(block * d)), decoded(x.size());
   std::vector<int32_t> codes(static_cast<size_t>(block * coder.nsub * coder.M));
   FlatSearch search(common.context(), queries, kRecallRanks.back());
   const StopSignals signals;
+  if (coder.set_poll) coder.set_poll([&] { stop_if_asked(signals); });
   Progress progress(common.text(), "evaluating", n);
   Stopwatch watch;
   const auto add_error = [&](int64_t m, int64_t count) {
-    errors[m - 1] +=
-        kernels::table<float>().sum_squared_difference(kernels::Context::cpu(), count * d, x.data(), decoded.data());
+    add_squared_error(count, d, x.data(), decoded.data(), errors[m - 1]);
   };
   for (int64_t i = 0; i < n; i += block) {
     const int64_t count = std::min(block, n - i);

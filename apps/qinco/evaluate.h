@@ -20,6 +20,7 @@ struct Coder {
   double encode_flops = 0;  // a vector, about, where they are many
   std::function<void(int64_t n, const float* x, int32_t* codes)> encode;
   std::function<void(int64_t n, const int32_t* codes, int64_t M_used, float* x)> decode;  // codes [n,nsub*M]
+  std::function<void(const std::function<void()>& poll)> set_poll = nullptr;              // as Codec's; may be unset
 };
 
 /// The ranks R at which 1-recall@R is told.

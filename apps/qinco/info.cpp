@@ -123,8 +123,7 @@ void add_info(Program& program) {
   auto path = std::make_shared<std::string>();
   CLI::App& command = program.add("info", "Describe a model, an index, or a file of vectors or codes",
                                   [path](const Common& common) { common.describe(describe(*path)); });
-  command
-      .add_option("file", *path, "a model (safetensors or .pt), an index, .fvecs .bvecs .ivecs .npy .fbin or .u8bin")
+  command.add_option("file", *path, "a model (safetensors or .pt), an index, or one of " + row_extensions())
       ->required()
       ->type_name("");
 }

@@ -9,6 +9,7 @@
 
 #include "apps/qinco/command.h"
 #include "apps/qinco/signals.h"
+#include "kernels/kernels.h"
 #include "qinco/io/vectors.h"
 
 namespace qinco::app {
@@ -38,6 +39,28 @@ inline int64_t encode_block_rows(int64_t d, double flops, int64_t most, Device d
   const double rows = std::max(kBlockFlops / std::max(flops, 1.0), kLeastRows);
   if (device.type == DeviceType::cpu && rows < static_cast<double>(most)) most = static_cast<int64_t>(rows);
   return block_rows(d, most, device);
+}
+
+/// Rows whose squared errors are summed together, so that the sum does not depend on the blocks they come in.
+inline constexpr int64_t kErrorRows = 16;
+
+/// Rows of d floats to encode together at `flops` each, a multiple of kErrorRows: what takes the threads a few seconds,
+/// which is how long progress waits. Ctrl-C waits for less: Codec::set_poll.
+inline int64_t encode_rows_together(int64_t d, double flops, Device device) {
+  constexpr double kThreadFlops = 5e11;
+  constexpr int64_t kMost = 4096;  // keep any CPU busy
+  const double rows = kThreadFlops * kernels::default_threads() / std::max(flops, 1.0);
+  const bool few = device.type == DeviceType::cpu && rows < static_cast<double>(kMost);
+  return std::max(block_rows(d, few ? static_cast<int64_t>(rows) : kMost, device) / kErrorRows, int64_t{1}) *
+         kErrorRows;
+}
+
+/// total += the squared errors of xhat [n,d] for x, for blocks of encode_rows_together one after the other: the same
+/// bits whatever their size.
+inline void add_squared_error(int64_t n, int64_t d, const float* x, const float* xhat, double& total) {
+  for (int64_t i = 0; i < n; i += kErrorRows)
+    total += kernels::table<float>().sum_squared_difference(kernels::Context::cpu(), std::min(kErrorRows, n - i) * d,
+                                                            x + i * d, xhat + i * d);
 }
 
 inline double per_second(int64_t n, double seconds) {

@@ -2,7 +2,6 @@
 #include <cerrno>
 #include <cstdio>
 #include <memory>
-#include <optional>
 
 #include "apps/qinco/claim.h"
 #include "apps/qinco/command.h"
@@ -51,10 +50,9 @@ Split read_split(const TrainArguments& arguments) {
 void train(const Common& common, const TrainArguments& arguments, const CLI::App& command) {
   const bool product = arguments.nsub > 1;
   if (arguments.opq && !product) throw UsageError("--opq: expected --nsub 2 or more");
-  (product ? check_product_run : check_run)(common, arguments);
   const StopSignals signals;
-  std::optional<Claim> claim;  // a run that goes on has its checkpoint, or those of its parts
-  if (product || !arguments.resume) claim.emplace(arguments.checkpoint_path());
+  const Claim claim(arguments.checkpoint_path());  // first: what is checked stays so
+  (product ? check_product_run : check_run)(common, arguments);
   const Split data = read_split(arguments);
   const std::string resume = resume_command(command);
   common.report(product ? train_product(common, arguments, data, signals, resume)

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "apps/qinco/claim.h"
 #include "apps/qinco/progress.h"
 #include "apps/qinco/stream.h"
 #include "apps/qinco/train_run.h"
@@ -31,7 +32,7 @@ TrainArguments part_arguments(const TrainArguments& arguments, int64_t j) {
   return part;
 }
 
-/// The rotation of the run that is resumed, or one trained on the first vectors and kept for that.
+/// The rotation of the run that is resumed, or one trained on a sample of the vectors and kept for that.
 Tensor make_rotation(const Common& common, const TrainArguments& arguments, const VectorSet& train,
                      const StopSignals& signals) {
   const std::string path = rotation_path(arguments);
@@ -42,9 +43,8 @@ Tensor make_rotation(const Common& common, const TrainArguments& arguments, cons
           name(rotation.dtype()), rotation.shape(), expected);
     return rotation;
   }
-  const int64_t K = arguments.K.value_or(QincoConfig().K), n = std::min(train.size(), kRotationPoints * K);
-  const Tensor x = Tensor::empty({n, train.dim()});
-  train.copy(0, n, x.data<float>());
+  const int64_t K = arguments.K.value_or(QincoConfig().K);
+  const Tensor x = train.sample(kRotationPoints * K).to(common.device());
   PqOptions options;
   options.seed = common.seed;
   Progress progress(common.text(), "OPQ", options.opq_iterations, "rotations");
@@ -52,8 +52,8 @@ Tensor make_rotation(const Common& common, const TrainArguments& arguments, cons
     progress.update(done);
     stop_if_asked(signals);
   };
-  const Tensor rotation = train_opq_rotation(common.context(), n, train.dim(), x.to(common.device()).data<float>(),
-                                             arguments.nsub, K, options);
+  const Tensor rotation =
+      train_opq_rotation(common.context(), x.size(0), x.size(1), x.data<float>(), arguments.nsub, K, options);
   write_npy(path, rotation);
   return rotation;
 }
@@ -80,7 +80,9 @@ Json combined_results(const TrainArguments& arguments, const ProductQinco& model
               {"K", model.K()},           {"db_scale", Json::array()},
               {"rq_val_mse", 0.0},        {"best_val_mse", 0.0},
               {"epochs", Json::array()}};
-  double seconds = 0;  // for one vector through all parts
+  for (const char* key : {"nt", "nval", "L", "h", "batch_size", "lr", "lr_schedule", "precision", "seed"})
+    all[key] = parts[0][key];  // of every part
+  double seconds = 0;          // for one vector through all parts
   for (size_t j = 0; j < parts.size(); ++j) {
     const Json& part = parts[j];
     for (const char* key : {"rq_val_mse", "best_val_mse"}) all[key] = all[key].get<double>() + part[key].get<double>();
@@ -126,7 +128,9 @@ Json train_product(const Common& common, const TrainArguments& arguments, const 
   Json results = Json::array();
   for (int64_t j = 0; j < nsub; ++j) {
     TrainArguments part = part_arguments(arguments, j);
+    const Claim claim(part.checkpoint_path());
     part.resume = arguments.resume && has_checkpoint(part.checkpoint_path());
+    if (!part.resume) check_run(common, part);  // again: since then, a run of its own may have left a checkpoint
     common.print("sub-quantizer {} of {}", j + 1, nsub);
     const Split split{part_of(data.train, model.rotation, j, nsub), part_of(data.val, model.rotation, j, nsub)};
     results.push_back(train_model(common, part, split, {signals, resume_command, j > 0}));

@@ -59,7 +59,7 @@ void check_agrees(const TrainArguments& arguments, const QincoConfig& config, in
 }
 
 ResidualQuantizer make_rq(const Common& common, const TrainArguments& arguments, const QincoConfig& config,
-                          const VectorSet& train, const Stopping& stopping) {
+                          const VectorSet& train, const Tensor& centroids, const Stopping& stopping) {
   if (!arguments.rq_codebooks.empty()) return load_rq(arguments.rq_codebooks);
   RqOptions options;
   options.beam_size = arguments.rq_beam_size;
@@ -67,7 +67,7 @@ ResidualQuantizer make_rq(const Common& common, const TrainArguments& arguments,
   Progress progress(common.text(), "RQ", config.M, "steps");
   options.on_step = [&](int64_t step, int64_t) { progress.update(step); };
   options.poll = [&] { stopping.before_training(); };
-  return train_initial_rq(train, config.M, config.K, options, common.device());
+  return train_initial_rq(train, config.M, config.K, options, common.device(), centroids);
 }
 
 // What a run starts from, and its validation error.
@@ -80,13 +80,10 @@ struct Start {
 Start start_new(const Common& common, const TrainArguments& arguments, const Split& data, const Stopping& stopping) {
   const Tensor centroids = arguments.ivf ? read_centroids(arguments, data.train.dim()) : Tensor();
   const QincoConfig config = new_config(arguments, data.train, centroids);
-  // With a coarse quantizer, the RQ is that of its residuals.
-  const auto quantized = [&](const VectorSet& x) {
-    return arguments.ivf ? coarse_residuals(x, centroids, common.device()) : x;
-  };
-  const ResidualQuantizer rq = make_rq(common, arguments, config, quantized(data.train), stopping);
+  const ResidualQuantizer rq = make_rq(common, arguments, config, data.train, centroids, stopping);
   Start start{initial_model(config, rq, common.seed, centroids)};
-  start.mse = rq_mse(rq, quantized(data.val), arguments.rq_beam_size, common.device());
+  const auto poll = [&] { stopping.before_training(); };
+  start.mse = rq_mse(rq, data.val, arguments.rq_beam_size, common.device(), centroids, poll);
   if (!arguments.save_rq_codebooks.empty()) save_rq(arguments.save_rq_codebooks, rq);
   common.print("RQ {}x{} beam {}: validation MSE {:.6g}", config.M, config.K, arguments.rq_beam_size, start.mse);
   return start;

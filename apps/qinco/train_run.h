@@ -49,7 +49,7 @@ struct Stopping {
   void before_training() const;
 };
 
-/// Whether something is there. An empty file is what a run leaves that was killed before it saved a checkpoint.
+/// Whether something is there that would be lost: an empty file holds nothing.
 bool has_checkpoint(const std::string& path);
 
 /// Before any work: throws Error unless the numbers make sense, everything that will be written can be, and nothing

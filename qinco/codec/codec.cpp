@@ -25,9 +25,16 @@ int64_t row_block(const QincoConfig& config) {
   return std::clamp<int64_t>(kFloats / (2 * config.d + config.h) / 32 * 32, kLeast, kMost);
 }
 
+// The same for n rows in all: fewer where some threads would have none. A row's bits do not depend on its block.
+int64_t row_block(const QincoConfig& config, int64_t n, const Context& context) {
+  constexpr int64_t kTile = 32;
+  const int64_t share = (n + context.threads - 1) / context.threads;
+  return std::min((share + kTile - 1) / kTile * kTile, row_block(config));
+}
+
 // Rows encoded together: enough to keep all threads busy, or a GPU, and few enough to bound memory.
 constexpr int64_t kEncodeRows = 4096, kDeviceEncodeRows = 32768;
-// Rows whose search by one step takes a core about a second.
+// Rows whose search by one step takes a core about a second, for every thread.
 int64_t rows_of_a_second(const QincoConfig& config) {
   constexpr double kFlops = 1e11, kLeast = 64;
   const double flops =
@@ -60,7 +67,7 @@ Codec::Codec(const Qinco& model, kernels::Precision precision, Device device)
 
 void Codec::set_poll(std::function<void()> poll, int64_t rows) {
   poll_ = std::move(poll);
-  poll_rows_ = rows > 0 ? rows : rows_of_a_second(config_);
+  poll_rows_ = rows;
 }
 
 void Codec::allocate(Step& step) const {
@@ -81,9 +88,19 @@ void Codec::allocate(Step& step) const {
 
 void Codec::update(const Qinco& model) {
   assert(model.config().same_sizes(config_));
+  codebook0_.copy_from(model.codebook(0).value());
+  update_rest(model);
+}
+
+void Codec::update_trained(const Qinco& model) {
+  if (config_.K_ivf == 0) return update(model);
+  assert(model.config().same_sizes(config_));
+  update_rest(model);
+}
+
+void Codec::update_rest(const Qinco& model) {
   config_.db_scale = model.config().db_scale;
   scale_ = scalar(static_cast<double>(config_.db_scale), DType::f32, device_);
-  codebook0_.copy_from(model.codebook(0).value());
   const Context& context = Context::of(device_);
   for (size_t m = 0; m < steps_.size(); ++m) update_step(context, model.step(static_cast<int64_t>(m) + 1), steps_[m]);
 }
@@ -250,7 +267,7 @@ void Codec::encode_on_device(int64_t n, const float* x, int32_t* codes, const in
 void Codec::encode_block(const Context& context, int64_t n, const float* x, int32_t* codes, float* xhat,
                          const int32_t* first) const {
   const int64_t d = config_.d, M = config_.codes(), h = config_.h;
-  const int64_t block = row_block(config_);
+  const int64_t block = row_block(config_, n, context);
   ScratchFrame frame(context);
   float* const scaled = frame.get<float>(n * d);
   float* const target = frame.get<float>(n * d);
@@ -286,7 +303,8 @@ void Codec::search(const Context& context, const Step& step, int64_t n, const fl
                    const float* u, int32_t* ids) const {
   const int64_t d = config_.d, K = config_.K, L = config_.L, h = config_.h;
   const bool polled = poll_ && device_.type == DeviceType::cpu;
-  const int64_t part = polled ? poll_rows_ : n;
+  const int64_t rows = poll_rows_ > 0 ? poll_rows_ : rows_of_a_second(config_) * context.threads;
+  const int64_t part = polled ? rows : n;
   for (int64_t begin = 0; begin < n; begin += part) {
     if (polled) poll_();
     kernels_->candidate_search(context, K, d, h, L, step.candidates.data<float>(),
@@ -334,7 +352,7 @@ void Codec::decode_rows(int64_t n, const int32_t* codes, int64_t codes_ld, int64
     for (int64_t i = 0; i < n; ++i) by_step[static_cast<size_t>(m * n + i)] = codes[i * codes_ld + m];
   ScratchFrame frame(context);
   const int32_t* const ids = to_device(context, frame, by_step.data(), n * M_used);
-  for_rows(context, n, row_block(config_), [&](const Context& own, int64_t begin, int64_t end) {
+  for_rows(context, n, row_block(config_, n, context), [&](const Context& own, int64_t begin, int64_t end) {
     decode_block(own, end - begin, ids + begin, n, M_used, x + begin * config_.d);
   });
 }

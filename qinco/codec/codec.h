@@ -25,10 +25,13 @@ class Codec {
 
   /// Takes the present parameters of `model`, whose sizes are those of the first one, into the memory there is.
   void update(const Qinco& model);
+  /// The same without IVF-QINCo's centroids (up to 2^20 of them), which training leaves as they are: the model's must
+  /// be those of the last update().
+  void update_trained(const Qinco& model);
 
-  /// `poll` is called between parts of encoding: on a CPU every `rows` that are searched (0: about a second's), on a
-  /// GPU between blocks of `encode` but not by encode_on_device. It may throw, which ends the encoding; results are
-  /// then unspecified.
+  /// `poll` is called between parts of encoding: on a CPU every `rows` that are searched (0: about a second's of all
+  /// threads), on a GPU between blocks of `encode` but not by encode_on_device. It may throw, which ends the encoding;
+  /// results are then unspecified.
   void set_poll(std::function<void()> poll, int64_t rows = 0);
 
   const QincoConfig& config() const { return config_; }
@@ -67,6 +70,7 @@ class Codec {
   };
 
   void allocate(Step& step) const;
+  void update_rest(const Qinco& model);
   void update_step(const kernels::Context& context, const StepNetwork& network, Step& step) const;
   void fold_concat(const kernels::Context& context, const StepNetwork& network, Step& step) const;
   void fold_lowrank(const kernels::Context& context, const StepNetwork& network, Step& step) const;

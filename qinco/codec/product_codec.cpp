@@ -28,6 +28,10 @@ ProductCodec::ProductCodec(const ProductQinco& model, kernels::Precision precisi
   d_out_ = model.d_out();
 }
 
+void ProductCodec::set_poll(const std::function<void()>& poll, int64_t rows) {
+  for (Codec& part : parts_) part.set_poll(poll, rows);
+}
+
 double ProductCodec::encode_flops() const {
   double flops = 0;
   for (const Codec& part : parts_) flops += part.config().encode_flops();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "qinco/codec/codec.h"
@@ -16,6 +17,9 @@ class ProductCodec {
   /// by the CPU: d^2 multiply-adds a vector, as nothing beside the parts' networks.
   explicit ProductCodec(const ProductQinco& model, kernels::Precision precision = kernels::Precision::exact,
                         Device device = {});
+
+  /// Codec::set_poll of every part.
+  void set_poll(const std::function<void()>& poll, int64_t rows = 0);
 
   int64_t d() const { return d_; }
   Device device() const { return parts_.front().device(); }

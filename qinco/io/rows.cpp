@@ -120,6 +120,16 @@ std::string row_extension(const std::string& path) {
   return std::filesystem::path(row_file(path)).extension().string();
 }
 
+std::string row_extensions(bool written) {
+  std::string text;
+  for (const Format& format : kFormats) {
+    const bool hdf5 = format.family == Family::hdf5;
+    if (hdf5 && written) continue;
+    text += (text.empty() ? "" : " ") + std::string(format.extension) + (hdf5 ? ":DATASET" : "");
+  }
+  return text;
+}
+
 bool is_row_file(const std::string& path) {
   return find_format(path) != nullptr;
 }
@@ -131,8 +141,7 @@ std::optional<DType> row_dtype(const std::string& path) {
 
 RowLayout open_rows(const std::string& path) {
   const Format* const format = find_format(path);
-  check(format != nullptr,
-        "{}: unknown kind of vector file, expected .fvecs, .bvecs, .ivecs, .npy, .fbin, .u8bin or .hdf5:DATASET", path);
+  check(format != nullptr, "{}: unknown kind of vector file, expected one of {}", path, row_extensions());
   switch (format->family) {
     case Family::vecs:
       return open_vecs(path, *format->dtype);
@@ -149,7 +158,7 @@ RowWriter::RowWriter(const std::string& path, int64_t n, int64_t d, DType dtype)
     : n_(n), d_(d), value_bytes_(static_cast<int64_t>(size_of(dtype))) {
   const Format* const format = find_format(path);
   check(format != nullptr && format->family != Family::hdf5,
-        "{}: cannot write this kind of vector file, expected .fvecs, .bvecs, .ivecs, .npy, .fbin or .u8bin", path);
+        "{}: cannot write this kind of vector file, expected one of {}", path, row_extensions(true));
   check(!format->dtype || *format->dtype == dtype, "{}: cannot hold {}, only {}", path, name(dtype),
         name(format->dtype.value_or(dtype)));
   row_header_ = format->family == Family::vecs;

@@ -43,6 +43,8 @@ RowLayout open_rows(const std::string& path);
 std::string row_file(const std::string& path);
 /// ".npy" of "a/b.npy", ".hdf5" of "b.hdf5:train".
 std::string row_extension(const std::string& path);
+/// The extensions above as text, ".fvecs .bvecs ...": of all that is read, or only of what is written too.
+std::string row_extensions(bool written = false);
 /// Whether the extension is one of those above.
 bool is_row_file(const std::string& path);
 /// The one type that files of this extension hold; none for .npy and HDF5.

@@ -48,7 +48,7 @@ Tensor BatchTrainer::compute_gradients(const Tensor& x, const Tensor& first) {
   const int64_t n = x.size(0), M = config.codes();
   if (!codes_.defined() || codes_.numel() < n * M) codes_ = Tensor::empty({n * M}, DType::i32, x.device());
   const Tensor by_step = codes_.slice(0, 0, n * M).reshape({M, n});
-  codec_.update(model_);
+  codec_.update_trained(model_);
   codec_.encode_on_device(n, x.data<float>(), by_step.data<int32_t>(),
                           first.defined() ? first.data<int32_t>() : nullptr);
   const Tensor scaled = div(x, scalar(static_cast<double>(config.db_scale), DType::f32, x.device()));

@@ -16,7 +16,8 @@ namespace qinco {
 /// Adam on the training loss of one batch after the other (spec: fresh moments every epoch), on the model's device.
 class BatchTrainer {
  public:
-  /// `precision` is that of the search for codes and of the products, forward and backward.
+  /// `precision` is that of the search for codes and of the products, forward and backward. When IVF-QINCo's centroids
+  /// change, tell codec().update().
   BatchTrainer(Qinco& model, double lr, kernels::Precision precision = kernels::Precision::exact);
 
   /// One step on x [n,d] in the original space; returns the loss before it. `first` [n], unless null, are the known

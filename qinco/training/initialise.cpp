@@ -1,10 +1,10 @@
 #include "qinco/training/initialise.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "kernels/check.h"
 #include "kernels/kernels.h"
+#include "qinco/training/mean_error.h"
 #include "tensor/create.h"
 #include "tensor/ops.h"
 
@@ -13,39 +13,28 @@ namespace qinco {
 namespace {
 
 constexpr int64_t kRqPointsPerCentroid = 1024;
-constexpr int64_t kMseRows = 1024, kDeviceMseRows = 65536;  // vectors worked on together
-
-// All vectors as floats, or `limit` of them spread evenly.
-Tensor sample(const VectorSet& vectors, int64_t limit) {
-  const int64_t n = std::min(vectors.size(), limit);
-  std::vector<int32_t> ids(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) ids[static_cast<size_t>(i)] = static_cast<int32_t>(i * vectors.size() / n);
-  const Tensor out = Tensor::empty({n, vectors.dim()});
-  vectors.gather(n, ids.data(), out.data<float>());
-  return out;
-}
-
-int64_t rows_together(Device device, int64_t n) {
-  return std::min(n, device.type == DeviceType::cpu ? kMseRows : kDeviceMseRows);
-}
 
 }  // namespace
 
 ResidualQuantizer train_initial_rq(const VectorSet& vectors, int64_t M, int64_t K, const RqOptions& options,
-                                   Device device) {
-  const Tensor x = sample(vectors, kRqPointsPerCentroid * K).to(device);
+                                   Device device, const Tensor& centroids) {
+  Tensor x = vectors.sample(kRqPointsPerCentroid * K);
+  if (centroids.defined()) x = coarse_residuals(VectorSet(x), centroids, device, options.poll);
+  x = x.to(device);
   return train_rq(kernels::Context::of(device), x.size(0), x.size(1), x.data<float>(), M, K, options);
 }
 
-VectorSet coarse_residuals(const VectorSet& vectors, const Tensor& centroids, Device device) {
+Tensor coarse_residuals(const VectorSet& vectors, const Tensor& centroids, Device device,
+                        const std::function<void()>& poll) {
   const kernels::Context& context = kernels::Context::of(device);
   const kernels::Table<float>& kernel = kernels::table<float>(device);
-  const int64_t n = vectors.size(), d = vectors.dim(), block = rows_together(device, n);
+  const int64_t n = vectors.size(), d = vectors.dim(), block = vectors.block_rows(device);
   check(centroids.dim() == 2 && centroids.size(1) == d, "centroids: expected [K_ivf,{}], found {}", d,
         centroids.shape());
   const Tensor rows = Tensor::empty({n, d}), own = centroids.to(device);
   const float* const c = own.data<float>();
   for (int64_t begin = 0; begin < n; begin += block) {
+    if (poll) poll();
     const int64_t count = std::min(block, n - begin);
     const Tensor out = rows.slice(0, begin, begin + count);
     vectors.copy(begin, begin + count, out.data<float>());
@@ -58,7 +47,7 @@ VectorSet coarse_residuals(const VectorSet& vectors, const Tensor& centroids, De
     kernel.axpby(context, count * d, -1.0f, nearest, 1.0f, x.data<float>());
     if (!x.shares_storage(out)) out.copy_from(x);
   }
-  return VectorSet(rows);
+  return rows;
 }
 
 Qinco initial_model(const QincoConfig& config, const ResidualQuantizer& rq, uint64_t seed, const Tensor& centroids) {
@@ -72,21 +61,17 @@ Qinco initial_model(const QincoConfig& config, const ResidualQuantizer& rq, uint
   return model;
 }
 
-double rq_mse(const ResidualQuantizer& rq, const VectorSet& vectors, int64_t beam_size, Device device) {
+double rq_mse(const ResidualQuantizer& rq, const VectorSet& vectors, int64_t beam_size, Device device,
+              const Tensor& centroids, const std::function<void()>& poll) {
+  if (centroids.defined())
+    return rq_mse(rq, VectorSet(coarse_residuals(vectors, centroids, device, poll)), beam_size, device, {}, poll);
   const kernels::Context& context = kernels::Context::of(device);
-  const int64_t block = rows_together(device, vectors.size());
-  const Tensor x = Tensor::empty({block, rq.d()});
-  const Tensor xhat = Tensor::empty({block, rq.d()});
-  const Tensor codes = Tensor::empty({block, rq.M()}, DType::i32);
-  double total = 0;
-  for (int64_t begin = 0; begin < vectors.size(); begin += block) {
-    const int64_t n = std::min(block, vectors.size() - begin);
-    vectors.copy(begin, begin + n, x.data<float>());
-    rq.encode(context, n, x.data<float>(), beam_size, codes.data<int32_t>());
-    rq.decode(context, n, codes.data<int32_t>(), rq.M(), rq.M(), xhat.data<float>());
-    total += sum_squared_difference(x.slice(0, 0, n), xhat.slice(0, 0, n));
-  }
-  return total / static_cast<double>(vectors.size());
+  const Tensor codes = Tensor::empty({vectors.block_rows(device), rq.M()}, DType::i32);
+  return mean_error(vectors, device, [&](int64_t n, const float* x, float* xhat) {
+    if (poll) poll();
+    rq.encode(context, n, x, beam_size, codes.data<int32_t>());
+    rq.decode(context, n, codes.data<int32_t>(), rq.M(), rq.M(), xhat);
+  });
 }
 
 }  // namespace qinco

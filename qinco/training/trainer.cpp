@@ -11,6 +11,7 @@
 #include "kernels/check.h"
 #include "kernels/device.h"
 #include "qinco/io/model_file.h"
+#include "qinco/training/mean_error.h"
 #include "tensor/create.h"
 #include "tensor/host_rows.h"
 #include "tensor/ops.h"
@@ -20,13 +21,12 @@ namespace qinco {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using Seconds = std::chrono::duration<double>;
 
-constexpr int64_t kRows = 1024, kDeviceRows = 32768;  // of vectors in the host's memory at a time
-constexpr size_t kUnreadLosses = 16;        // batches queued on a device before the host waits for their losses
-constexpr double kCheckpointSeconds = 600;  // within a long epoch
+constexpr size_t kUnreadLosses = 16;  // batches queued on a device before the host waits for their losses
 
 double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
+  return Seconds(Clock::now() - start).count();
 }
 
 struct Interrupted {};
@@ -37,10 +37,6 @@ void stop_if(const std::function<bool()>& requested) {
 
 std::string schedule_name(bool cosine) {
   return cosine ? "cosine" : "plateau";
-}
-
-int64_t rows_together(Device device) {
-  return device.type == DeviceType::cpu ? kRows : kDeviceRows;
 }
 
 template <class T>
@@ -62,7 +58,7 @@ BatchReader::BatchReader(const VectorSet& vectors, int64_t most, Device device) 
   const int64_t n = vectors.size(), d = vectors.dim();
   const auto bytes = static_cast<size_t>(n * d) * sizeof(float);
   const bool fits = device.type != DeviceType::cpu && bytes <= kernels::memory_info(device).free / 2;
-  rows_ = Tensor::empty({std::min(std::max(most, fits ? kDeviceRows : 0), n), d});
+  rows_ = Tensor::empty({std::min(std::max(most, fits ? vectors.block_rows(device) : 0), n), d});
   if (!fits) return;
   resident_ = Tensor::empty({n, d}, DType::f32, device);
   for (int64_t begin = 0; begin < n; begin += rows_.size(0)) {
@@ -104,13 +100,14 @@ Trainer::Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, con
 }
 
 // The centroid of every training vector, which does not change.
-void Trainer::assign() {
+void Trainer::assign(const TrainHooks& hooks) {
   const QincoConfig& config = model_.config();
   centroids_of_.resize(static_cast<size_t>(train_.size()));
   const Device device = model_.device();
   const kernels::Context& context = kernels::Context::of(device);
-  const Tensor x = Tensor::empty({rows_together(device), config.d});
+  const Tensor x = Tensor::empty({train_.block_rows(device), config.d});
   for (int64_t begin = 0; begin < train_.size(); begin += x.size(0)) {
+    stop_if(hooks.stop_requested);
     const int64_t n = std::min(x.size(0), train_.size() - begin);
     train_.copy(begin, begin + n, x.data<float>());
     const Tensor scaled = div(x.slice(0, 0, n), scalar(config.db_scale)).to(device);
@@ -163,6 +160,7 @@ void Trainer::resume(const Checkpoint& c) {
   check(c.progress.batch <= batches(), "checkpoint: expected at most {} batches an epoch, found {}", batches(),
         c.progress.batch);
   model_.load(c.parameters);
+  trainer_.codec().update(model_);
   trainer_.adam().reset_state();
   if (!c.optimizer.empty()) trainer_.adam().load_state(c.optimizer);
   progress_ = c.progress;
@@ -177,10 +175,14 @@ void Trainer::save(bool mid_epoch) {
 
 bool Trainer::run(const TrainHooks& hooks) {
   trainer_.codec().set_poll([stop = hooks.stop_requested] { stop_if(stop); });
-  if (model_.config().K_ivf > 0) assign();
+  try {
+    if (model_.config().K_ivf > 0) assign(hooks);
+  } catch (const Interrupted&) {
+    save(progress_.batch > 0);
+    return false;
+  }
   while (!progress_.schedule.finished()) {
-    const Clock::time_point start = Clock::now();
-    const double seconds_before = progress_.seconds;
+    epoch_start_ = Clock::now() - std::chrono::duration_cast<Clock::duration>(Seconds(progress_.seconds));
     double val_mse = 0;
     bool done = false;
     try {
@@ -190,7 +192,7 @@ bool Trainer::run(const TrainHooks& hooks) {
     } catch (const Interrupted&) {
       read_losses();
     }
-    progress_.seconds = seconds_before + seconds_since(start);
+    progress_.seconds = seconds_since(epoch_start_);
     if (!done) {
       save(true);
       return false;
@@ -216,11 +218,12 @@ void Trainer::train_epoch(const TrainHooks& hooks) {
     const int64_t begin = progress_.batch * B, n = std::min(B, nt - begin);
     unread_.emplace_back(queue_batch(order, begin, n), n);
     ++progress_.batch;
-    const bool save_now = seconds_since(saved) > kCheckpointSeconds;
+    const bool save_now = seconds_since(saved) > options_.checkpoint_seconds;
     if (unread_.size() > unread || progress_.batch == batches() || save_now) loss = read_losses();
     progress_.train_seconds += seconds_since(start);
     if (hooks.batch) hooks.batch(begin + n, nt, loss);
     if (save_now) {
+      progress_.seconds = seconds_since(epoch_start_);
       save(true);
       saved = Clock::now();
     }
@@ -272,19 +275,9 @@ void Trainer::finish_epoch(double val_mse, const TrainHooks& hooks) {
 }
 
 double codec_mse(const Codec& codec, const VectorSet& vectors) {
-  const int64_t d = vectors.dim();
-  const int64_t block = std::min(rows_together(codec.device()), vectors.size());
-  const Tensor x = Tensor::empty({block, d});
-  const Tensor xhat = Tensor::empty({block, d});
-  const Tensor codes = Tensor::empty({block, codec.config().codes()}, DType::i32);
-  double total = 0;
-  for (int64_t begin = 0; begin < vectors.size(); begin += block) {
-    const int64_t n = std::min(block, vectors.size() - begin);
-    vectors.copy(begin, begin + n, x.data<float>());
-    codec.encode(n, x.data<float>(), codes.data<int32_t>(), xhat.data<float>());
-    total += sum_squared_difference(x.slice(0, 0, n), xhat.slice(0, 0, n));
-  }
-  return total / static_cast<double>(vectors.size());
+  const Tensor codes = Tensor::empty({vectors.block_rows(codec.device()), codec.config().codes()}, DType::i32);
+  return mean_error(vectors, codec.device(),
+                    [&](int64_t n, const float* x, float* xhat) { codec.encode(n, x, codes.data<int32_t>(), xhat); });
 }
 
 }  // namespace qinco

@@ -2,6 +2,7 @@
 // per epoch, a new order of the vectors, the validation error, the schedule, the best model so far and a checkpoint.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -26,6 +27,7 @@ struct TrainOptions {
   kernels::Precision precision = kernels::Precision::exact;  // of the codes' search and of the products
   std::string model_path;                                    // where the best model so far is stored; empty: nowhere
   std::string checkpoint_path;                               // where to save every epoch and on a stop; empty: nowhere
+  double checkpoint_seconds = 600;                           // and so often within a long epoch
 
   /// Throws Error naming the value unless batch_size and max_epochs are 1 or more and lr is finite and above 0.
   void validate() const;
@@ -88,7 +90,7 @@ class Trainer {
   int64_t batches() const;
   double lr_of_batch() const;
   void fit_schedule();
-  void assign();
+  void assign(const TrainHooks& hooks);
 
   Qinco& model_;
   const VectorSet& train_;
@@ -98,8 +100,9 @@ class Trainer {
   Progression progress_;
   BatchTrainer trainer_;
   BatchReader reader_;
-  std::vector<std::pair<Tensor, int64_t>> unread_;  // losses still on the device, with their batches' sizes
-  std::vector<int32_t> centroids_of_;               // IVF-QINCo: the first code of every training vector, else empty
+  std::chrono::steady_clock::time_point epoch_start_;  // as if the epoch had not been stopped on the way
+  std::vector<std::pair<Tensor, int64_t>> unread_;     // losses still on the device, with their batches' sizes
+  std::vector<int32_t> centroids_of_;                  // IVF-QINCo: the first code of every training vector, else empty
 };
 
 /// Mean ||x - xhat||^2 over the vectors, encoded by `codec`; ends with what its poll throws.

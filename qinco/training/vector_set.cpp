@@ -13,6 +13,7 @@ namespace qinco {
 namespace {
 
 constexpr int64_t kReadRows = 4096;
+constexpr int64_t kBlockRows = 1024, kDeviceBlockRows = 32768;
 constexpr int64_t kGatherRows = 64;
 constexpr int64_t kFingerprintRows = 1000;
 
@@ -53,6 +54,10 @@ VectorSet::VectorSet(Tensor rows) : rows_(std::move(rows)) {
         "vectors: expected contiguous f32 or u8 [n,d], found {} {}", name(rows_.dtype()), rows_.shape());
 }
 
+int64_t VectorSet::block_rows(Device device) const {
+  return std::min(size(), device.type == DeviceType::cpu ? kBlockRows : kDeviceBlockRows);
+}
+
 void VectorSet::gather(int64_t n, const int32_t* ids, float* out) const {
   with_values(rows_, [&, d = dim()](const auto* values) {
     kernels::parallel_for(kernels::Context::cpu(), n, kGatherRows, [&](int64_t begin, int64_t end, int) {
@@ -65,6 +70,15 @@ void VectorSet::copy(int64_t begin, int64_t end, float* out) const {
   with_values(rows_, [&, d = dim()](const auto* values) {
     for (int64_t i = begin; i < end; ++i) copy_row(values + i * d, d, out + (i - begin) * d);
   });
+}
+
+Tensor VectorSet::sample(int64_t limit) const {
+  const int64_t n = std::min(size(), limit);
+  std::vector<int32_t> ids(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) ids[static_cast<size_t>(i)] = static_cast<int32_t>(i * size() / n);
+  const Tensor out = Tensor::empty({n, dim()});
+  gather(n, ids.data(), out.data<float>());
+  return out;
 }
 
 VectorSet VectorSet::columns(int64_t begin, int64_t end) const {

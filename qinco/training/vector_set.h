@@ -19,11 +19,16 @@ class VectorSet {
 
   int64_t size() const { return rows_.size(0); }
   int64_t dim() const { return rows_.size(1); }
+  /// How many vectors to work on together, at most size(): the same on any CPU, more on a GPU to keep it busy.
+  int64_t block_rows(Device device) const;
 
   /// out [n,d] = the rows ids[0..n-1], all in range.
   void gather(int64_t n, const int32_t* ids, float* out) const;
   /// out [end-begin,d] = the rows [begin,end).
   void copy(int64_t begin, int64_t end, float* out) const;
+
+  /// f32 [min(size, limit),d], limit >= 1: all vectors, or so many spread evenly over the set.
+  Tensor sample(int64_t limit) const;
 
   /// The columns [begin,end) of all vectors, copied.
   VectorSet columns(int64_t begin, int64_t end) const;

@@ -1,7 +1,10 @@
 // Options that name files: no output takes an input's place or another output's, none ends like a file of another kind,
 // and nobody's file is taken for a checkpoint.
 #include <csignal>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <thread>
+#include <unistd.h>
 
 #include "tests/apps/workspace.h"
 
@@ -88,7 +91,7 @@ TEST_CASE("files: somebody's file is no checkpoint, and an empty one is nobody's
   write_bytes(path, "notes");
   expect_error(space.path(), space.train(1), 1, {path, "would be replaced"});
   CHECK(read_bytes(path) == "notes");
-  write_bytes(path, "");  // of a run that was killed before it saved any
+  write_bytes(path, "");
   const Outcome outcome = run(space.train(1));
   CHECK_MESSAGE(outcome.code == 0, outcome.err);
   CHECK_FALSE(std::filesystem::exists(path));
@@ -104,7 +107,7 @@ Arguments longer_training(const Workspace& space) {
 /// Waits until the training has claimed its checkpoint, which it does before anything else.
 std::string wait_for_claim(const Workspace& space, Process& training) {
   const std::string checkpoint = space.file("trained.safetensors.checkpoint");
-  while (training.running() && !std::filesystem::exists(checkpoint)) std::this_thread::yield();
+  while (training.running() && !std::filesystem::exists(checkpoint + ".lock")) std::this_thread::yield();
   return checkpoint;
 }
 
@@ -113,6 +116,38 @@ TEST_CASE("files: one model has one training at a time") {
   Process first(longer_training(space));
   const std::string checkpoint = wait_for_claim(space, first);
   check_error(run(space.train(1)), 1, {checkpoint, "another training uses"});
+}
+
+TEST_CASE("files: a training that was saved, or resumed, keeps others away until it is killed") {
+  const Workspace space;
+  const Arguments begun = with(space.train(1000000), "--lr_schedule", "cosine");
+  Arguments resumed = begun;
+  resumed.push_back("--resume");
+  const std::string checkpoint = space.file("trained.safetensors.checkpoint");
+  for (const Arguments& arguments : {begun, resumed}) {
+    Process training(arguments);
+    training.wait_for_output(arguments == begun ? "epoch   2" : "going on in epoch");
+    check_error(run(begun), 1, {checkpoint, "another training uses"});
+    check_error(run(resumed), 1, {checkpoint, "another training uses"});
+    training.send(SIGKILL);
+    CHECK(training.finish().signal == SIGKILL);
+  }
+  const int lock = ::open((checkpoint + ".lock").c_str(), O_RDWR);  // left, and free
+  REQUIRE(lock >= 0);
+  CHECK(::flock(lock, LOCK_EX | LOCK_NB) == 0);
+  ::close(lock);
+  std::filesystem::remove(checkpoint);
+  CHECK(run(space.train(1)).code == 0);
+  CHECK_FALSE(std::filesystem::exists(checkpoint + ".lock"));
+}
+
+TEST_CASE("files: the parts of PQ-QINCo have their checkpoints for themselves too") {
+  const Workspace space;
+  const std::string part = space.file("trained.safetensors.sub1.checkpoint");
+  const int lock = ::open((part + ".lock").c_str(), O_RDWR | O_CREAT, 0666);
+  REQUIRE(::flock(lock, LOCK_EX | LOCK_NB) == 0);
+  check_error(run(with(space.train(1), "--nsub", "2")), 1, {part, "another training uses"});
+  ::close(lock);
 }
 
 TEST_CASE("files: a training that is stopped before its first batch leaves no checkpoint") {

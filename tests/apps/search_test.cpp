@@ -97,6 +97,8 @@ TEST_CASE("train --nsub: one model file that encode, decode, eval, search and in
     CHECK(listing(space.path()).size() == before.size() + 1);  // the parts are gone
     for (const char* key : {"epochs", "rq_val_mse", "best_val_mse", "vectors_per_second", "db_scale"})
       CHECK(trained.contains(key));
+    for (const char* key : {"nt", "nval", "L", "h", "batch_size", "lr", "lr_schedule", "precision", "seed"})
+      CHECK(trained.at(key) == trained.at("sub_quantizers")[1].at(key));
     CHECK(trained.at("epochs").size() == 4);
     CHECK(trained.at("sub_quantizers").size() == 2);
     CHECK(load_product(model).rotation.defined() == opq);
@@ -138,6 +140,22 @@ TEST_CASE("pq recombine: separately trained models are one") {
     expect_error(space.path(), with(recombine, "--opq_matrix", space.file("matrix.npy")), 1,
                  {"matrix.npy: expected a rotation"});
   }
+}
+
+TEST_CASE("train --opq: the rotation is trained on vectors from all over the file") {
+  const Workspace space;
+  const Tensor other = space.base_vectors().clone();
+  for (int64_t j = 0; j < Workspace::kD; ++j) other.row(518).data<float>()[j] += 3;  // of 520; 256 K are used
+  write_vectors(space.file("other.fvecs"), other);
+  Arguments arguments = with(with(with(with(space.train(1), "--nsub", "2"), "--K", "2"), "--M", "1"), "--nt", "520");
+  arguments = with(arguments, "--db_scale", "4");
+  arguments.push_back("--opq");
+  const auto rotation = [&](const std::string& vectors) {
+    const std::string model = vectors + ".safetensors";
+    CHECK(run(with(with(arguments, "--training_data", vectors), "--model", model)).code == 0);
+    return load_product(model).rotation;
+  };
+  CHECK_FALSE(same_bits(rotation(space.base()), rotation(space.file("other.fvecs"))));
 }
 
 TEST_CASE("train --nsub: stopped in the second part, it goes on to the same bits") {

@@ -70,7 +70,7 @@ struct Encoded {
 
 Encoded encode(const Codec& codec, const Tensor& x) {
   const int64_t n = x.size(0);
-  Encoded out{Tensor::empty({n, codec.config().M}, DType::i32), Tensor::empty({n, codec.config().d})};
+  Encoded out{Tensor::empty({n, codec.config().codes()}, DType::i32), Tensor::empty({n, codec.config().d})};
   codec.encode(n, x.data<float>(), out.codes.data<int32_t>(), out.xhat.data<float>());
   return out;
 }
@@ -193,6 +193,21 @@ TEST_CASE("codec: update() takes new parameters, as a fresh codec does") {
   CHECK(same_bits(updated.codes, fresh.codes));
   CHECK(same_bits(updated.xhat, fresh.xhat));
   CHECK_FALSE(same_bits(before.xhat, fresh.xhat));
+}
+
+TEST_CASE("codec: update_trained() takes all that training changes, the first codebook but not IVF-QINCo's centroids") {
+  for (const int64_t K_ivf : {0, 11}) {
+    const QincoConfig config{.d = 9, .M = 3, .K = 8, .L = 2, .h = 5, .K_ivf = K_ivf};
+    const Qinco first = random_model(config, 51), other = random_model(config, 52);
+    Codec codec(first);
+    codec.update_trained(other);
+    Qinco expected = random_model(config, 52);
+    if (K_ivf > 0) expected.codebook(0).value().copy_from(first.codebook(0).value());
+    const Tensor x = random_vectors(config, 20, 53);
+    CHECK(same_bits(encode(codec, x).xhat, encode(Codec(expected), x).xhat));
+    codec.update(other);
+    CHECK(same_bits(encode(codec, x).xhat, encode(Codec(other), x).xhat));
+  }
 }
 
 TEST_CASE("codec: codes and prefix lengths out of range are errors") {

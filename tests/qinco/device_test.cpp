@@ -210,8 +210,7 @@ TEST_CASE("device: IVF-QINCo trains on centroids and residuals as on the CPU") {
   config.K_ivf = 10;
   for (const Device device : test_devices()) {
     const auto val_mse = [&](Device where) {
-      const VectorSet residuals = coarse_residuals(train, centroids, where);
-      const ResidualQuantizer rq = train_initial_rq(residuals, config.M, config.K, {}, where);
+      const ResidualQuantizer rq = train_initial_rq(train, config.M, config.K, {}, where, centroids);
       Qinco model = initial_model(config, rq, 5, centroids);
       model.to(where);
       Trainer trainer(model, train, val, options_with(1));

@@ -102,10 +102,12 @@ TEST_CASE("IVF-QINCo: training starts at the RQ of the residuals, betters it, an
       all.data<float>()[i * d + 3 + j] = 0.3f * all.data<float>()[i * d + j] * all.data<float>()[i * d + j];
   const VectorSet train(all.slice(0, 0, n).clone()), val(all.slice(0, n, n + nval).clone());
   const Tensor centroids = kmeans(Context::cpu(), n, d, all.data<float>(), config.K_ivf).centroids;
-  const VectorSet residuals = coarse_residuals(train, centroids);
+  const ResidualQuantizer rq = train_initial_rq(train, config.M, config.K, {}, {}, centroids);
+  const double start = rq_mse(rq, val, 1, {}, centroids);
+  const VectorSet residuals(coarse_residuals(train, centroids));
   CHECK(residuals.size() == n);
-  const ResidualQuantizer rq = train_initial_rq(residuals, config.M, config.K, {});
-  const double start = rq_mse(rq, coarse_residuals(val, centroids), 1);
+  CHECK(same_bits(rq.codebooks, train_initial_rq(residuals, config.M, config.K, {}).codebooks));
+  CHECK(start == rq_mse(rq, VectorSet(coarse_residuals(val, centroids)), 1));
 
   TrainOptions options;
   options.batch_size = 64;
@@ -129,6 +131,46 @@ TEST_CASE("IVF-QINCo: training starts at the RQ of the residuals, betters it, an
   CHECK(one.first == three.first);
   for (const auto& entry : one.second)
     CHECK_MESSAGE(same_bits(three.second.at(entry.first), entry.second), entry.first);
+}
+
+TEST_CASE("IVF-QINCo: the search for centroids can be stopped, by a poll or before the first batch of a training") {
+  struct Ended {};
+  const QincoConfig config = ivf_config();
+  const Tensor centroids = random_vectors(config, config.K_ivf, 6);
+  const VectorSet train(random_vectors(config, 1100, 7)), val(random_vectors(config, 40, 8));
+  const auto polled = [&](auto&& work) {
+    int polls = 0;
+    work([&] { ++polls; });
+    CHECK(polls >= 2);  // a block is 1024 vectors
+    CHECK_THROWS_AS(work([] { throw Ended(); }), Ended);
+  };
+  polled([&](const auto& poll) { coarse_residuals(train, centroids, {}, poll); });
+  ResidualQuantizer rq;
+  polled([&](const auto& poll) {
+    RqOptions options;
+    options.poll = poll;
+    rq = train_initial_rq(train, config.M, config.K, options, {}, centroids);
+  });
+  polled([&](const auto& poll) { rq_mse(rq, val, 1, {}, centroids, poll); });
+
+  const TemporaryDirectory directory;
+  TrainOptions options;
+  options.max_epochs = 1;
+  options.checkpoint_path = directory.file("run.checkpoint");
+  int asked = 0, batches = 0;
+  TrainHooks hooks;
+  hooks.stop_requested = [&] { return ++asked == 2; };  // before the second block
+  hooks.batch = [&](int64_t, int64_t, double) { ++batches; };
+  const auto start = [&] { return initial_model(config, rq, 1, centroids); };
+  Qinco stopped = start(), whole = start();
+  CHECK_FALSE(Trainer(stopped, train, val, options).run(hooks));
+  CHECK(batches == 0);
+  Trainer second(stopped, train, val, options);
+  second.resume(load_checkpoint(options.checkpoint_path));
+  CHECK(second.run(hooks));
+  CHECK(Trainer(whole, train, val, options).run());
+  for (const auto& entry : whole.state())
+    CHECK_MESSAGE(same_bits(stopped.state().at(entry.first), entry.second), entry.first);
 }
 
 }  // namespace

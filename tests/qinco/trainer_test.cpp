@@ -201,6 +201,37 @@ TEST_CASE("an epoch visits every vector once, in an order of its own, the last b
   CHECK(done == std::vector<int64_t>{64, 128, 192, 256, 320, 384, 410});
 }
 
+TEST_CASE("a checkpoint within an epoch has the seconds of its batches in those of the epoch") {
+  const TemporaryDirectory directory;
+  const Data data = Data::sift(kNt, kNval, kConfig.d);
+  TrainOptions options = options_with(1);
+  options.checkpoint_path = directory.file("run.checkpoint");
+  options.checkpoint_seconds = 0;
+  Qinco model = start_model(data);
+  Trainer trainer(model, data.train, data.val, options);
+  TrainHooks hooks;
+  int64_t batches = 0;
+  hooks.batch = [&](int64_t, int64_t, double) {
+    if (batches++ == 0) return;  // the checkpoint of the batch before is there
+    const Progression saved = load_checkpoint(options.checkpoint_path).progress;
+    CHECK(saved.batch == batches - 1);
+    CHECK(saved.train_seconds > 0);
+    CHECK(saved.seconds >= saved.train_seconds);
+  };
+  CHECK(trainer.run(hooks));
+  CHECK(batches == 7);
+}
+
+TEST_CASE("a sample of vectors is spread over all of them") {
+  const Tensor rows = Tensor::empty({10, 1});
+  for (int64_t i = 0; i < 10; ++i) rows.data<float>()[i] = static_cast<float>(i);
+  const VectorSet vectors(rows);
+  CHECK(same_bits(vectors.sample(10), rows));
+  CHECK(same_bits(vectors.sample(99), rows));
+  const Tensor some = vectors.sample(4);
+  CHECK(std::vector<float>(some.data<float>(), some.data<float>() + 4) == std::vector<float>{0, 2, 5, 7});
+}
+
 TEST_CASE("a model gone on from has to be beaten before anything counts as better") {
   const Data data = Data::sift(kNt, kNval, kConfig.d);
   Qinco model = start_model(data);

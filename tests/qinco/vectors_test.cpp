@@ -116,7 +116,7 @@ TEST_CASE("vectors: malformed .?vecs files are refused by name and row") {
     append(bytes, d);
     CHECK(contains(files.error("a.fvecs", bytes + "12345678"), fmt::format("row 0 has dimension {}", d)));
   }
-  CHECK(contains(files.error("a.txt", good), "expected .fvecs, .bvecs"));
+  CHECK(contains(files.error("a.txt", good), "expected one of .fvecs .bvecs .ivecs .fbin .u8bin .npy .hdf5:DATASET"));
 }
 
 TEST_CASE("vectors: NaN and infinity are refused by row, in f32 and f16") {
