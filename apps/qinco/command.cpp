@@ -47,11 +47,24 @@ const CLI::App& chosen_command(const CLI::App& app) {
   return chosen.empty() ? app : chosen_command(*chosen.front());
 }
 
-/// No option is given an empty value, as an unset variable of a shell does.
+/// What is wrong with a whole number, or nothing: CLI11 takes octal ones, and cuts what has more than 64 bits.
+std::string check_integer(const std::string& text) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool octal = text.size() > 1 && text[text[0] == '-'] == '0';
+  const bool whole = error == std::errc() && end == text.data() + text.size() && !octal;
+  return whole ? "" : fmt::format("expected a whole number of at most 64 bits, found '{}'", text);
+}
+
+/// No option is given an empty value, as an unset variable of a shell does, and whole numbers are what they say.
 void check_values(const CLI::App& command) {
   for (const CLI::Option* option : command.get_options())
-    for (const std::string& value : option->results())
+    for (const std::string& value : option->results()) {
       if (value.empty()) throw UsageError(fmt::format("{}: expected a value, found none", option->get_name()));
+      const bool integer = option->get_type_name().rfind("INT", 0) == 0;
+      const std::string wrong = integer ? check_integer(value) : "";
+      if (!wrong.empty()) throw UsageError(fmt::format("{}: {}", option->get_name(), wrong));
+    }
 }
 
 /// An option's file.

@@ -55,7 +55,7 @@ void encode(const EncodeOptions& options, const Common& common) {
   const double seconds = watch.seconds(), mse = error / static_cast<double>(n);
   progress.clear();
   common.print("{}: {} codes of {} bytes, MSE {:.6g}, {:.1f} s ({:.0f} vectors/s)", options.output, n,
-               packed_code_bytes(M - codec.coarse(), codec.K()), mse, seconds, per_second(n, seconds));
+               packed_code_bytes(M, codec.K(), codec.K0()), mse, seconds, per_second(n, seconds));
   common.report({{"n", n},
                  {"M_used", M_used},
                  {"mse", mse},

@@ -105,6 +105,9 @@ Start start_from_model(const Common& common, const TrainArguments& arguments, co
 Start start_from_checkpoint(const Common& common, const TrainArguments& arguments, const Checkpoint& checkpoint,
                             const Split& data) {
   check_agrees(arguments, checkpoint.config, data.train.dim(), arguments.checkpoint_path());
+  const int64_t lists = arguments.ivf ? read_centroids(arguments, data.train.dim()).size(0) : 0;
+  check(lists == checkpoint.config.K_ivf, "{}: expected the {} centroids as given, found {}",
+        arguments.checkpoint_path(), lists, checkpoint.config.K_ivf);
   Random unused(0);
   Start start{Qinco(checkpoint.config, unused)};
   common.print("{}: going on in epoch {} after {} batches", arguments.checkpoint_path(),

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
 #include <span>
 #include <utility>
 #include <vector>
@@ -142,7 +143,7 @@ void Trainer::start_from(double mse, bool from_rq) {
 }
 
 int64_t Trainer::batches() const {
-  return (train_.size() + options_.batch_size - 1) / options_.batch_size;
+  return (train_.size() - 1) / options_.batch_size + 1;
 }
 
 void Trainer::resume(const Checkpoint& c) {
@@ -239,13 +240,20 @@ Tensor Trainer::queue_batch(const std::vector<int32_t>& order, int64_t begin, in
   return trainer_.queue_step(reader_.read(n, ids), first.empty() ? nullptr : first.data());
 }
 
+// Throws where training has gone astray. It would again from its checkpoint, which goes.
+void Trainer::check_finite(const char* what, double value) const {
+  if (std::isfinite(value)) return;
+  std::error_code ignored;
+  if (!options_.checkpoint_path.empty()) std::filesystem::remove(options_.checkpoint_path, ignored);
+  fail("training diverged: {} {} in epoch {}: try a lower --lr", what, std::abs(value), progress_.schedule.epochs + 1);
+}
+
 // Waits for the losses of the batches queued, and returns the last one.
 double Trainer::read_losses() {
   double loss = 0;
   for (const auto& [value, n] : std::exchange(unread_, {})) {
     loss = value.item<double>();
-    check(std::isfinite(loss), "training diverged: loss {} in epoch {}: try a lower --lr", loss,
-          progress_.schedule.epochs + 1);
+    check_finite("loss", loss);
     progress_.loss_sum += loss * static_cast<double>(n);
   }
   return loss;
@@ -258,6 +266,7 @@ double Trainer::validate() {
 }
 
 void Trainer::finish_epoch(double val_mse, const TrainHooks& hooks) {
+  check_finite("validation MSE", val_mse);
   EpochRecord record;
   progress_.batch = 0;
   record.lr = lr_of_batch();

@@ -72,6 +72,7 @@ class Trainer {
 
   /// Trains until the schedule ends (true) or a stop is requested (false): the checkpoint is saved as it was after the
   /// last whole batch. Same data, options and machine give the same bits, whether it was stopped on the way or not.
+  /// Throws Error where a loss or a validation error is not finite, and removes the checkpoint.
   bool run(const TrainHooks& hooks = {});
 
   /// Why batches could not be recorded (batch_trainer.h); else empty.
@@ -87,6 +88,7 @@ class Trainer {
   void save(bool mid_epoch);
   Tensor queue_batch(const std::vector<int32_t>& order, int64_t begin, int64_t n);
   double read_losses();
+  void check_finite(const char* what, double value) const;
   int64_t batches() const;
   double lr_of_batch() const;
   void fit_schedule();

@@ -72,6 +72,9 @@ TEST_CASE("interrupt: a checkpoint is not overwritten by a new run, nor resumed 
   Arguments resume = arguments;
   resume.push_back("--resume");
   expect_error(space.path(), with(resume, "--M", "4"), 1, {"checkpoint", "M=4", "3"});
+  Arguments ivf = with(resume, "--IVF_centroids", space.queries());
+  ivf.push_back("--ivf");
+  expect_error(space.path(), ivf, 1, {"checkpoint", "20 centroids", "found 0"});
   expect_error(space.path(), with(resume, "--batch_size", "32"), 1, {"checkpoint", "batch_size", "4", "32"});
   expect_error(space.path(), with(resume, "--precision", "fast"), 1, {"precision", "exact", "fast"});
   expect_error(space.path(), with(resume, "--nt", "500"), 1, {"checkpoint", "512", "500"});

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <doctest/doctest.h>
 #include <filesystem>
+#include <limits>
 #include <vector>
 
 #include "qinco/io/model_file.h"
@@ -242,13 +243,22 @@ TEST_CASE("a model gone on from has to be beaten before anything counts as bette
   CHECK(trainer.progress().schedule.best == 1e-9);
 }
 
-TEST_CASE("training that diverges says so") {
+TEST_CASE("training that diverges says so, also after its last batch, and leaves no checkpoint to diverge from again") {
+  const TemporaryDirectory directory;
   const Data data = Data::sift(kNt, kNval, kConfig.d);
-  Qinco model = start_model(data);
   TrainOptions options = options_with(5);
   options.lr = 1e30;
-  Trainer trainer(model, data.train, data.val, options);
-  CHECK_THROWS_WITH_AS(trainer.run(), doctest::Contains("training diverged: loss"), Error);
+  options.checkpoint_path = directory.file("run.checkpoint");
+  options.checkpoint_seconds = 0;
+  Qinco model = start_model(data);
+  CHECK_THROWS_WITH_AS(Trainer(model, data.train, data.val, options).run(),
+                       doctest::Contains("training diverged: loss"), Error);
+  CHECK_FALSE(std::filesystem::exists(options.checkpoint_path));
+  options.max_epochs = 1;
+  options.batch_size = std::numeric_limits<int64_t>::max();  // one batch
+  Qinco other = start_model(data);
+  CHECK_THROWS_WITH_AS(Trainer(other, data.train, data.val, options).run(),
+                       doctest::Contains("training diverged: validation MSE"), Error);
 }
 
 TEST_CASE("vectors of another dimension than the model's are an error") {
