@@ -4,6 +4,7 @@
 
 #include "qinco/codec/product_codec.h"
 #include "qinco/io/product_file.h"
+#include "tensor/create.h"
 #include "tensor/ops.h"
 #include "tests/apps/workspace.h"
 
