@@ -98,7 +98,8 @@ void hyphens_to_underscores(std::vector<std::string>& arguments) {
 std::string check_seed(const std::string& text) {
   uint64_t seed = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
-  const bool whole = error == std::errc() && end == text.data() + text.size();
+  const bool octal = text.size() > 1 && text[0] == '0';  // to CLI11
+  const bool whole = error == std::errc() && end == text.data() + text.size() && !octal;
   return whole ? "" : fmt::format("expected a whole number from 0 to 2^64 - 1, found '{}'", text);
 }
 

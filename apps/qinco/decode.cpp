@@ -15,7 +15,7 @@
 namespace qinco::app {
 namespace {
 
-constexpr int64_t kDecodeRows = 32768;  // enough for many threads
+constexpr int64_t kDecodeRows = 4096;
 
 struct DecodeOptions {
   std::string model, input, output;

@@ -32,7 +32,7 @@ extern "C" void on_closed_pipe(int number) {
 }
 
 extern "C" void on_shrunk_file(int) {
-  end("qinco: a file became shorter while it was read\n", 1);
+  end("qinco: a file became shorter, or could not be read, while it was in use\n", 1);
 }
 
 extern "C" void on_stop_signal(int number) {
@@ -59,7 +59,7 @@ void handle_signals() {
   };
   for (const int number : kStops) handle(number, on_last_signal);
   handle(SIGPIPE, on_closed_pipe);
-  handle(SIGBUS, on_shrunk_file);  // mapped files are all that raises it
+  handle(SIGBUS, on_shrunk_file);  // of a mapped file
   std::signal(SIGXFSZ, SIG_IGN);
 }
 

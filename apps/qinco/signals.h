@@ -8,8 +8,8 @@ namespace qinco::app {
 
 /// For the whole program: SIGINT, SIGTERM and SIGHUP end it with status 128 + the signal's number and one line on
 /// stderr, and leave no temporary file, as does a pipe that nobody reads, without a line; signals that were ignored
-/// stay so. An input that is cut while it is read ends it with status 1 and a line. A file that grows beyond the limit
-/// of file sizes is an error of the write, no signal.
+/// stay so. An input that is cut or lost while it is read ends it with status 1 and a line. A file that grows beyond
+/// the limit of file sizes is an error of the write, no signal.
 void handle_signals();
 
 /// Thrown once the work that a signal stopped has saved its state: the program prints what() (how to go on) on stderr

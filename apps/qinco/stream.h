@@ -33,7 +33,8 @@ inline int64_t block_rows(int64_t d, int64_t most, Device device) {
 }
 
 /// The same for rows to encode at `flops` each: fewer where that would take a CPU more than a few seconds a block,
-/// which is how long progress and Ctrl-C wait. By the sizes alone, so that sums over blocks are the same in every run.
+/// which is how long progress waits, and Ctrl-C without a poll. By the sizes alone, so that sums over blocks are the
+/// same in every run.
 inline int64_t encode_block_rows(int64_t d, double flops, int64_t most, Device device) {
   constexpr double kBlockFlops = 5e11, kLeastRows = 16;
   const double rows = std::max(kBlockFlops / std::max(flops, 1.0), kLeastRows);

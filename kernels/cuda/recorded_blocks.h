@@ -35,6 +35,8 @@ class RecordedBlocks {
       block.size = size, block.in_use = in_use;
       if (!block.is_of(owner)) block.owners.push_back(owner);
     } catch (...) {
+      const auto found = blocks_.find(memory);
+      if (found != blocks_.end() && found->second.owners.empty()) blocks_.erase(found);
       return false;
     }
     return true;

@@ -168,7 +168,7 @@ struct Limits<1> {
   }
 
   /// units_down less the error, the sum and 2^23 in one float: rounded, it is above `highest` only if it is so exactly.
-  /// NaN is far above, as where units_down does not fail.
+  /// An offset that is NaN, or +infinity, passes where there is no limit alone.
   __device__ unsigned passes(const LevelSums<1>& sums, const LevelScale& scale, float offset) const {
     const float x = offset * scale.units, least = fminf(fmaf(-fabsf(x), scale.relative, x), FLT_MAX);
     return least + __uint_as_float(sums.all) <= highest ? 1 : 0;

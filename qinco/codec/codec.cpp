@@ -39,7 +39,7 @@ int64_t rows_of_a_second(const QincoConfig& config) {
   constexpr double kFlops = 1e11, kLeast = 64;
   const double flops =
       2.0 * static_cast<double>(config.K * config.d * config.h) * static_cast<double>(2 * config.L - 1);
-  return static_cast<int64_t>(std::max(kFlops / flops, kLeast));
+  return static_cast<int64_t>(std::max(kFlops / flops, kLeast)) / 32 * 32;  // whole tiles
 }
 
 // Rows decoded together.

@@ -112,7 +112,7 @@ Tensor AdditiveFit::solve() && {
     for (int64_t j = 0; j < i; ++j) {
       if (i / K_ != j / K_) gram[i * unknowns + j] = gram[j * unknowns + i];
     }
-  const double mean_diagonal = static_cast<double>(n_) / static_cast<double>(K_);
+  const double mean_diagonal = static_cast<double>(std::exchange(n_, 0)) / static_cast<double>(K_);
   solve_ridge(unknowns, d_, kRidge * mean_diagonal, gram, solution);
   Tensor codebooks = Tensor::empty({M_, K_, d_});
   std::transform(solution.begin(), solution.end(), codebooks.data<float>(),

@@ -130,13 +130,7 @@ void rotate(const kernels::Context& context, const Tensor& A, int64_t n, const f
 }
 
 void rotate_back(const kernels::Context& context, const Tensor& A, int64_t n, const float* x, float* out) {
-  assert(A.device() == context.device);
-  kernels::Gemm<float> gemm;
-  gemm.m = n, gemm.n = A.size(1), gemm.k = A.size(0);
-  gemm.a = x, gemm.lda = gemm.k;
-  gemm.b = A.data<float>(), gemm.ldb = gemm.n;
-  gemm.c = out, gemm.ldc = gemm.n;
-  kernels::table<float>(context.device).gemm(context, gemm);
+  rotate(context, A.transpose(0, 1).contiguous(), n, x, out);  // so that a row's bits do not depend on n
 }
 
 void ProductQuantizer::encode(const kernels::Context& context, int64_t n, const float* x, int32_t* codes) const {

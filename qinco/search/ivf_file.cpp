@@ -107,7 +107,7 @@ IvfSegment read_segment(const std::string& path, const IvfParameters& p, Reader 
   int64_t n = 0, blocks = 0;
   bool ordered = reader.at_end();
   for (int64_t i = 0; i < s.pieces; ++i) {
-    ordered &= s.lists[i] < p.K_ivf && (i == 0 || s.lists[i - 1] < s.lists[i]);
+    ordered &= s.lists[i] < p.K_ivf && (i == 0 || s.lists[i - 1] < s.lists[i]) && s.counts[i] > 0;
     n += s.counts[i];
     blocks += (s.counts[i] + kScanBlock - 1) / kScanBlock;
   }
@@ -210,8 +210,8 @@ int64_t IvfFile::next_id() const {
 
 void check_blocks(const std::string& path, int64_t blocks) {
   check(blocks <= ivf_limits::most_blocks,
-        "{}: {} blocks of 32 entries, expected at most {}; merging brings them together", path, blocks,
-        ivf_limits::most_blocks);
+        "{}: {} blocks of 32 entries, expected at most {} (where there are several segments, merging needs fewer)",
+        path, blocks, ivf_limits::most_blocks);
 }
 
 void check_disjoint(const std::string& path, const std::vector<IdRange>& ranges, const std::vector<IdRange>& more) {

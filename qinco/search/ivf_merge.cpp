@@ -7,6 +7,7 @@
 #include "qinco/search/ivf_lock.h"
 
 namespace qinco {
+
 void merge_indexes(const std::vector<std::string>& paths, const std::string& output) {
   check(!paths.empty(), "merge: no indexes");
   std::deque<IvfLock> locks;  // what somebody added meanwhile would be lost when `output` takes the place of an input

@@ -313,6 +313,8 @@ bool IvfFile::append(const IvfEntries& entries) {
   const Appender out(path);
   const bool unchanged = out.is(identity_, generation_, end_);
   IvfFile next = unchanged ? *this : open(path);
+  check(unchanged || out.is(next.identity_, next.generation_, next.end_) || next.damaged_slot_,
+        "{}: cannot add: another process has just replaced it", path);
   check(unchanged || same_build(next.parameters(), parameters()),
         "{}: cannot add: an index of another build has taken its place", path);
   for (const IvfSegment& segment : next.segments()) check_disjoint(path, segment.ranges, entries.ranges);

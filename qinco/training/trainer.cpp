@@ -244,8 +244,9 @@ Tensor Trainer::queue_batch(const std::vector<int32_t>& order, int64_t begin, in
 void Trainer::check_finite(const char* what, double value) const {
   if (std::isfinite(value)) return;
   std::error_code ignored;
-  if (!options_.checkpoint_path.empty()) std::filesystem::remove(options_.checkpoint_path, ignored);
-  fail("training diverged: {} {} in epoch {}: try a lower --lr", what, std::abs(value), progress_.schedule.epochs + 1);
+  const bool removed = !options_.checkpoint_path.empty() && std::filesystem::remove(options_.checkpoint_path, ignored);
+  fail("training diverged: {} {} in epoch {}: try a lower --lr{}", what, std::abs(value), progress_.schedule.epochs + 1,
+       removed ? " (" + options_.checkpoint_path + " is removed)" : "");
 }
 
 // Waits for the losses of the batches queued, and returns the last one.

@@ -254,7 +254,7 @@ TEST_CASE("index: Ctrl-C within a batch keeps what is encoded, and --resume goes
   Arguments arguments =
       with(with(with(space.add(), "--i", space.file("many.fvecs")), "--batch", std::to_string(n)), "--threads", "1");
   Outcome outcome;
-  for (int wait = 200; wait < 10'000 && !contains(outcome.err, "--resume"); wait *= 2) {  // until it was at work
+  for (int wait = 200; wait < 10'000 && IvfFile::open(space.index()).size() == 0; wait *= 2) {  // until it was at work
     write_bytes(space.index(), empty);
     Process process(arguments);
     std::this_thread::sleep_for(std::chrono::milliseconds(wait));
@@ -265,6 +265,7 @@ TEST_CASE("index: Ctrl-C within a batch keeps what is encoded, and --resume goes
   CHECK(contains(outcome.err, "go on with --resume --first_id 0"));
   const int64_t held = IvfFile::open(space.index()).size();
   CHECK(held < n);
+  CHECK(held > 0);
   write_vectors(space.file("many.fvecs"), zeros({held + 100, Workspace::kD}));
   arguments.push_back("--resume");
   CHECK(results_of(arguments).at("added") == 100);

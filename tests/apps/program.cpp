@@ -32,6 +32,7 @@ void redirect(const std::string& path, int to) {
   redirect(err, STDERR_FILENO);
   if (!kAddressSanitizer) set_limit(RLIMIT_AS, limits.memory);
   set_limit(RLIMIT_CORE, 0);
+  std::signal(SIGPIPE, SIG_DFL);  // whoever runs the tests may ignore it
   if (limits.file_size > 0) set_limit(RLIMIT_FSIZE, limits.file_size);
   setenv("ASAN_OPTIONS", "allocator_may_return_null=1", 0);
   execv(argv[0], argv.data());

@@ -45,7 +45,7 @@ TEST_CASE("usage: values that are missing, or no whole number") {
   expect_error(space.path(), with(space.encode(), "--M_used", ""), 2, {"--M_used", "expected a value"});
   for (const char* count : {"010", "0x10", "9223372036854775808", "--threads"})
     expect_error(space.path(), with(space.train(1), "--batch_size", count), 2, {"--batch_size", count});
-  for (const char* seed : {"-1", "1e3", "99999999999999999999999"})
+  for (const char* seed : {"-1", "1e3", "010", "99999999999999999999999"})
     expect_error(space.path(), with(space.encode(), "--seed", seed), 2, {"--seed", seed});
 }
 

@@ -259,6 +259,7 @@ TEST_CASE("training that diverges says so, also after its last batch, and leaves
   Qinco other = start_model(data);
   CHECK_THROWS_WITH_AS(Trainer(other, data.train, data.val, options).run(),
                        doctest::Contains("training diverged: validation MSE"), Error);
+  CHECK_FALSE(std::filesystem::exists(options.checkpoint_path));  // made after the batch
 }
 
 TEST_CASE("vectors of another dimension than the model's are an error") {
