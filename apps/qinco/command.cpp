@@ -47,13 +47,13 @@ const CLI::App& chosen_command(const CLI::App& app) {
   return chosen.empty() ? app : chosen_command(*chosen.front());
 }
 
-/// What is wrong with a whole number, or nothing: CLI11 takes octal ones, and cuts what has more than 64 bits.
-std::string check_integer(const std::string& text) {
-  int64_t value = 0;
+/// Whether this is a whole number that T holds, in decimal: CLI11 takes octal ones, and cuts what is too large.
+template <class T>
+bool is_whole(const std::string& text) {
+  T value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   const bool octal = text.size() > 1 && text[text[0] == '-'] == '0';
-  const bool whole = error == std::errc() && end == text.data() + text.size() && !octal;
-  return whole ? "" : fmt::format("expected a whole number of at most 64 bits, found '{}'", text);
+  return error == std::errc() && end == text.data() + text.size() && !octal;
 }
 
 /// No option is given an empty value, as an unset variable of a shell does, and whole numbers are what they say.
@@ -61,9 +61,9 @@ void check_values(const CLI::App& command) {
   for (const CLI::Option* option : command.get_options())
     for (const std::string& value : option->results()) {
       if (value.empty()) throw UsageError(fmt::format("{}: expected a value, found none", option->get_name()));
-      const bool integer = option->get_type_name().rfind("INT", 0) == 0;
-      const std::string wrong = integer ? check_integer(value) : "";
-      if (!wrong.empty()) throw UsageError(fmt::format("{}: {}", option->get_name(), wrong));
+      if (option->get_type_name().rfind("INT", 0) == 0 && !is_whole<int64_t>(value))
+        throw UsageError(
+            fmt::format("{}: expected a whole number of at most 64 bits, found '{}'", option->get_name(), value));
     }
 }
 
@@ -96,11 +96,7 @@ void hyphens_to_underscores(std::vector<std::string>& arguments) {
 
 /// What is wrong with a seed, or nothing.
 std::string check_seed(const std::string& text) {
-  uint64_t seed = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
-  const bool octal = text.size() > 1 && text[0] == '0';  // to CLI11
-  const bool whole = error == std::errc() && end == text.data() + text.size() && !octal;
-  return whole ? "" : fmt::format("expected a whole number from 0 to 2^64 - 1, found '{}'", text);
+  return is_whole<uint64_t>(text) ? "" : fmt::format("expected a whole number from 0 to 2^64 - 1, found '{}'", text);
 }
 
 std::string one_line(std::string text) {

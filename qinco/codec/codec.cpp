@@ -34,6 +34,7 @@ int64_t row_block(const QincoConfig& config, int64_t n, const Context& context) 
 
 // Rows encoded together: enough to keep all threads busy, or a GPU, and few enough to bound memory.
 constexpr int64_t kEncodeRows = 4096, kDeviceEncodeRows = 32768;
+
 // Rows whose search by one step takes a core about a second, for every thread.
 int64_t rows_of_a_second(const QincoConfig& config) {
   constexpr double kFlops = 1e11, kLeast = 64;
