@@ -137,6 +137,10 @@ void MappedFile::release(int64_t begin, int64_t end) const {
   ::madvise(const_cast<std::byte*>(data_) + first, static_cast<size_t>(last - first), MADV_DONTNEED);
 }
 
+void MappedFile::expect_scattered_reads() const {
+  ::madvise(const_cast<std::byte*>(data_), static_cast<size_t>(size_), MADV_RANDOM);
+}
+
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), buffer_(new std::byte[kBufferSize]) {
   struct stat info {};
   const bool exists = ::stat(path_.c_str(), &info) == 0;

@@ -30,6 +30,8 @@ class MappedFile {
   /// Lets the pages of bytes [begin,end) leave this process's memory until they are read again: streaming through a
   /// large file then keeps little of it resident.
   void release(int64_t begin, int64_t end) const;
+  /// From now on reads nothing ahead: for places far apart. A hint.
+  void expect_scattered_reads() const;
 
  private:
   MappedFile(std::string path, const std::byte* data, int64_t size)

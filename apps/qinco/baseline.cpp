@@ -1,4 +1,5 @@
 // qinco baseline: the table of `eval` for a classical quantizer trained on the spot.
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -55,6 +56,7 @@ Trained train_product(const BaselineOptions& options, const Common& common, cons
   const bool rotated = options.method == "opq";
   PqOptions training;
   training.seed = common.seed;
+  training.max_points_per_centroid = 0;  // x is a sample already
   Progress progress(common.text(), rotated ? "training OPQ" : "training PQ",
                     rotated ? training.opq_iterations + options.M : options.M, "steps");
   training.on_step = [&](int64_t step, int64_t) { progress.update(step); };
@@ -82,11 +84,13 @@ void baseline(const BaselineOptions& options, const Common& common) {
   if (!options.output.empty()) check_writable(options.output);
 
   const Stopwatch watch;
-  const Tensor x = read_rows(options.training_data, 0, nt);
+  const int64_t per_codeword = residual ? kRqPointsPerCodeword : PqOptions{}.max_points_per_centroid;
+  const Tensor x =
+      file.sample(nt, per_codeword * std::clamp<int64_t>(options.K, 1, 1 << 16));  // other K: refused below
   const Trained trained = residual ? train_residual(options, common, x) : train_product(options, common, x);
   const double seconds = watch.seconds();
   common.print("trained {} {}x{}{} on {} vectors in {:.1f} s", options.method, options.M, options.K,
-               residual ? fmt::format(" (beam {})", options.beam_size) : "", nt, seconds);
+               residual ? fmt::format(" (beam {})", options.beam_size) : "", x.size(0), seconds);
   if (!options.output.empty()) trained.save(options.output);
 
   Json results = evaluate(common, trained.coder, options.files, options.M, residual);

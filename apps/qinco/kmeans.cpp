@@ -30,24 +30,26 @@ void cluster(const KmeansArguments& arguments, const Common& common) {
   check(arguments.max_points >= 0, "--max_points_per_centroid {}: expected 0 or more", arguments.max_points);
   VectorWriter writer(arguments.output, arguments.k, d);
 
-  const Tensor x = read_rows(arguments.training_data, 0, nt);
+  const bool sampled = arguments.max_points > 0 && nt / arguments.max_points >= arguments.k;
+  const Tensor x = file.sample(nt, sampled ? arguments.max_points * arguments.k : nt);
   const StopSignals signals;
   const Stopwatch watch;
   Progress progress(common.text(), "k-means", arguments.iterations, "iterations");
   KmeansOptions options;
   options.iterations = arguments.iterations;
   options.seed = common.seed;
-  options.max_points_per_centroid = arguments.max_points;
+  options.max_points_per_centroid = 0;
   options.init = arguments.init == "plus_plus" ? KmeansInit::plus_plus : KmeansInit::random;
   options.on_update = [&](int iteration, double mse) { progress.update(iteration, fmt::format("MSE {:.6g}", mse)); };
   options.poll = [&] { stop_if_asked(signals); };
-  const Kmeans result = kmeans(common.context(), nt, d, x.to(common.device()).data<float>(), arguments.k, options);
+  const Kmeans result =
+      kmeans(common.context(), x.size(0), d, x.to(common.device()).data<float>(), arguments.k, options);
   writer.write(arguments.k, result.centroids.to(Device{}).data<float>());
   writer.commit();
   progress.clear();
   const double seconds = watch.seconds();
   common.print("{}: {} centroids of {} vectors, MSE {:.6g} after {} iterations, {:.1f} s", arguments.output,
-               arguments.k, nt, result.mse, result.iterations, seconds);
+               arguments.k, x.size(0), result.mse, result.iterations, seconds);
   common.report({{"k", arguments.k},
                  {"d", d},
                  {"nt", nt},

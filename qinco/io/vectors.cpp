@@ -33,7 +33,10 @@ void convert_row(DType dtype, int64_t d, const std::byte* from, float* out) {
   }
 }
 
-constexpr float kLargest = 1e15f;  // squared distances stay well below the largest float
+constexpr int64_t kBlockFloats = 1 << 22;  // read into memory at a time: after each, the file gives back its pages
+constexpr int64_t kReadAhead = 1 << 17;    // bytes that systems read around what is asked for
+constexpr int64_t kSampleRows = 64;        // of a sample, read before pages are given back
+constexpr float kLargest = 1e15f;          // squared distances stay well below the largest float
 
 // The largest magnitude; NaN counts as larger than infinity.
 float largest_magnitude(int64_t d, const float* x) {
@@ -69,14 +72,33 @@ VectorFile VectorFile::open(const std::string& path) {
   return VectorFile(std::move(rows));
 }
 
+void VectorFile::read_row(int64_t i, float* out) const {
+  rows_.check_row(i);
+  convert_row(rows_.dtype, rows_.d, rows_.row(i), out);
+  check_values(path(), i, rows_.d, out);
+}
+
 void VectorFile::read(int64_t begin, int64_t end, float* out) const {
   rows_.check_range(begin, end);
-  for (int64_t i = begin; i < end; ++i, out += rows_.d) {
-    rows_.check_row(i);
-    convert_row(rows_.dtype, rows_.d, rows_.row(i), out);
-    check_values(path(), i, rows_.d, out);
-  }
+  for (int64_t i = begin; i < end; ++i, out += rows_.d) read_row(i, out);
   rows_.release(begin, end);
+}
+
+Tensor VectorFile::sample(int64_t nt, int64_t limit) const {
+  const int64_t n = std::min(nt, limit), d = rows_.d;
+  rows_.check_range(0, nt);
+  if (nt / n * rows_.row_bytes() > kReadAhead) rows_.file->expect_scattered_reads();
+  Tensor x = Tensor::empty({n, d});
+  int64_t released = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t row = spread_row(i, n, nt);
+    read_row(row, x.data<float>() + i * d);
+    if (i % kSampleRows != 0) continue;
+    rows_.release(released, row);
+    released = row;
+  }
+  rows_.release(released, nt);
+  return x;
 }
 
 Tensor read_rows(const std::string& path, int64_t begin, int64_t end) {
@@ -84,8 +106,7 @@ Tensor read_rows(const std::string& path, int64_t begin, int64_t end) {
   check(0 <= begin && begin <= end && end <= file.size(), "{}: rows {} to {} asked for, the file has {}", path, begin,
         end, file.size());
   Tensor x = Tensor::empty({end - begin, file.dim()});
-  const int64_t block =
-      std::max<int64_t>(1, (1 << 22) / file.dim());  // pages of the file are given back block by block
+  const int64_t block = std::max<int64_t>(1, kBlockFloats / file.dim());
   for (int64_t i = begin; i < end; i += block)
     file.read(i, std::min(i + block, end), x.data<float>() + (i - begin) * file.dim());
   return x;

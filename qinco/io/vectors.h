@@ -27,9 +27,14 @@ class VectorFile {
   /// dimension than the first, or holds a NaN, an infinity or a value beyond 1e15, or when the range is outside the
   /// file.
   void read(int64_t begin, int64_t end, float* out) const;
+  /// f32 [min(nt, limit),d]: the first nt >= 1 rows or, where they are more, `limit` >= 1 of them spread evenly; the
+  /// others are not read, nor then read ahead. Errors as read().
+  Tensor sample(int64_t nt, int64_t limit) const;
 
  private:
   explicit VectorFile(RowLayout rows) : rows_(std::move(rows)) {}
+  void read_row(int64_t i, float* out) const;
+
   RowLayout rows_;
 };
 
@@ -41,6 +46,11 @@ Tensor read_all(const std::string& path);
 /// Ids of neighbours, i32 [n,R], from .ivecs or .npy (i32 i64): row i lists the neighbours of query i, nearest first.
 /// Throws Error naming file and row when an id is outside [0,limit).
 Tensor read_ids(const std::string& path, int64_t limit);
+
+/// Row i of n that are spread evenly over `size` rows, n <= size.
+inline int64_t spread_row(int64_t i, int64_t n, int64_t size) {
+  return size / n * i + size % n * i / n;
+}
 
 /// Writes n vectors of d floats, block by block, as .fvecs, .fbin or .npy (f32) by the extension; see RowWriter.
 class VectorWriter {

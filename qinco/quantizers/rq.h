@@ -29,6 +29,9 @@ struct ResidualQuantizer {
               float* x) const;
 };
 
+/// Training vectors per codeword beyond which more of them change little: what QINCo's start and `baseline` take.
+inline constexpr int64_t kRqPointsPerCodeword = 1024;
+
 struct RqOptions {
   int64_t beam_size = 1;  // beams kept per vector while training
   int iterations = 25;    // of every k-means

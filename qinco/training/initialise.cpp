@@ -10,15 +10,9 @@
 
 namespace qinco {
 
-namespace {
-
-constexpr int64_t kRqPointsPerCentroid = 1024;
-
-}  // namespace
-
 ResidualQuantizer train_initial_rq(const VectorSet& vectors, int64_t M, int64_t K, const RqOptions& options,
                                    Device device, const Tensor& centroids) {
-  Tensor x = vectors.sample(kRqPointsPerCentroid * K);
+  Tensor x = vectors.sample(kRqPointsPerCodeword * K);
   if (centroids.defined()) x = coarse_residuals(VectorSet(x), centroids, device, options.poll);
   x = x.to(device);
   return train_rq(kernels::Context::of(device), x.size(0), x.size(1), x.data<float>(), M, K, options);

@@ -12,8 +12,8 @@ namespace qinco {
 
 // The work is done on `device`; vectors and results are in the host's memory.
 
-/// Trains the residual quantizer of the initialisation on the vectors (a subsample of 1024 K of them where there are
-/// more), with `centroids` on their coarse residuals.
+/// Trains the residual quantizer of the initialisation on the vectors (kRqPointsPerCodeword K of them, spread
+/// evenly, where there are more), with `centroids` on their coarse residuals.
 ResidualQuantizer train_initial_rq(const VectorSet& vectors, int64_t M, int64_t K, const RqOptions& options,
                                    Device device = {}, const Tensor& centroids = {});
 

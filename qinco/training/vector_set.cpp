@@ -75,7 +75,7 @@ void VectorSet::copy(int64_t begin, int64_t end, float* out) const {
 Tensor VectorSet::sample(int64_t limit) const {
   const int64_t n = std::min(size(), limit);
   std::vector<int32_t> ids(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) ids[static_cast<size_t>(i)] = static_cast<int32_t>(i * size() / n);
+  for (int64_t i = 0; i < n; ++i) ids[static_cast<size_t>(i)] = static_cast<int32_t>(spread_row(i, n, size()));
   const Tensor out = Tensor::empty({n, dim()});
   gather(n, ids.data(), out.data<float>());
   return out;

@@ -1,5 +1,11 @@
 // What must do with little memory: info and convert on models far larger, whose tensors are mapped once and gone
-// through in pieces; k-means, which never holds the distances of all vectors to all centroids.
+// through in pieces; k-means, which never holds the distances of all vectors to all centroids; training on a sample of
+// a large file.
+#include <filesystem>
+#include <fstream>
+
+#include "tensor/create.h"
+#include "tensor/npy.h"
 #include "tests/apps/workspace.h"
 
 namespace qinco::tests {
@@ -55,6 +61,26 @@ TEST_CASE("memory: k-means with thousands of centroids") {
   expect_little_memory({"kmeans", "--training_data", space.file("many.fvecs"), "--k", std::to_string(k), "--iterations",
                         "1", "--o", space.file("centroids.fvecs")},
                        0);
+}
+
+TEST_CASE("memory: k-means and baseline on a sample of a file that is larger than memory") {
+  const Workspace space;
+  constexpr uint32_t n = 8 << 20, d = 128;
+  const uint32_t header[] = {n, d};
+  const std::string path = space.file("large.u8bin");
+  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(header), sizeof(header));
+  constexpr int64_t bytes = sizeof(header) + int64_t{n} * d;  // a hole: rows of 0
+  static_assert(bytes > 10 * kLittle);
+  std::filesystem::resize_file(path, bytes);
+  expect_little_memory({"kmeans", "--training_data", path, "--k", "10", "--o", space.file("centroids.fvecs")}, bytes);
+  write_vectors(space.file("base.fvecs"), zeros({20, d}));
+  write_vectors(space.file("queries.fvecs"), zeros({2, d}));
+  write_npy(space.file("truth.npy"), zeros({2, 1}, DType::i32));
+  for (const char* method : {"pq", "rq"})
+    expect_little_memory(
+        {"baseline", "--method", method, "--training_data", path, "--base", space.file("base.fvecs"), "--queries",
+         space.file("queries.fvecs"), "--groundtruth", space.file("truth.npy"), "--M", "4", "--K", "16"},
+        bytes);
 }
 
 }  // namespace

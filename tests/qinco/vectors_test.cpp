@@ -159,6 +159,22 @@ TEST_CASE("vectors: rows outside the file are refused") {
   CHECK(read_rows(path, 1, 1).size(0) == 0);
 }
 
+TEST_CASE("vectors: a sample is spread evenly, and nothing else is read") {
+  const Files files;
+  std::vector<std::vector<float>> rows;
+  for (int i = 0; i < 11; ++i) rows.push_back({static_cast<float>(i), i % 2 == 1 ? NAN : 1.0f});
+  const VectorFile file = VectorFile::open(files.write("a.fvecs", vecs<float>(rows)));
+  CHECK(same_bits(file.sample(10, 5), from_vector<float>({0, 1, 2, 1, 4, 1, 6, 1, 8, 1}, {5, 2})));
+  CHECK(same_bits(file.sample(1, 5), from_vector<float>({0, 1}, {1, 2})));
+  CHECK(contains(error_of([&] { file.sample(11, 4); }), "row 5 holds a NaN"));
+  CHECK(contains(error_of([&] { file.sample(11, 11); }), "row 1 holds a NaN"));
+  const VectorFile whole = VectorFile::open(files.write("b.bvecs", vecs<uint8_t>({{1, 2}, {3, 4}, {5, 6}})));
+  CHECK(same_bits(whole.sample(3, 3), read_all(whole.path())));
+  const int64_t large = int64_t{1} << 40;
+  CHECK(spread_row(large - 1, large, large) == large - 1);
+  CHECK(spread_row(6, 7, large) == large / 7 * 6 + large % 7 * 6 / 7);
+}
+
 TEST_CASE("vectors: missing files and directories are refused") {
   const Files files;
   CHECK(contains(error_of([&] { read_all(files.directory.file("no.fvecs")); }), "no.fvecs: cannot open"));
