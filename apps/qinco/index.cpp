@@ -143,7 +143,7 @@ template <class Done>
 void take_codes(const Source& source, IdRange rows, const IvfCoder& coder, std::vector<int32_t>& codes, Done done) {
   const QincoConfig& config = coder.config();
   const int64_t d = config.d, width = config.codes();
-  const int64_t most = source.codes ? kBatch : encode_block_rows(d, config.encode_flops(), kBlock, coder.device());
+  const int64_t most = source.codes ? kBatch : encode_rows_together(d, config.encode_flops(), coder.device());
   const int64_t block = std::min(most, rows.second - rows.first);
   std::vector<float> x(static_cast<size_t>(source.codes ? 0 : block * d));
   std::vector<int32_t> some(static_cast<size_t>(block * width));
