@@ -1,10 +1,10 @@
 #include "qinco/codec/codec.h"
 
 #include <algorithm>
-#include <cassert>
 #include <utility>
 
 #include "kernels/check.h"
+#include "qinco/quantizers/checks.h"
 #include "tensor/create.h"
 #include "tensor/host_rows.h"
 
@@ -88,15 +88,19 @@ void Codec::allocate(Step& step) const {
 }
 
 void Codec::update(const Qinco& model) {
-  assert(model.config().same_sizes(config_));
+  check_sizes(model);
   codebook0_.copy_from(model.codebook(0).value());
   update_rest(model);
 }
 
 void Codec::update_trained(const Qinco& model) {
   if (config_.K_ivf == 0) return update(model);
-  assert(model.config().same_sizes(config_));
+  check_sizes(model);
   update_rest(model);
+}
+
+void Codec::check_sizes(const Qinco& model) const {
+  check(model.config().same_sizes(config_), "codec: a model of other sizes than the one it was made for");
 }
 
 void Codec::update_rest(const Qinco& model) {
@@ -336,13 +340,9 @@ void Codec::decode_to_device(int64_t n, const int32_t* codes, int64_t codes_ld, 
 void Codec::check_codes(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used) const {
   const int64_t M = config_.codes();
   check(M_used >= 1 && M_used <= M, "decode: expected 1 to {} codes a vector, found {}", M, M_used);
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t m = 0; m < M_used; ++m) {
-      const int32_t code = codes[i * codes_ld + m];
-      const int64_t K = m == 0 ? config_.K0() : config_.K;
-      check(code >= 0 && code < K, "decode: row {}: expected codes in [0,{}), found {}", i, K, code);
-    }
-  }
+  check(codes_ld >= M_used || n <= 1, "decode: rows of {} codes that are {} apart", M_used, codes_ld);
+  qinco::check_codes("decode", n, 1, config_.K0(), codes, codes_ld);
+  qinco::check_codes("decode", n, M_used - 1, config_.K, codes + 1, codes_ld);
 }
 
 // Codes are the host's, x [n,d] the device's.

@@ -23,7 +23,8 @@ class Codec {
   /// `linear`.
   explicit Codec(const Qinco& model, kernels::Precision precision = kernels::Precision::exact, Device device = {});
 
-  /// Takes the present parameters of `model`, whose sizes are those of the first one, into the memory there is.
+  /// Takes the present parameters of `model` into the memory there is. Throws Error unless its sizes are those of the
+  /// first one.
   void update(const Qinco& model);
   /// The same without IVF-QINCo's centroids (up to 2^20 of them), which training leaves as they are: the model's must
   /// be those of the last update().
@@ -40,7 +41,8 @@ class Codec {
   // All pointers are to the host's memory, but where it is said: blocks of rows are moved to the device and back.
 
   /// x [n,d] -> codes [n,codes()] and, unless null, their reconstruction xhat [n,d], both x and xhat in the original
-  /// space (not divided by db_scale). A row's result does not depend on the other rows. Needs bounded memory besides.
+  /// space (not divided by db_scale). A row's result does not depend on the other rows; one with a value that is not
+  /// finite gets any codes. Needs bounded memory besides.
   /// `first` [n], unless null, are the first codes where they are known (each in [0,K0())).
   void encode(int64_t n, const float* x, int32_t* codes, float* xhat = nullptr, const int32_t* first = nullptr) const;
 
@@ -70,6 +72,7 @@ class Codec {
   };
 
   void allocate(Step& step) const;
+  void check_sizes(const Qinco& model) const;
   void update_rest(const Qinco& model);
   void update_step(const kernels::Context& context, const StepNetwork& network, Step& step) const;
   void fold_concat(const kernels::Context& context, const StepNetwork& network, Step& step) const;

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <numeric>
 #include <utility>
 
 #include "kernels/check.h"
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
+#include "qinco/quantizers/checks.h"
 #include "qinco/quantizers/linear_algebra.h"
 #include "tensor/host_rows.h"
 
@@ -50,10 +52,13 @@ void to_means(const std::vector<double>& sorted, std::vector<double>& levels) {
 
 void additive_decode(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
                      int64_t codes_ld, int64_t M_used, float* x) {
-  const Tensor tables = codebooks.to(context.device);
+  const int64_t M = codebooks.size(0), K = codebooks.size(1);
+  check(M_used >= 1 && M_used <= M, "decode: expected 1 to {} codes a vector, found {}", M, M_used);
+  check_codes("decode", n, M_used, K, codes, codes_ld);
+  const Tensor tables = codebooks.to(context.device).contiguous();
   kernels::ScratchFrame frame(context);
   kernels::GatherSum<float> sum;
-  sum.n = n, sum.M = M_used, sum.K = codebooks.size(1), sum.d = codebooks.size(2);
+  sum.n = n, sum.M = M_used, sum.K = K, sum.d = codebooks.size(2);
   sum.tables = tables.data<float>();
   sum.codes = to_device(context, frame, codes, n > 0 ? (n - 1) * codes_ld + M_used : 0), sum.codes_ld = codes_ld;
   sum.out = result_of(context, frame, x, n * sum.d);
@@ -81,9 +86,8 @@ AdditiveFit::AdditiveFit(int64_t M, int64_t K, int64_t d) : M_(M), K_(K), d_(d) 
 }
 
 void AdditiveFit::add(const kernels::Context& context, int64_t n, const float* x, const int32_t* codes) {
-  for (int64_t i = 0; i < n * M_; ++i)
-    check(codes[i] >= 0 && codes[i] < K_, "fixed codebooks: row {} holds code {}, expected 0 to {}", n_ + i / M_,
-          codes[i], K_ - 1);
+  check_codes("fixed codebooks", n, M_, K_, codes, M_);
+  check_finite("fixed codebooks", n, d_, x);
   // One owner per codebook's sums, and per pair of codebooks: the order of the additions is that of the vectors.
   kernels::parallel_for(context, M_, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t m = begin; m < end; ++m) {
@@ -121,12 +125,17 @@ Tensor AdditiveFit::solve() && {
 }
 
 NormQuantizer::NormQuantizer(int64_t n, const float* norms) {
+  check(n >= 1, "norms: none to fit the levels to");
   std::vector<double> sorted(norms, norms + n);
   std::sort(sorted.begin(), sorted.end());
   std::vector<double> levels = companded(sorted, std::min(n, kLevels));
   for (int i = 0; i < kLloydIterations; ++i) to_means(sorted, levels);
   levels_.assign(levels.begin(), levels.end());
   levels_.resize(kLevels, levels_.back());
+}
+
+NormQuantizer::NormQuantizer(std::vector<float> levels) : levels_(std::move(levels)) {
+  check(std::ssize(levels_) == kLevels, "norms: expected {} levels, found {}", kLevels, levels_.size());
 }
 
 void NormQuantizer::encode(int64_t n, const float* norms, uint8_t* codes) const {

@@ -11,8 +11,10 @@
 
 namespace qinco {
 
-/// x [n,d] = the sum of the codewords of the first M_used codes in codebooks f32 [M,K,d]; row i of codes, each in
-/// [0,K), starts at codes + i*codes_ld. x and codes are the host's; codebooks may be on any device.
+/// x [n,d] = the sum of the codewords of the first M_used codes in codebooks f32 [M,K,d]; row i of codes starts at
+/// codes
+/// + i*codes_ld. x and codes are the host's; codebooks may be on any device. Throws Error naming the row when a code is
+/// not in [0,K), or M_used not in 1..M.
 void additive_decode(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
                      int64_t codes_ld, int64_t M_used, float* x);
 
@@ -29,7 +31,7 @@ class AdditiveFit {
   AdditiveFit(int64_t M, int64_t K, int64_t d);
 
   /// Takes in n more vectors x [n,d] and their codes [n,M], in the host's memory; the context is the CPU's. Throws
-  /// Error naming the row when a code is not in [0,K).
+  /// Error naming the row when a code is not in [0,K) or a value not finite.
   void add(const kernels::Context& context, int64_t n, const float* x, const int32_t* codes);
 
   /// The codebooks f32 [M,K,d]. The equations never have one solution only (a constant can move from one codebook to
@@ -49,8 +51,8 @@ class NormQuantizer {
  public:
   /// Fits the levels to n >= 1 norms (fewer levels where n < 256).
   NormQuantizer(int64_t n, const float* norms);
-  /// With levels [256] from another one.
-  explicit NormQuantizer(std::vector<float> levels) : levels_(std::move(levels)) {}
+  /// With levels [256] from another one; throws Error on another number.
+  explicit NormQuantizer(std::vector<float> levels);
 
   /// The nearest level of each norm; the lower one among equals.
   void encode(int64_t n, const float* norms, uint8_t* codes) const;

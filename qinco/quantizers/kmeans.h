@@ -19,12 +19,12 @@ struct KmeansOptions {
   uint64_t seed = 1;
   int64_t max_points_per_centroid = 256;  // more points than k times this are subsampled; 0 uses all
   KmeansInit init = KmeansInit::random;
-  Tensor initial;                                            // f32 [k,d] to start from instead; undefined: as init says
-  const float* weights = nullptr;                            // the host's [n], finite, >= 0, not all 0; null: all 1
-  std::function<void(int iteration, double mse)> on_update;  // called after each iteration, if set
-  std::function<void()> poll;  // called between points while they are assigned, or drawn by plus_plus, if set: may
-                               // throw, which ends the clustering
-  int64_t poll_rows = 0;       // points assigned between two calls; 0: a fraction of a second's
+  Tensor initial = {};             // f32 [k,d] to start from instead; undefined: as init says
+  const float* weights = nullptr;  // the host's [n], finite, >= 0, not all 0; null: all 1
+  std::function<void(int iteration, double mse)> on_update = {};  // called after each iteration, if set
+  std::function<void()> poll = {};  // called between points while they are assigned, or drawn by plus_plus, if set: may
+                                    // throw, which ends the clustering
+  int64_t poll_rows = 0;            // points assigned between two calls; 0: a fraction of a second's
 };
 
 struct Kmeans {
@@ -38,7 +38,8 @@ struct Kmeans {
 /// above 0) takes half of the largest one. Memory beside x and the centroids: O(n), whatever k; and the subsample where
 /// there is one. Distances and sums are the device's, counts and the splitting of clusters the CPU's. Deterministic:
 /// same data, options and ISA or device give the same bits at any thread count. Throws Error when n < k, a size is
-/// below 1, `initial` has another shape or a weight is not as said.
+/// below 1, `initial` has another shape, a weight is not as said or a value not finite. Vectors whose mean is a
+/// thousand times their spread should be centred first: distances come from products in float.
 Kmeans kmeans(const kernels::Context& context, int64_t n, int64_t d, const float* x, int64_t k,
               const KmeansOptions& options = {});
 

@@ -17,8 +17,9 @@ using RowMajor = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajo
 
 Tensor procrustes(const Tensor& cross) {
   const int64_t d = cross.size(0);
-  assert(cross.dim() == 2 && cross.size(1) == d && cross.is_contiguous());
-  const Eigen::MatrixXd matrix = Eigen::Map<const RowMajor<float>>(cross.data<float>(), d, d).cast<double>();
+  check(cross.dim() == 2 && cross.size(1) == d, "rotation: expected a square matrix, found {}", cross.shape());
+  const Tensor rows = cross.contiguous();
+  const Eigen::MatrixXd matrix = Eigen::Map<const RowMajor<float>>(rows.data<float>(), d, d).cast<double>();
   check(matrix.allFinite(), "rotation: the vectors hold NaN or infinity, or values too large for their products");
   // trace(A X^T Y) is largest for A = V U^T, where X^T Y = U S V^T. V is that of (X^T Y)^T X^T Y = V S^2 V^T, and X^T Y
   // V = U S is the QR decomposition of itself, with the largest values first: small ones, in which V is less exact,

@@ -7,6 +7,7 @@
 
 #include "kernels/check.h"
 #include "kernels/kernels.h"
+#include "qinco/quantizers/checks.h"
 #include "qinco/quantizers/kmeans.h"
 #include "qinco/quantizers/linear_algebra.h"
 #include "tensor/host_rows.h"
@@ -121,20 +122,21 @@ Tensor cross_product(const kernels::Context& context, int64_t n, int64_t d, cons
 
 void rotate(const kernels::Context& context, const Tensor& A, int64_t n, const float* x, float* out) {
   assert(A.device() == context.device);
+  const Tensor rows = A.contiguous();
   kernels::Gemm<float> gemm;
   gemm.m = n, gemm.n = A.size(0), gemm.k = A.size(1);
   gemm.a = x, gemm.lda = gemm.k;
-  gemm.b = A.data<float>(), gemm.ldb = gemm.k, gemm.trans_b = true;
+  gemm.b = rows.data<float>(), gemm.ldb = gemm.k, gemm.trans_b = true;
   gemm.c = out, gemm.ldc = gemm.n;
   kernels::table<float>(context.device).gemm(context, gemm);
 }
 
 void rotate_back(const kernels::Context& context, const Tensor& A, int64_t n, const float* x, float* out) {
-  rotate(context, A.transpose(0, 1).contiguous(), n, x, out);  // so that a row's bits do not depend on n
+  rotate(context, A.transpose(0, 1), n, x, out);  // so that a row's bits do not depend on n
 }
 
 void ProductQuantizer::encode(const kernels::Context& context, int64_t n, const float* x, int32_t* codes) const {
-  const Tensor tables = codebooks.to(context.device);
+  const Tensor tables = codebooks.to(context.device).contiguous();
   const Tensor turn = rotation.defined() ? rotation.to(context.device) : rotation;
   const int64_t width = d(), block = block_size(context);
   for (int64_t begin = 0; begin < n; begin += block) {
@@ -151,7 +153,8 @@ void ProductQuantizer::encode(const kernels::Context& context, int64_t n, const 
 }
 
 void ProductQuantizer::decode(const kernels::Context& context, int64_t n, const int32_t* codes, float* x) const {
-  const Tensor tables = codebooks.to(context.device);
+  check_codes("decode", n, M(), K(), codes, M());
+  const Tensor tables = codebooks.to(context.device).contiguous();
   const Tensor turn = rotation.defined() ? rotation.to(context.device) : rotation;
   const int64_t width = d(), block = block_size(context);
   for (int64_t begin = 0; begin < n; begin += block) {

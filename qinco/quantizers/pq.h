@@ -24,7 +24,7 @@ struct ProductQuantizer {
   /// codes [n,M] of x [n,d]: the nearest codeword of every block, the lowest index among equals.
   void encode(const kernels::Context& context, int64_t n, const float* x, int32_t* codes) const;
 
-  /// codes [n,M], each in [0,K) -> x [n,d].
+  /// codes [n,M] -> x [n,d]. Throws Error naming the row when a code is not in [0,K).
   void decode(const kernels::Context& context, int64_t n, const int32_t* codes, float* x) const;
 };
 
@@ -32,8 +32,8 @@ struct PqOptions {
   int iterations = 25;      // of every k-means
   int opq_iterations = 50;  // of the alternation that trains a rotation
   uint64_t seed = 1;
-  int64_t max_points_per_centroid = 256;                     // as in KmeansOptions
-  std::function<void(int64_t done, int64_t total)> on_step;  // steps are codebooks and rotations; called if set
+  int64_t max_points_per_centroid = 256;                          // as in KmeansOptions
+  std::function<void(int64_t done, int64_t total)> on_step = {};  // steps are codebooks and rotations; called if set
 };
 
 /// Trains on x [n,d], in the memory of the context's device: one k-means a block. K is a power of two up to 65536.

@@ -200,7 +200,7 @@ void ResidualQuantizer::encode(const kernels::Context& context, int64_t n, const
                                int32_t* codes) const {
   check_beam(beam);
   const int64_t steps = M(), width = d();
-  const Tensor all = codebooks.to(context.device);
+  const Tensor all = codebooks.to(context.device).contiguous();
   std::vector<StepTable> tables;
   for (int64_t m = 0; m < steps; ++m) tables.push_back(make_table(context, all.row(m)));
   const int64_t block = block_size(context, beam, K());

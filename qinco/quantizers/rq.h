@@ -24,7 +24,7 @@ struct ResidualQuantizer {
   void encode(const kernels::Context& context, int64_t n, const float* x, int64_t beam, int32_t* codes) const;
 
   /// x [n,d] = the sum of the codewords of the first M_used codes; row i of codes starts at codes + i*codes_ld. Both
-  /// are the host's.
+  /// are the host's. Throws Error naming the row when a code is not in [0,K), or M_used not in 1..M.
   void decode(const kernels::Context& context, int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used,
               float* x) const;
 };
@@ -36,10 +36,10 @@ struct RqOptions {
   int64_t beam_size = 1;  // beams kept per vector while training
   int iterations = 25;    // of every k-means
   uint64_t seed = 1;
-  int64_t max_points_per_centroid = 256;                 // as in KmeansOptions
-  std::function<void(int64_t step, int64_t M)> on_step;  // called after each of the M steps, if set
-  std::function<void()> poll;                            // called between parts of a step, if set: may throw, which
-                                                         // ends the training
+  int64_t max_points_per_centroid = 256;                      // as in KmeansOptions
+  std::function<void(int64_t step, int64_t M)> on_step = {};  // called after each of the M steps, if set
+  std::function<void()> poll = {};  // called between parts of a step, if set: may throw, which
+                                    // ends the training
 };
 
 /// Trains on x, in the memory of the context's device, step by step: k-means on the residuals of all beams of x [n,d],

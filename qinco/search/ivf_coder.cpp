@@ -6,6 +6,7 @@
 #include "kernels/check.h"
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
+#include "qinco/quantizers/checks.h"
 #include "qinco/search/hnsw.h"
 #include "qinco/search/ivf_file.h"
 #include "qinco/search/ivf_layout.h"
@@ -87,6 +88,7 @@ void IvfBuilder::add(int64_t n, const float* x, const int32_t* codes) {
   const QincoConfig& config = coder_->config();
   const kernels::Context& context = kernels::Context::cpu();
   const int64_t d = config.d, entries = config.codes(), rows = std::min(n, kRows);
+  check_finite("index", n, d, x);
   std::vector<int32_t> coded(static_cast<size_t>(rows * entries));
   std::vector<float> residuals(static_cast<size_t>(rows * d));
   for (int64_t begin = 0; begin < n; begin += kRows) {

@@ -10,6 +10,7 @@
 #include "kernels/check.h"
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
+#include "qinco/quantizers/checks.h"
 #include "qinco/search/ivf_limits.h"
 #include "tensor/create.h"
 #include "tensor/host_rows.h"
@@ -94,6 +95,7 @@ void IvfIndex::add(std::span<const float> x, int64_t first_id) {
   const auto n = static_cast<int64_t>(x.size()) / d;
   check(static_cast<int64_t>(x.size()) == n * d, "index: {} values are not vectors of dimension {}", x.size(), d);
   check_ids(n, first_id);
+  check_finite("index", n, d, x.data());
   std::vector<int32_t> codes(static_cast<size_t>(n * coder_->config().codes()));
   coder_->codec().encode(n, x.data(), codes.data());
   add_codes(codes, first_id);

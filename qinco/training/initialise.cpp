@@ -25,7 +25,7 @@ Tensor coarse_residuals(const VectorSet& vectors, const Tensor& centroids, Devic
   const int64_t n = vectors.size(), d = vectors.dim(), block = vectors.block_rows(device);
   check(centroids.dim() == 2 && centroids.size(1) == d, "centroids: expected [K_ivf,{}], found {}", d,
         centroids.shape());
-  const Tensor rows = Tensor::empty({n, d}), own = centroids.to(device);
+  const Tensor rows = Tensor::empty({n, d}), own = centroids.to(device).contiguous();
   const float* const c = own.data<float>();
   for (int64_t begin = 0; begin < n; begin += block) {
     if (poll) poll();

@@ -87,6 +87,8 @@ Trainer::Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, con
   const int64_t d = model.config().d;
   check(train.dim() == d && val.dim() == d, "training: expected vectors of d={}, found {} and {}", d, train.dim(),
         val.dim());
+  check(train.size() >= 1 && val.size() >= 1,
+        "training: expected vectors to train on and to validate on, found {} and {}", train.size(), val.size());
   options.validate();
   run_ = {.batch_size = options.batch_size,
           .base_lr = options.lr,
@@ -245,8 +247,8 @@ void Trainer::check_finite(const char* what, double value) const {
   if (std::isfinite(value)) return;
   std::error_code ignored;
   const bool removed = !options_.checkpoint_path.empty() && std::filesystem::remove(options_.checkpoint_path, ignored);
-  fail("training diverged: {} {} in epoch {}: try a lower --lr{}", what, std::abs(value), progress_.schedule.epochs + 1,
-       removed ? " (" + options_.checkpoint_path + " is removed)" : "");
+  fail("training diverged: {} {} in epoch {}: try a lower learning rate{}", what, std::abs(value),
+       progress_.schedule.epochs + 1, removed ? " (" + options_.checkpoint_path + " is removed)" : "");
 }
 
 // Waits for the losses of the batches queued, and returns the last one.

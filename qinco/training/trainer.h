@@ -25,8 +25,8 @@ struct TrainOptions {
   bool cosine = false;  // instead of the plateau rule, lr falls batch by batch along half a cosine, to lr / 100
   uint64_t seed = 1;
   kernels::Precision precision = kernels::Precision::exact;  // of the codes' search and of the products
-  std::string model_path;                                    // where the best model so far is stored; empty: nowhere
-  std::string checkpoint_path;                               // where to save every epoch and on a stop; empty: nowhere
+  std::string model_path = {};                               // where the best model so far is stored; empty: nowhere
+  std::string checkpoint_path = {};                          // where to save every epoch and on a stop; empty: nowhere
   double checkpoint_seconds = 600;                           // and so often within a long epoch
 
   /// Throws Error naming the value unless batch_size and max_epochs are 1 or more and lr is finite and above 0.
@@ -35,10 +35,11 @@ struct TrainOptions {
 
 /// What the caller may want to see or decide; all optional.
 struct TrainHooks {
-  std::function<bool()> stop_requested;  // asked between batches, and on a CPU once a second or so while one is encoded
+  // Asked between batches, and on a CPU once a second or so while one is encoded.
+  std::function<bool()> stop_requested = {};
   // Vectors of this epoch; the batch's loss, or where a device is ahead of the host the last that is known, 0 at first.
-  std::function<void(int64_t done, int64_t total, double loss)> batch;
-  std::function<void(const EpochRecord&)> epoch;
+  std::function<void(int64_t done, int64_t total, double loss)> batch = {};
+  std::function<void(const EpochRecord&)> epoch = {};
 };
 
 /// Batches of a training set on a device.

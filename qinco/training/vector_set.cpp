@@ -1,11 +1,13 @@
 #include "qinco/training/vector_set.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/kernels.h"
 #include "kernels/parallel.h"
 
 namespace qinco {
@@ -52,6 +54,9 @@ VectorSet::VectorSet(const VectorFile& file, int64_t begin, int64_t end) {
 VectorSet::VectorSet(Tensor rows) : rows_(std::move(rows)) {
   check(rows_.dim() == 2 && rows_.is_contiguous() && (rows_.dtype() == DType::f32 || rows_.dtype() == DType::u8),
         "vectors: expected contiguous f32 or u8 [n,d], found {} {}", name(rows_.dtype()), rows_.shape());
+  if (rows_.dtype() != DType::f32) return;
+  const double sum = kernels::table<float>().sum(kernels::Context::cpu(), rows_.numel(), rows_.data<float>());
+  check(std::isfinite(sum), "vectors: expected finite values, found NaN or infinity");
 }
 
 int64_t VectorSet::block_rows(Device device) const {

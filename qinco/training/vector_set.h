@@ -14,7 +14,8 @@ class VectorSet {
  public:
   /// Rows [begin,end) of the file; errors as VectorFile::read.
   VectorSet(const VectorFile& file, int64_t begin, int64_t end);
-  /// Rows that exist: f32 or u8 [n,d], contiguous; shared, not copied.
+  /// Rows that exist: f32 or u8 [n,d], contiguous; shared, not copied. Throws Error when they are not, or hold NaN or
+  /// infinity.
   explicit VectorSet(Tensor rows);
 
   int64_t size() const { return rows_.size(0); }

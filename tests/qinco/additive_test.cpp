@@ -96,8 +96,32 @@ TEST_CASE("fixed codebooks: what cannot be fitted is refused") {
   CHECK(contains(error_of([] { AdditiveFit(2, 4, 1).solve(); }), "no vectors"));
   const float x[] = {1, 2};
   const int32_t codes[] = {0, 3, 1, 4};
-  CHECK(contains(error_of([&] { fit.add(Context::cpu(), 2, x, codes); }), "row 1 holds code 4, expected 0 to 3"));
+  CHECK(contains(error_of([&] { fit.add(Context::cpu(), 2, x, codes); }), "row 1: expected codes in [0,4), found 4"));
   CHECK(contains(error_of([] { AdditiveFit(512, 256, 1); }), "M x K = 512 x 256"));
+  const float bad[] = {1, INFINITY};
+  CHECK(contains(error_of([&] { fit.add(Context::cpu(), 2, bad, codes); }), "row 1: expected codes"));
+  CHECK(
+      contains(error_of([&] { fit.add(Context::cpu(), 2, bad, std::vector<int32_t>(4).data()); }), "row 1 holds inf"));
+}
+
+TEST_CASE("fixed codebooks: decoding takes any strides, and refuses codes and prefixes out of range") {
+  const Tensor all = tests::normal_vectors(2 * 6, 3, 1).reshape({2, 6, 3}), few = all.slice(1, 0, 4);
+  const std::vector<int32_t> codes = {3, 0, 1, 2}, out = {0, 1, 4, 0}, negative = {0, -1, 0, 0};
+  const Tensor a = Tensor::empty({2, 3}), b = Tensor::empty({2, 3});
+  const auto decode = [&](const Tensor& codebooks, const std::vector<int32_t>& given, int64_t used, const Tensor& x) {
+    additive_decode(Context::cpu(), codebooks, 2, given.data(), 2, used, x.data<float>());
+  };
+  decode(few, codes, 2, a);
+  decode(all, codes, 2, b);
+  CHECK(same_bits(a, b));
+  CHECK(contains(error_of([&] { decode(few, out, 2, a); }), "decode: row 1: expected codes in [0,4), found 4"));
+  CHECK(contains(error_of([&] { decode(few, negative, 2, a); }), "decode: row 0: expected codes in [0,4), found -1"));
+  CHECK(contains(error_of([&] { decode(few, codes, 3, a); }), "expected 1 to 2 codes a vector, found 3"));
+}
+
+TEST_CASE("norms in 8 bits: nothing to fit to, and levels of another number, are refused") {
+  CHECK(contains(error_of([] { NormQuantizer(0, nullptr); }), "norms: none"));
+  CHECK(contains(error_of([] { NormQuantizer(std::vector<float>(255)); }), "expected 256 levels, found 255"));
 }
 
 TEST_CASE("norms in 8 bits: the nearest of ascending levels, with a small error") {

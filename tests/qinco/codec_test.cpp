@@ -193,6 +193,11 @@ TEST_CASE("codec: update() takes new parameters, as a fresh codec does") {
   CHECK(same_bits(updated.codes, fresh.codes));
   CHECK(same_bits(updated.xhat, fresh.xhat));
   CHECK_FALSE(same_bits(before.xhat, fresh.xhat));
+  for (int64_t QincoConfig::*const size : {&QincoConfig::d, &QincoConfig::M, &QincoConfig::K, &QincoConfig::h}) {
+    QincoConfig wrong = config;
+    wrong.*size *= 2;
+    CHECK_THROWS_WITH_AS(codec.update(random_model(wrong, 53)), doctest::Contains("a model of other sizes"), Error);
+  }
 }
 
 TEST_CASE("codec: update_trained() takes all that training changes, the first codebook but not IVF-QINCo's centroids") {

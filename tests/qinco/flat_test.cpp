@@ -123,6 +123,8 @@ TEST_CASE("recall: counts by hand") {
   CHECK(recall_at(found, truth, 3) == 0.75);
   CHECK(recall_at(found, truth, 100) == 0.75);
   CHECK(contains(error_of([&] { recall_at(found, truth.slice(0, 0, 3), 1); }), "4 queries, ground truth for 3"));
+  CHECK(contains(error_of([&] { recall_at(found, truth.slice(1, 0, 0), 1); }), "without neighbours"));
+  CHECK(recall_at(found.slice(1, 0, 1), truth.slice(1, 0, 1), 1) == 0.25);  // rows with gaps between them
 }
 
 }  // namespace

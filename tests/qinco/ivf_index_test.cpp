@@ -290,6 +290,9 @@ TEST_CASE("IVF index: hostile queries, too few entries, empty lists and bad size
   CHECK(contains(error_of([&] { index.add(world.rows(0, 4), 10); }), "ids 10 to 10 are in the index already"));
   CHECK(contains(error_of([&] { index.add(world.rows(0, 1), -1); }), "1 ids from -1 on"));
   CHECK(contains(error_of([&] { index.add({queries.data<float>(), 7}, 50); }), "7 values are not vectors"));
+  CHECK(contains(error_of([&] { index.add(span_of(queries), 50); }), "index: row 1 holds nan, expected finite"));
+  IvfBuilder builder(world.coder);
+  CHECK(contains(error_of([&] { builder.add(3, queries.data<float>()); }), "index: row 1 holds nan, expected finite"));
   std::vector<int32_t> codes = {20, 0, 0, 0};
   CHECK(contains(error_of([&] { index.add_codes(codes, 50); }), "expected a list from 0 to 19, found 20"));
   codes.pop_back();

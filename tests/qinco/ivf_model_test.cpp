@@ -106,6 +106,9 @@ TEST_CASE("IVF-QINCo: training starts at the RQ of the residuals, betters it, an
   const double start = rq_mse(rq, val, 1, {}, centroids);
   const VectorSet residuals(coarse_residuals(train, centroids));
   CHECK(residuals.size() == n);
+  const Tensor wide = Tensor::empty({config.K_ivf, d + 1});
+  wide.slice(1, 0, d).copy_from(centroids);
+  CHECK(same_bits(coarse_residuals(val, wide.slice(1, 0, d)), coarse_residuals(val, centroids)));
   CHECK(same_bits(rq.codebooks, train_initial_rq(residuals, config.M, config.K, {}).codebooks));
   CHECK(start == rq_mse(rq, VectorSet(coarse_residuals(val, centroids)), 1));
 

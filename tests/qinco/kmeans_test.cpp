@@ -252,5 +252,14 @@ TEST_CASE("k-means: bad sizes, weights and initial centroids are refused") {
   CHECK(contains(error_of([&] { cluster(x, 2, options); }), "all weights are 0"));
 }
 
+TEST_CASE("k-means: vectors that are not finite, or whose squares are not, are refused") {
+  for (const float bad : {NAN, INFINITY, -INFINITY, 1e30f}) {
+    CAPTURE(bad);
+    const Tensor x = normal_vectors(50, 3, 5);
+    x.data<float>()[70] = bad;
+    CHECK(contains(error_of([&] { cluster(x, 4); }), "NaN or infinity, or values too large"));
+  }
+}
+
 }  // namespace
 }  // namespace qinco

@@ -146,6 +146,19 @@ TEST_CASE("PQ: a rotation encodes x A^T and decodes to the space of x") {
   CHECK(worst_difference(decode(turned, codes), expected) < 1e-6);
 }
 
+TEST_CASE("PQ: codebooks and rotations of any strides are what they look like, codes out of range are refused") {
+  const Tensor rotation = random_rotation(6, 7), x = normal_vectors(9, 6, 8);
+  const Tensor some = normal_vectors(2 * 8, 3, 9).reshape({2, 8, 3}).slice(1, 0, 4);
+  const ProductQuantizer strided{some, rotation.transpose(0, 1)};
+  const ProductQuantizer plain{some.contiguous(), rotation.transpose(0, 1).contiguous()};
+  const std::vector<int32_t> codes = encode(plain, x);
+  CHECK(encode(strided, x) == codes);
+  CHECK(same_bits(decode(strided, codes), decode(plain, codes)));
+  CHECK(contains(error_of([&] { decode(plain, {0, 3, 4, 0}); }), "decode: row 1: expected codes in [0,4), found 4"));
+  CHECK(worst_difference(procrustes(rotation.transpose(0, 1)), rotation) < 1e-5);
+  CHECK(contains(error_of([&] { procrustes(x); }), "expected a square matrix, found [9,6]"));
+}
+
 TEST_CASE("OPQ: undoes a rotation that hides the blocks") {
   // Two blocks, each on 16 points far apart: PQ 2x16 is nearly exact, until the blocks are mixed.
   const int64_t n = 2000, d = 8;

@@ -113,6 +113,15 @@ TEST_CASE("RQ: decode sums the codewords of any prefix") {
   }
 }
 
+TEST_CASE("RQ: codebooks of any strides are what they look like") {
+  const ResidualQuantizer all = integer_rq(3, 16, 4), few{all.codebooks.slice(1, 0, 8)};
+  const ResidualQuantizer copy{few.codebooks.contiguous()};
+  const Tensor x = integer_vectors(20, 4);
+  const std::vector<int32_t> codes = encode(copy, x, 2);
+  CHECK(encode(few, x, 2) == codes);
+  CHECK(same_bits(decode(few, codes, 3), decode(copy, codes, 3)));
+}
+
 TEST_CASE("RQ: each step lowers the error, a wider beam too") {
   const Tensor x = normal_vectors(3000, 8, 1);
   double last = INFINITY;

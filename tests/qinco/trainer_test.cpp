@@ -270,6 +270,20 @@ TEST_CASE("vectors of another dimension than the model's are an error") {
                        "training: expected vectors of d=12, found 13 and 13", Error);
 }
 
+TEST_CASE("no vectors to train on or to validate on, and vectors that are not finite, are errors") {
+  const Data data = Data::sift(kNt, kNval, kConfig.d);
+  const VectorSet none(Tensor::empty({0, kConfig.d}));
+  Qinco model = start_model(data);
+  CHECK_THROWS_WITH_AS(Trainer(model, none, data.val, options_with(1)), doctest::Contains("found 0 and"), Error);
+  CHECK_THROWS_WITH_AS(Trainer(model, data.train, none, options_with(1)), doctest::Contains("and 0"), Error);
+  const Tensor rows = full({3, 2}, 1e15);
+  CHECK(VectorSet(rows).max_entry() == 1e15f);
+  for (const float bad : {NAN, INFINITY, -INFINITY}) {
+    rows.data<float>()[4] = bad;
+    CHECK_THROWS_WITH_AS(VectorSet{rows}, "vectors: expected finite values, found NaN or infinity", Error);
+  }
+}
+
 TEST_CASE("vector sets of bytes and of floats hold the same vectors") {
   const std::string path = std::string(QINCO_SOURCE_DIR) + "/data/sift-sample/query.bvecs";
   const VectorFile file = VectorFile::open(path);
