@@ -19,6 +19,7 @@ constexpr int64_t kBlockK = 256;
 constexpr int64_t kBlockN = 16 * kTileCols;
 #endif
 constexpr int64_t kPackFloats = 1 << 14;  // floats packed per task
+constexpr int64_t kLine = 16;             // floats per cache line
 
 /// What a tile does with its sums before storing them.
 struct Finish {
@@ -104,7 +105,6 @@ void run_tile(const Pass& pass, A a, int rows, int64_t row, int64_t column, int6
 /// Fetches tile number `tile` of `tiles`' share of A's rows [row, row_end) ahead of their use, where A is read in
 /// place: so many short streams are too many for the hardware's own prefetchers.
 void prefetch_rows(const Pass& pass, int64_t row, int64_t row_end, int64_t tile, int64_t tiles) {
-  constexpr int64_t kLine = 16;  // floats per cache line
   const int64_t lines = blocks_of(pass.k, kLine), share = blocks_of(lines, tiles);
   const int64_t end = smaller(lines, (tile + 1) * share);
   for (int64_t line = tile * share; line < end; ++line)
@@ -172,9 +172,136 @@ struct Blocks {
   }
 };
 
+// --- few rows: every element of B is used a few times only, so nothing is packed. The sums are those of the tiles.
+constexpr int64_t kRowSteps = 8;                // rows of B taken together
+constexpr int64_t kRowColumns = 64 * kLanes;    // columns whose sums stay in L1 meanwhile
+constexpr int64_t kFewWork = int64_t{1} << 18;  // multiply-adds that are worth a task
+constexpr int64_t kAliased = 1024;              // rows that many floats apart compete for the same lines of L1
+
+/// acc[r][v] += a square of B's columns, stored as rows ldb apart, for `steps` steps, with `columns` of them there.
+template <bool kWhole, int kRows, int kVecs>
+QINCO_INLINE void add_square(StridedRows a, const float* b, int64_t ldb, int64_t columns, int64_t steps, int v,
+                             Vec (&acc)[kRows][kVecs]) {
+  Vec square[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i)
+    square[i] = kWhole ? load(b + i * ldb) : i < columns ? load_partial(b + i * ldb, steps) : Vec(0.0f);
+  transpose(square);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (!kWhole && i >= steps) break;
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) acc[r][v] = fma(Vec(a.at(r)), square[i], acc[r][v]);
+    a.advance();
+  }
+}
+
+/// The tile over `columns` columns of B that are stored as rows: transposed in registers, a square at a time.
+template <int kRows, int kVecs>
+__attribute__((noinline)) void transposed_tile(int64_t k, StridedRows a, const float* b, int64_t ldb, int64_t columns,
+                                               float* c, int64_t ldc, const Finish& finish) {
+  Vec acc[kRows][kVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r)
+    for (int v = 0; v < kVecs; ++v) acc[r][v] = Vec(0.0f);
+  for (int64_t line = 0; line < k; line += kLine) {  // whole cache lines
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i)  // of the next tile: so many short streams are too many for the hardware
+        __builtin_prefetch(b + ((kVecs + v) * kLanes + i) * ldb + line, 0, 2);
+      const int64_t there = columns - v * kLanes;
+#pragma GCC unroll 2
+      for (int64_t p = line; p < line + kLine; p += kLanes) {
+        const StridedRows at{a.data + p * a.step, a.row_stride, a.step};
+        const float* const rows = b + v * kLanes * ldb + p;
+        if (p + kLanes <= k && there >= kLanes)
+          add_square<true>(at, rows, ldb, there, kLanes, v, acc);
+        else if (p < k)
+          add_square<false>(at, rows, ldb, there, smaller(kLanes, k - p), v, acc);
+      }
+    }
+  }
+  store_tile(acc, c, ldc, static_cast<int>(columns - (kVecs - 1) * kLanes), finish);
+}
+
+/// C for at most kRows rows and a transposed B.
+template <int kRows = kTileRows>
+void few_rows_transposed(const Context& context, const Gemm<float>& g) {
+  if constexpr (kRows > 1)
+    if (g.m < kRows) return few_rows_transposed<kRows - 1>(context, g);
+  constexpr int kVecs = kRows <= kTileRows / 2 ? kTileVecs : 1;
+  const int64_t k_block = Blocks(g.n, g.k).k;
+  const int64_t grain = larger(1, kFewWork / larger(1, g.m * kTileCols * g.k)) * kTileCols;
+  parallel_for(context, g.n, grain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t j = begin; j < end; j += kVecs * kLanes) {
+      const int64_t columns = smaller(kVecs * kLanes, end - j);
+      for (int64_t p = 0; p < larger(1, g.k); p += k_block) {
+        const int64_t k = smaller(k_block, g.k - p);
+        const Finish finish = Pass{g, p, k, 0, g.n, nullptr}.finish(0, j);
+        const StridedRows a = g.trans_a ? StridedRows{g.a + p * g.lda, 1, g.lda} : StridedRows{g.a + p, g.lda, 1};
+        const float* const b = g.b + j * g.ldb + p;
+        if (columns > kLanes)
+          transposed_tile<kRows, kVecs>(k, a, b, g.ldb, columns, g.c + j, g.ldc, finish);
+        else
+          transposed_tile<kRows, 1>(k, a, b, g.ldb, columns, g.c + j, g.ldc, finish);
+      }
+    }
+  });
+}
+
+/// C for one row and B as it lies: rows of B are read along, some at a time, into sums of many columns. For more rows
+/// than this, the tiles are as fast.
+void one_row(const Context& context, const Gemm<float>& g) {
+  const int64_t step = g.trans_a ? g.lda : 1;
+  const int64_t grain = blocks_of(larger(1, kFewWork / larger(1, g.k)), kLanes) * kLanes;
+  parallel_for(context, g.n, smaller(grain, kRowColumns), [&](int64_t begin, int64_t end, int) {
+    alignas(64) float sums[kRowColumns + kLanes];
+    for (int64_t first = begin; first < end; first += kRowColumns) {
+      const int64_t columns = smaller(kRowColumns, end - first);
+      for (int64_t j = 0; j < columns; j += kLanes) store(sums + j, Vec(0.0f));
+      for (int64_t p = 0; p < g.k; p += kRowSteps) {
+        const int64_t steps = smaller(kRowSteps, g.k - p);
+        for (int64_t j = 0; j < columns; j += kLanes) {
+          const float* b = g.b + p * g.ldb + first + j;
+          const float* a = g.a + p * step;
+          const bool whole = columns - j >= kLanes;
+          Vec sum = load(sums + j);
+          for (int64_t i = 0; i < steps; ++i, a += step, b += g.ldb)
+            sum = fma(Vec(*a), whole ? load(b) : load_partial(b, columns - j), sum);
+          store(sums + j, sum);
+        }
+      }
+      const Finish all = Pass{g, 0, g.k, 0, g.n, nullptr}.finish(0, first);
+      for (int64_t j = 0; j < columns; j += kLanes) {
+        Vec acc[1][1] = {{load(sums + j)}};
+        const Finish finish{all.accumulate, all.relu, all.bias ? all.bias + j : nullptr,
+                            all.residual ? all.residual + j : nullptr, all.ldr};
+        store_tile(acc, g.c + first + j, g.ldc, static_cast<int>(smaller(kLanes, columns - j)), finish);
+      }
+    }
+  });
+}
+
+/// One column is one row of the transposed product, where its values lie one after the other.
+bool is_column(const Gemm<float>& g) {
+  return g.n == 1 && g.m > 1 && g.ldc == 1 && !g.bias && (!g.residual || g.ldr == 1);
+}
+
+Gemm<float> transposed(Gemm<float> g) {
+  g.n = g.m, g.m = 1;
+  const Gemm<float> from = g;
+  g.a = from.b, g.lda = from.ldb, g.trans_a = !from.trans_b;
+  g.b = from.a, g.ldb = from.lda, g.trans_b = !from.trans_a;
+  return g;
+}
+
 void gemm(const Context& context, const Gemm<float>& g) {
   if (g.m <= 0 || g.n <= 0) return;
-  if (g.m <= kTileRows && !g.trans_b) {  // one row of tiles reads B once: packing it would cost more than it saves
+  if (is_column(g)) return gemm(context, transposed(g));
+  if (g.m <= kTileRows && g.trans_b && g.ldb % kAliased != 0) return few_rows_transposed(context, g);
+  if (g.m == 1) return one_row(context, g);
+  if (g.m <= kTileRows) {  // one row of tiles reads B once: packing it would cost more than it saves
     run_pass(context, {g, 0, g.k, 0, g.n, nullptr}, Tasks(g.m, g.n, g.k), nullptr, 0);
     return;
   }
