@@ -64,7 +64,8 @@ class ContextScope {
 
 /// The number of threads that `Context::cpu()` uses; at first what OpenMP offers (OMP_NUM_THREADS is honoured).
 int default_threads();
-/// Sets it for the whole process; n >= 1.
+/// Sets it for the whole process; n >= 1. After work with several threads a child of fork() must set it to 1 first: the
+/// other threads are not there, and OpenMP would wait for them.
 void set_default_threads(int n);
 
 /// Scratch memory for the duration of a scope; frames of one Context nest. Take everything before the parallel region:

@@ -30,6 +30,7 @@ Tensor ones(const Shape& shape, DType dtype, Device device) {
   return full(shape, 1, dtype, device);
 }
 Tensor zeros_like(const Tensor& x) {
+  check(x.defined(), "zeros_like: the tensor is undefined");
   return zeros(x.shape(), x.dtype(), x.device());
 }
 

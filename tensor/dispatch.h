@@ -42,16 +42,21 @@ decltype(auto) any_dtype(DType dtype, F&& f) {
   return f.template operator()<int64_t>();
 }
 
-/// The device that the operands of `op` share (undefined ones have none); Error if they are on different ones.
-inline Device common_device(const char* op, std::initializer_list<const Tensor*> operands) {
-  const Tensor* first = nullptr;
+/// The context of the device that the operands of `op` share; Error if one is undefined or they are on different ones.
+/// Of `optional` operands there may be undefined ones, which have no device.
+inline const kernels::Context& context_of(const char* op, std::initializer_list<const Tensor*> operands,
+                                          std::initializer_list<const Tensor*> optional = {}) {
+  const Device device = (*operands.begin())->device();
+  const auto check_device = [&](const Tensor& x) {
+    check(x.device() == device, "{}: operands on different devices: {} and {}", op, device, x.device());
+  };
   for (const Tensor* const x : operands) {
-    if (!x->defined()) continue;
-    if (!first) first = x;
-    check(x->device() == first->device(), "{}: operands on different devices: {} and {}", op, first->device(),
-          x->device());
+    check(x->defined(), "{}: an operand is undefined", op);
+    check_device(*x);
   }
-  return first ? first->device() : Device{};
+  for (const Tensor* const x : optional)
+    if (x->defined()) check_device(*x);
+  return kernels::Context::of(device);
 }
 
 }  // namespace qinco

@@ -178,6 +178,7 @@ Tensor read_npy(const std::string& path) {
 }
 
 void write_npy(const std::string& path, const Tensor& x) {
+  check(x.defined(), "{}: the tensor to write is undefined", path);
   const std::string header = npy_header(x.dtype(), x.shape());
   const Tensor values = x.contiguous().to(Device{});
   AtomicFile file(path);

@@ -2,7 +2,7 @@
 //
 // f32 and f64 unless said; results are new contiguous tensors on the operands' device, which must be one;
 // non-contiguous arguments are copied where the kernel needs it. Errors name the operation and the shapes: "matmul:
-// [3,4] x [5,6]: inner sizes 4 and 5 differ".
+// [3,4] x [5,6]: inner sizes 4 and 5 differ". Operands are defined unless said.
 #pragma once
 
 #include <cstdint>
@@ -64,8 +64,10 @@ double sum_squared_difference(const Tensor& a, const Tensor& b);
 Tensor squared_error(const Tensor& a, const Tensor& b, double weight);
 /// ||x_i||^2 of each row of x [n,d]: [n].
 Tensor row_squared_norms(const Tensor& x);
-/// Index (i32) of the smallest element of each row of x [n,d], the lowest among equals: [n].
+/// Index (i32) of the smallest, or largest, element of each row of x [n,d], the lowest index among equals: [n]. A NaN
+/// is passed over; a row of them only gives 0.
 Tensor argmin_rows(const Tensor& x);
+Tensor argmax_rows(const Tensor& x);
 
 // Over the last dimension.
 Tensor softmax(const Tensor& x);

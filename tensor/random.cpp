@@ -18,9 +18,9 @@ namespace philox = kernels::philox;
 // fill(table, context, n, to) draws for `out`, on its device; the blocks that n values take are used up.
 template <class Fill>
 void draw(const char* op, RandomState& state, const Tensor& out, Fill&& fill) {
+  const kernels::Context& context = context_of(op, {&out});
   check(out.is_contiguous(), "{}: expected a contiguous tensor", op);
   floating_dtype(op, out.dtype(), [&]<class T>() {
-    const kernels::Context& context = kernels::Context::of(out.device());
     fill(kernels::table<T>(out.device()), context, out.numel(), out.data<T>());
     state.position += static_cast<uint64_t>(philox::blocks_of<T>(out.numel()));
   });

@@ -17,7 +17,8 @@ std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<u
 /// What a Random needs to go on where it stopped.
 using kernels::RandomState;
 
-/// A stream of random numbers. Every call below that draws advances the position; block() does not.
+/// A stream of random numbers. Every call below that draws advances the position; block() does not. One thread at a
+/// time may draw; for more, give each a stream of its own.
 class Random {
  public:
   explicit Random(uint64_t seed, uint64_t stream = 0) : state_{seed, stream, 0} {}

@@ -30,7 +30,9 @@ Tensor::Tensor(std::shared_ptr<Storage> storage, const Shape& shape, const Strid
       strides_(strides),
       offset_(offset),
       numel_(shape.numel()),
-      dtype_(dtype) {}
+      dtype_(dtype) {
+  check(storage_ != nullptr, "tensor: a view of an undefined tensor");
+}
 
 bool Tensor::is_contiguous() const {
   if (numel_ == 0) return true;
@@ -45,13 +47,7 @@ bool Tensor::is_contiguous() const {
 template <class T>
 T Tensor::item() const {
   check(defined() && numel_ == 1, "item: expected one element, found shape {}", shape_);
-  if (device().type != DeviceType::cpu) return to(Device{}).item<T>();
-  return any_dtype(dtype_, [&]<class From>() -> T {
-    if constexpr (std::is_same_v<From, BFloat16> || std::is_same_v<From, Float16>)
-      return static_cast<T>(static_cast<float>(*data<From>()));
-    else
-      return static_cast<T>(*data<From>());
-  });
+  return *to(Device{}).to(dtype_of<T>()).template data<T>();
 }
 template float Tensor::item<float>() const;
 template double Tensor::item<double>() const;
@@ -136,12 +132,14 @@ Tensor Tensor::contiguous() const {
 }
 
 Tensor Tensor::clone(Device device) const {
+  check(defined(), "clone: the tensor is undefined");
   const Tensor out = empty(shape_, dtype_, device);
   copy_strided(*this, out);
   return out;
 }
 
 Tensor Tensor::to(DType dtype) const {
+  check(defined(), "to: the tensor is undefined");
   if (dtype == dtype_) return *this;
   const Tensor out = empty(shape_, dtype);
   convert(contiguous().to(Device{}), out);
@@ -153,6 +151,7 @@ Tensor Tensor::to(Device device) const {
 }
 
 void Tensor::copy_from(const Tensor& src) const {
+  check(defined() && src.defined(), "copy_from: one of the tensors is undefined");
   check(src.dtype_ == dtype_, "copy_from: expected dtype {}, found {}", name(dtype_), name(src.dtype_));
   copy_strided(src.expand(shape_), *this);
 }

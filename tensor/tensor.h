@@ -54,11 +54,13 @@ class Tensor {
   }
   /// The same as raw bytes; null if undefined.
   std::byte* bytes() const { return storage_ ? storage_->data() + offset_ * element_size() : nullptr; }
-  /// The value of a tensor with one element, converted to T (arithmetic) from any dtype. Waits for its device.
+  /// The value of a tensor with one element, converted to T (float, double, int32_t, int64_t) from any dtype as to()
+  /// does. Waits for its device.
   template <class T>
   T item() const;
 
-  // Views. Dimensions may be negative (from the end). All throw Error for sizes that do not fit.
+  // Views. Dimensions may be negative (from the end), positions in them may not. All throw Error for sizes that do not
+  // fit.
 
   /// The same elements in another shape; a view if contiguous, else a copy. One size may be -1.
   Tensor reshape(Shape shape) const;
@@ -70,7 +72,7 @@ class Tensor {
   Tensor unsqueeze(int64_t dim) const;
   /// Repeats dimensions of size 1 (and missing leading ones) to `shape` without copying: stride 0.
   Tensor expand(const Shape& shape) const;
-  /// x[i], with the first dimension gone.
+  /// x[i], 0 <= i < size(0), with the first dimension gone.
   Tensor row(int64_t i) const;
 
   // Copies.

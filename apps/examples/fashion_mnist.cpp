@@ -90,7 +90,7 @@ struct Classifier : nn::Module {
 /// The share of pictures whose highest score is their label's.
 double accuracy(Classifier& model, const Dataset& data) {
   const autograd::NoGrad no_grad;
-  const Tensor guesses = argmin_rows(neg(model(data.pictures).value()));
+  const Tensor guesses = argmax_rows(model(data.pictures).value());
   const int32_t* const guess = guesses.data<int32_t>();
   const int32_t* const label = data.labels.data<int32_t>();
   const int64_t n = guesses.numel();

@@ -14,7 +14,7 @@ Variable layer_norm(const Variable& x, const Variable& gamma, const Variable& be
   check(in.dtype() == scales.dtype() && in.dtype() == shifts.dtype(), "layer_norm: dtypes of x, gamma and beta differ");
   check(in.size(-1) > 0, "layer_norm: the last dimension of shape {} is empty", in.shape());
   const int64_t cols = in.size(-1), rows = in.numel() / cols;
-  const Context& context = Context::of(common_device("layer_norm", {&in, &scales, &shifts}));
+  const Context& context = context_of("layer_norm", {&in, &scales, &shifts});
   const Tensor y = Tensor::empty(in.shape(), in.dtype(), in.device());
   const Tensor mean = Tensor::empty({rows}, in.dtype(), in.device()),
                rstd = Tensor::empty({rows}, in.dtype(), in.device());

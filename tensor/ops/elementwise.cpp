@@ -71,9 +71,9 @@ Operand<T> operand(const Tensor& x, const Merged& m, const Strides& strides) {
 }  // namespace
 
 Tensor unary(UnaryOp op, const Tensor& x) {
+  const Context& context = context_of(name_of(op), {&x});
   const Tensor in = x.contiguous();
   const Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
-  const Context& context = Context::of(x.device());
   floating_dtype(name_of(op), x.dtype(), [&]<class T>() {
     kernels::table<T>(context.device).unary(context, op, in.numel(), in.data<T>(), out.data<T>());
   });
@@ -81,12 +81,12 @@ Tensor unary(UnaryOp op, const Tensor& x) {
 }
 
 Tensor unary_backward(UnaryOp op, const Tensor& x, const Tensor& y, const Tensor& dy) {
+  const Context& context = context_of(name_of(op), {&dy}, {&x, &y});
   const Tensor g = dy.contiguous();
   const Tensor in = x.defined() ? x.contiguous() : x, result = y.defined() ? y.contiguous() : y;
   assert(!in.defined() || in.shape() == g.shape());
   assert(!result.defined() || result.shape() == g.shape());
   const Tensor out = Tensor::empty(g.shape(), g.dtype(), g.device());
-  const Context& context = Context::of(g.device());
   floating_dtype(name_of(op), g.dtype(), [&]<class T>() {
     kernels::table<T>(context.device)
         .unary_backward(context, op, g.numel(), in.defined() ? in.data<T>() : nullptr,
@@ -96,8 +96,8 @@ Tensor unary_backward(UnaryOp op, const Tensor& x, const Tensor& y, const Tensor
 }
 
 Tensor binary(BinaryOp op, const Tensor& a, const Tensor& b) {
+  const Context& context = context_of(name_of(op), {&a, &b});
   check(a.dtype() == b.dtype(), "{}: dtypes {} and {} differ", name_of(op), name(a.dtype()), name(b.dtype()));
-  const Context& context = Context::of(common_device(name_of(op), {&a, &b}));
   const Shape shape = broadcast_shapes(a.shape(), b.shape(), name_of(op));
   Tensor left = a.expand(shape), right = b.expand(shape);
   Merged m = merge(left, right);
@@ -133,9 +133,9 @@ QINCO_BINARY_OPS(QINCO_DEFINE_BINARY)
 #undef QINCO_DEFINE_BINARY
 
 void axpby(double alpha, const Tensor& x, double beta, const Tensor& y) {
+  const Context& context = context_of("axpby", {&x, &y});
   check(x.shape() == y.shape() && x.dtype() == y.dtype(), "axpby: {} {} and {} {} differ", name(x.dtype()), x.shape(),
         name(y.dtype()), y.shape());
-  const Context& context = Context::of(common_device("axpby", {&x, &y}));
   check(y.is_contiguous(), "axpby: expected a contiguous result of shape {}", y.shape());
   const Tensor in = x.contiguous();
   floating_dtype("axpby", x.dtype(), [&]<class T>() {
@@ -145,6 +145,7 @@ void axpby(double alpha, const Tensor& x, double beta, const Tensor& y) {
 }
 
 Tensor scale(const Tensor& x, double alpha) {
+  context_of("scale", {&x});
   const Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
   axpby(alpha, x, 0, out);
   return out;

@@ -47,11 +47,11 @@ MatmulPrecision::~MatmulPrecision() {
 }
 
 Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
+  const Context& context = context_of("matmul", {&a, &b});
   check(a.dim() >= 2 && a.dim() == b.dim(), "matmul: {} x {}: expected matrices with equal leading dimensions",
         a.shape(), b.shape());
   check(a.dtype() == b.dtype(), "matmul: {} x {}: dtypes {} and {} differ", a.shape(), b.shape(), name(a.dtype()),
         name(b.dtype()));
-  const Context& context = Context::of(common_device("matmul", {&a, &b}));
   const int64_t m = a.size(trans_a ? -1 : -2), k = a.size(trans_a ? -2 : -1);
   const int64_t n = b.size(trans_b ? -2 : -1), inner = b.size(trans_b ? -1 : -2);
   check(k == inner, "matmul: {} x {}: inner sizes {} and {} differ", a.shape(), b.shape(), k, inner);
@@ -85,10 +85,10 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
 }
 
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& residual, bool relu) {
+  const Context& context = context_of("linear", {&x, &w}, {&bias, &residual});
   check(x.dim() >= 1 && w.dim() == 2 && x.size(-1) == w.size(1),
         "linear: x {} and w {}: expected x [..,in], w [out,in]", x.shape(), w.shape());
   check(x.dtype() == w.dtype(), "linear: dtypes of x and w differ: {} and {}", name(x.dtype()), name(w.dtype()));
-  const Context& context = Context::of(common_device("linear", {&x, &w, &bias, &residual}));
   const int64_t in = w.size(1), out_size = w.size(0);
   Shape shape = x.shape();
   shape[shape.size() - 1] = out_size;

@@ -1,4 +1,4 @@
-// Sums, means, arg-min.
+// Sums, means, arg-min and arg-max.
 #include <algorithm>
 
 #include "kernels/kernels.h"
@@ -14,9 +14,9 @@ using kernels::Context;
 
 /// x [outer,n,inner] summed over n: [outer,inner].
 Tensor sum_middle(const char* op, const Tensor& x, int64_t outer, int64_t n, int64_t inner) {
+  const Context& context = context_of(op, {&x});
   const Tensor in = x.contiguous();
   const Tensor out = Tensor::empty({outer, inner}, x.dtype(), x.device());
-  const Context& context = Context::of(x.device());
   floating_dtype(op, x.dtype(), [&]<class T>() {
     const auto& table = kernels::table<T>(context.device);
     if (inner == 1) return table.row_sum(context, outer, n, in.data<T>(), out.data<T>());
@@ -35,8 +35,8 @@ double average(double total, int64_t n) {
 }
 
 double total(const char* op, const Tensor& x) {
+  const Context& context = context_of(op, {&x});
   const Tensor in = x.contiguous();
-  const Context& context = Context::of(x.device());
   return floating_dtype(op, x.dtype(), [&]<class T>() {
     return kernels::table<T>(context.device).sum(context, in.numel(), in.data<T>());
   });
@@ -53,6 +53,7 @@ Tensor sum(const Tensor& x) {
 }
 
 Tensor mean(const Tensor& x) {
+  context_of("mean", {&x});
   check(x.numel() > 0, "mean: shape {} has no elements", x.shape());
   return scalar(average(total("mean", x), x.numel()), x.dtype(), x.device());
 }
@@ -94,9 +95,9 @@ Tensor sum_to(const Tensor& x, const Shape& shape) {
 }
 
 double sum_squared_difference(const Tensor& a, const Tensor& b) {
+  const Context& context = context_of("sum_squared_difference", {&a, &b});
   check(a.shape() == b.shape() && a.dtype() == b.dtype(), "sum_squared_difference: {} {} and {} {} differ",
         name(a.dtype()), a.shape(), name(b.dtype()), b.shape());
-  const Context& context = Context::of(common_device("sum_squared_difference", {&a, &b}));
   const Tensor left = a.contiguous(), right = b.contiguous();
   return floating_dtype("sum_squared_difference", a.dtype(), [&]<class T>() {
     return kernels::table<T>(context.device)
@@ -115,10 +116,10 @@ Tensor squared_error(const Tensor& a, const Tensor& b, double weight) {
 }
 
 Tensor row_squared_norms(const Tensor& x) {
+  const Context& context = context_of("row_squared_norms", {&x});
   check_matrix("row_squared_norms", x);
   const Tensor in = x.contiguous();
   const Tensor out = Tensor::empty({x.size(0)}, x.dtype(), x.device());
-  const Context& context = Context::of(x.device());
   floating_dtype("row_squared_norms", x.dtype(), [&]<class T>() {
     kernels::table<T>(context.device).row_squared_norm(context, in.size(0), in.size(1), in.data<T>(), out.data<T>());
   });
@@ -126,15 +127,20 @@ Tensor row_squared_norms(const Tensor& x) {
 }
 
 Tensor argmin_rows(const Tensor& x) {
+  const Context& context = context_of("argmin_rows", {&x});
   check_matrix("argmin_rows", x);
   check(x.size(1) > 0, "argmin_rows: the rows of shape {} are empty", x.shape());
   const Tensor in = x.contiguous();
   const Tensor out = Tensor::empty({x.size(0)}, DType::i32, x.device());
-  const Context& context = Context::of(x.device());
   floating_dtype("argmin_rows", x.dtype(), [&]<class T>() {
     kernels::table<T>(context.device).row_argmin(context, in.size(0), in.size(1), in.data<T>(), out.data<int32_t>());
   });
   return out;
+}
+
+Tensor argmax_rows(const Tensor& x) {
+  context_of("argmax_rows", {&x});
+  return argmin_rows(neg(x));
 }
 
 }  // namespace qinco

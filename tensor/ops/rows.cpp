@@ -14,6 +14,7 @@ using kernels::Context;
 
 // The ids as one contiguous list on the table's device; if they come from the CPU, every one of them is a row.
 Tensor checked_ids(const char* op, const Tensor& ids, int64_t rows, Device device) {
+  check(ids.defined(), "{}: the ids are undefined", op);
   check(ids.dtype() == DType::i32, "{}: expected ids i32, found {}", op, name(ids.dtype()));
   const Tensor list = ids.contiguous();
   if (list.device().type != DeviceType::cpu) {
@@ -40,8 +41,8 @@ int64_t row_size(const Tensor& table) {
 }  // namespace
 
 Tensor gather_rows(const Tensor& table, const Tensor& ids) {
+  const Context& context = context_of("gather_rows", {&table});
   check(table.dim() >= 1, "gather_rows: the table is a scalar");
-  const Context& context = Context::of(table.device());
   const Tensor list = checked_ids("gather_rows", ids, table.size(0), table.device());
   const Tensor in = table.contiguous();
   const Tensor out = Tensor::empty(gathered_shape(table, ids), table.dtype(), table.device());
@@ -63,13 +64,13 @@ Tensor gather_rows(const Tensor& table, const Tensor& ids) {
 }
 
 void scatter_add_rows(const Tensor& out, const Tensor& ids, const Tensor& x) {
+  const Context& context = context_of("scatter_add_rows", {&out, &x});
   check(out.dim() >= 1 && out.is_contiguous(), "scatter_add_rows: expected a contiguous result with rows");
   check(x.shape() == gathered_shape(out, ids) && x.dtype() == out.dtype(),
         "scatter_add_rows: expected x {} {}, found {} {}", name(out.dtype()), gathered_shape(out, ids), name(x.dtype()),
         x.shape());
   const Tensor list = checked_ids("scatter_add_rows", ids, out.size(0), out.device());
   const Tensor in = x.contiguous();
-  const Context& context = Context::of(common_device("scatter_add_rows", {&out, &x}));
   floating_dtype("scatter_add_rows", out.dtype(), [&]<class T>() {
     kernels::table<T>(context.device)
         .scatter_add_rows(context, list.numel(), row_size(out), out.size(0), list.data<int32_t>(), in.data<T>(),
@@ -79,6 +80,7 @@ void scatter_add_rows(const Tensor& out, const Tensor& ids, const Tensor& x) {
 
 Tensor concat(const std::vector<Tensor>& parts, int64_t dim) {
   check(!parts.empty(), "concat: no tensors");
+  for (const Tensor& part : parts) context_of("concat", {&parts[0], &part});
   const int d = normalise_dim(dim, parts[0].dim(), "concat");
   Shape shape = parts[0].shape();
   for (size_t i = 1; i < parts.size(); ++i) {
@@ -90,7 +92,6 @@ Tensor concat(const std::vector<Tensor>& parts, int64_t dim) {
     other[d] = shape[d];
     check(other == shape, "concat: {} and {} differ outside dimension {}", parts[0].shape(), parts[i].shape(), d);
     shape[d] = joined;
-    common_device("concat", {&parts[0], &parts[i]});
   }
   const Tensor out = Tensor::empty(shape, parts[0].dtype(), parts[0].device());
   int64_t at = 0;

@@ -39,6 +39,7 @@ TEST_CASE("npy: every dtype and shape comes back") {
   write_npy(path, view);
   CHECK(same_bits(read_npy(path), view.contiguous()));
   CHECK(contains(error_of([&] { write_npy(path, ones({2}, DType::bf16)); }), "bf16 has no .npy form"));
+  CHECK(error_of([&] { write_npy(path, Tensor()); }) == path + ": the tensor to write is undefined");
 }
 
 TEST_CASE("npy: the header is NumPy's, byte for byte") {

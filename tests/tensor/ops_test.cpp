@@ -103,6 +103,24 @@ TEST_CASE("tensor ops: empty tensors") {
   CHECK(contains(error_of([] { argmin_rows(ones({2, 0})); }), "argmin_rows"));
 }
 
+TEST_CASE("tensor ops: an undefined operand is an error that names the operation") {
+  const Tensor none, x = ones({3});
+  CHECK(error_of([&] { add(x, none); }) == "add: an operand is undefined");
+  CHECK(error_of([&] { add(none, x); }) == "add: an operand is undefined");
+  CHECK(error_of([&] { neg(none); }) == "neg: an operand is undefined");
+  CHECK(error_of([&] { scale(none, 2); }) == "scale: an operand is undefined");
+  CHECK(error_of([&] { sum(none); }) == "sum: an operand is undefined");
+  CHECK(error_of([&] { mean(none); }) == "mean: an operand is undefined");
+  CHECK(error_of([&] { softmax(none); }) == "softmax: an operand is undefined");
+  CHECK(error_of([&] { argmax_rows(none); }) == "argmax_rows: an operand is undefined");
+  CHECK(error_of([&] { matmul(ones({2, 2}), none); }) == "matmul: an operand is undefined");
+  CHECK(error_of([&] { linear(ones({2, 2}), none); }) == "linear: an operand is undefined");
+  CHECK(error_of([&] { gather_rows(x, none); }) == "gather_rows: the ids are undefined");
+  CHECK(error_of([&] { concat({x, none}, 0); }) == "concat: an operand is undefined");
+  CHECK(error_of([&] { Random(1).uniform(none, 0, 1); }) == "uniform: an operand is undefined");
+  CHECK(contains(error_of([&] { zeros_like(none); }), "zeros_like: the tensor is undefined"));
+}
+
 TEST_CASE("tensor ops: rows by index and back") {
   const Tensor table = positive_values({4, 2, 3}, 1), ids = from_vector<int32_t>({3, 0, 3, 1, 3}, {5});
   const Tensor rows = gather_rows(table, ids);
@@ -122,6 +140,9 @@ TEST_CASE("tensor ops: reductions in closed form") {
   const Tensor x = from_vector<float>({3, -1, 2, 5, -1, 4}, {2, 3});
   CHECK(same_bits(argmin_rows(x), from_vector<int32_t>({1, 1})));
   CHECK(same_bits(argmin_rows(x.transpose(0, 1)), from_vector<int32_t>({0, 0, 0})));
+  CHECK(same_bits(argmax_rows(x), from_vector<int32_t>({0, 0})));
+  const float nan = std::nanf("");
+  CHECK(same_bits(argmax_rows(from_vector<float>({nan, 1, 2, nan, nan, nan}, {2, 3})), from_vector<int32_t>({2, 0})));
   CHECK(same_bits(row_squared_norms(x), from_vector<float>({14, 42})));
   CHECK(sum_squared_difference(x, zeros({2, 3})) == 56);
   CHECK(mean(x).item<float>() == 2);

@@ -173,6 +173,12 @@ TEST_CASE("tensor: errors of views") {
   CHECK(contains(error_of([&] { x.row(2); }), "row 2 of shape [2,3]"));
   CHECK(contains(error_of([&] { (void)x.item<float>(); }), "expected one element, found shape [2,3]"));
   CHECK(contains(error_of([&] { (void)x.data<double>(); }), "expected dtype f64, found f32"));
+  CHECK(contains(error_of([] { (void)scalar(1e30).item<int32_t>(); }), "out of range for i32"));
+  CHECK(contains(error_of([] { (void)scalar(std::nan("")).item<int32_t>(); }), "out of range for i32"));
+  CHECK(contains(error_of([] { Tensor().clone(); }), "clone: the tensor is undefined"));
+  CHECK(contains(error_of([] { Tensor().to(DType::f64); }), "to: the tensor is undefined"));
+  CHECK(contains(error_of([] { Tensor().expand({3}); }), "a view of an undefined tensor"));
+  CHECK(contains(error_of([] { ones({3}).copy_from(Tensor()); }), "copy_from: one of the tensors is undefined"));
   CHECK(contains(error_of([&] { from_vector<float>({1, 2, 3}, {2}); }), "shape [2] holds 2 values, found 3"));
 }
 
