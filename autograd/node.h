@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "autograd/variable.h"
+#include "kernels/check.h"
 
 namespace qinco::autograd {
 
@@ -17,8 +18,12 @@ class InputGradients {
 
   /// False if input i is a constant: its gradient would be thrown away.
   bool needed(size_t i) const { return needed_[i]; }
-  /// Gives the gradient of input i: the input's dtype, and its shape or one that it broadcasts to.
-  void set(size_t i, Tensor gradient) { gradients_[i] = std::move(gradient); }
+  /// Gives the gradient of input i: the input's dtype, and its shape or one that it broadcasts to. Throws Error where
+  /// there is no input i.
+  void set(size_t i, Tensor gradient) {
+    check(i < gradients_.size(), "backward: gradient {} of {} inputs", i, gradients_.size());
+    gradients_[i] = std::move(gradient);
+  }
   Tensor take(size_t i) { return std::move(gradients_[i]); }
 
  private:

@@ -28,8 +28,8 @@ constexpr size_t kCacheLimit = size_t{512} << 20;
 constexpr size_t kCacheLimit = size_t{512} << 20;
 #endif
 
-// Blocks from this size on are kept; malloc keeps smaller ones itself.
-constexpr size_t kKeptFrom = size_t{1} << 20;
+// Blocks from this size on are kept: from glibc's first threshold on, malloc may map and unmap them page by page.
+constexpr size_t kKeptFrom = size_t{1} << 17;
 
 size_t rounded(size_t bytes) {
   if (bytes < kKeptFrom) return std::max<size_t>((bytes + 63) / 64 * 64, 64);

@@ -1,6 +1,7 @@
 #include "autograd/nn/layers.h"
 
 #include <cmath>
+#include <typeinfo>
 
 #include "tensor/create.h"
 
@@ -65,12 +66,22 @@ Variable Dropout::forward(const Variable& x) {
   return autograd::mul(x, mask);
 }
 
+namespace {
+
+/// Of this very type: a class derived from it may do something else.
+template <class T>
+bool is(const Module& module) {
+  return typeid(module) == typeid(T);
+}
+
+}  // namespace
+
 Variable Sequential::forward(const Variable& x) {
   Variable y = x;
   for (size_t i = 0; i < layers_.size(); ++i) {
-    auto* const linear = dynamic_cast<Linear*>(layers_[i]);
-    if (linear && i + 1 < layers_.size() && dynamic_cast<ReLU*>(layers_[i + 1])) {
-      y = autograd::linear_relu(y, linear->weight, linear->bias);
+    if (i + 1 < layers_.size() && is<Linear>(*layers_[i]) && is<ReLU>(*layers_[i + 1])) {
+      const auto& linear = static_cast<const Linear&>(*layers_[i]);
+      y = autograd::linear_relu(y, linear.weight, linear.bias);
       ++i;
     } else {
       y = layers_[i]->forward(y);

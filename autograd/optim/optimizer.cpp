@@ -1,7 +1,9 @@
 #include "autograd/optim/optimizer.h"
 
 #include <cmath>
+#include <set>
 
+#include "kernels/check.h"
 #include "kernels/kernels.h"
 #include "tensor/create.h"
 #include "tensor/dispatch.h"
@@ -31,9 +33,11 @@ const Tensor& require(const TensorMap& state, const std::string& name, DType dty
 
 Optimizer::Optimizer(std::vector<Variable> parameters, double lr) : lr_(lr) {
   set_lr(lr);
+  std::set<const autograd::Node*> seen;
   for (Variable& parameter : parameters) {
     check(parameter.is_leaf() && parameter.requires_grad() && parameter.value().is_contiguous(),
           "optimizer: expected contiguous leaves that require a gradient");
+    check(seen.insert(parameter.node().get()).second, "optimizer: parameter {} is there twice", slots_.size());
     slots_.push_back({std::move(parameter), {}, 0});
   }
 }
@@ -127,7 +131,13 @@ void SGD::update(const std::vector<Update>& updates) {
 }
 
 Adam::Adam(std::vector<Variable> parameters, const AdamOptions& options, bool decoupled)
-    : Optimizer(std::move(parameters), options.lr), options_(options), decoupled_(decoupled) {}
+    : Optimizer(std::move(parameters), options.lr), options_(options), decoupled_(decoupled) {
+  const double beta1 = options.beta1, beta2 = options.beta2, decay = options.weight_decay;
+  check(beta1 >= 0 && beta1 < 1 && beta2 >= 0 && beta2 < 1, "adam: expected betas in [0,1), found {} and {}", beta1,
+        beta2);
+  check(std::isfinite(options.eps) && options.eps >= 0, "adam: expected eps >= 0, found {}", options.eps);
+  check(std::isfinite(decay) && decay >= 0, "adam: expected a weight decay >= 0, found {}", decay);
+}
 
 // Neighbours that are at the same step, of one dtype and on one device, go to the kernel together.
 void Adam::update(const std::vector<Update>& updates) {
@@ -152,8 +162,11 @@ void Adam::update(const std::vector<Update>& updates) {
 }
 
 double clip_grad_norm(const std::vector<Variable>& parameters, double max_norm) {
+  check(max_norm >= 0, "clip_grad_norm: expected a norm >= 0, found {}", max_norm);
   double total = 0;
+  std::set<const autograd::Node*> seen;
   for (const Variable& parameter : parameters) {
+    check(seen.insert(parameter.node().get()).second, "clip_grad_norm: a parameter is there twice");
     const Tensor grad = parameter.grad();
     if (grad.defined())
       total += sum_squared_difference(grad, scalar(0, grad.dtype(), grad.device()).expand(grad.shape()));

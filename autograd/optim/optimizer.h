@@ -91,14 +91,20 @@ class Adam : public Optimizer {
   bool decoupled_;
 };
 
-/// AdamW (Loshchilov & Hutter 2019): weight decay apart from the moments; PyTorch's default of 0.01.
-class AdamW : public Adam {
- public:
-  AdamW(std::vector<Variable> parameters, const AdamOptions& options = {.weight_decay = 1e-2})
-      : Adam(std::move(parameters), options, true) {}
+/// PyTorch's defaults, which decay where Adam's do not.
+struct AdamWOptions {
+  double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 1e-2;
 };
 
-/// Scales all gradients so that their joint L2 norm is at most `max_norm`; returns the norm before.
+/// AdamW (Loshchilov & Hutter 2019): weight decay apart from the moments.
+class AdamW : public Adam {
+ public:
+  AdamW(std::vector<Variable> parameters, const AdamWOptions& o = {})
+      : Adam(std::move(parameters), {o.lr, o.beta1, o.beta2, o.eps, o.weight_decay}, true) {}
+};
+
+/// Scales all gradients so that their joint L2 norm is at most `max_norm`; returns the norm before. Throws Error where
+/// max_norm is below 0 or NaN, or a parameter there twice.
 double clip_grad_norm(const std::vector<Variable>& parameters, double max_norm);
 
 }  // namespace qinco::optim

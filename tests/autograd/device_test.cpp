@@ -53,7 +53,7 @@ std::vector<double> train(LayersNet& net, optim::Optimizer& optimizer, Device de
 std::unique_ptr<optim::Optimizer> make_optimizer(int kind, const LayersNet& net) {
   if (kind == 0) return std::make_unique<optim::SGD>(net.parameters(), optim::SgdOptions{.lr = 0.1, .momentum = 0.9});
   if (kind == 1) return std::make_unique<optim::Adam>(net.parameters(), optim::AdamOptions{.lr = 0.01});
-  return std::make_unique<optim::AdamW>(net.parameters(), optim::AdamOptions{.lr = 0.01, .weight_decay = 0.1});
+  return std::make_unique<optim::AdamW>(net.parameters(), optim::AdamWOptions{.lr = 0.01, .weight_decay = 0.1});
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ std::unique_ptr<optim::Optimizer> make_optimizer(const std::string& name, const 
   if (name == "adam decay")
     return std::make_unique<Adam>(
         p, AdamOptions{.lr = 0.05, .beta1 = 0.8, .beta2 = 0.95, .eps = 1e-6, .weight_decay = 0.1});
-  if (name == "adamw") return std::make_unique<AdamW>(p, AdamOptions{.lr = 0.05, .weight_decay = 0.1});
+  if (name == "adamw") return std::make_unique<AdamW>(p, AdamWOptions{.lr = 0.05, .weight_decay = 0.1});
   FAIL("no optimiser named " << name);
   return nullptr;
 }

@@ -109,6 +109,24 @@ TEST_CASE("nn: Sequential fuses Linear and ReLU without a difference") {
   CHECK(!(grad.numel() == 0));
 }
 
+/// Has a forward of its own, which a fusion of Linear and ReLU would pass by.
+struct Doubled : nn::Linear {
+  using nn::Linear::Linear;
+  Variable forward(const Variable& x) override {
+    const Variable y = nn::Linear::forward(x);
+    return autograd::add(y, y);
+  }
+};
+
+TEST_CASE("nn: Sequential calls what a class derived from Linear computes") {
+  Random random(9), same(9);
+  nn::Sequential net(Doubled(3, 4, random), nn::ReLU());
+  const nn::Linear linear(3, 4, same);
+  const Tensor x = normal_vectors(5, 3, 1);
+  const Variable plain = autograd::relu(autograd::linear(x, linear.weight, linear.bias));
+  CHECK(worst_difference(net(x).value(), scale(plain.value(), 2)) <= 1e-6);
+}
+
 TEST_CASE("nn: activations are the operations of their names") {
   const Tensor x = arange(7, -3);
   CHECK(same_bits(nn::ReLU()(x).value(), relu(x)));

@@ -110,6 +110,21 @@ TEST_CASE("optim: first steps in closed form") {
   // AdamW also shrinks p by lr * wd.
   const Tensor adamw = stepped([](auto p) { return optim::AdamW(p, {.lr = 0.1, .weight_decay = 0.5}); });
   CHECK(worst_difference(adamw, from_vector<double>({0.9 - 0.05, 2.1 - 0.1})) <= 1e-8);
+  const Tensor decayed = stepped([](auto p) { return optim::AdamW(p, {.lr = 0.1}); });  // by 0.01, unless told
+  CHECK(worst_difference(decayed, from_vector<double>({0.9 - 0.001, 2.1 - 0.002})) <= 1e-8);
+}
+
+TEST_CASE("optim: a parameter that is there twice, and options that make no sense, are refused") {
+  Variable x(ones({2}), true);
+  x.set_grad(ones({2}));
+  CHECK(contains(error_of([&] { optim::SGD({x, x}, {}); }), "parameter 1 is there twice"));
+  CHECK(contains(error_of([&] { optim::clip_grad_norm({x, x}, 1); }), "there twice"));
+  for (const double norm : {-1.0, double{NAN}})
+    CHECK(contains(error_of([&] { optim::clip_grad_norm({x}, norm); }), "expected a norm >= 0"));
+  CHECK(contains(error_of([&] { optim::Adam({x}, {.beta1 = -1}); }), "betas in [0,1), found -1"));
+  CHECK(contains(error_of([&] { optim::Adam({x}, {.beta2 = 1}); }), "found 0.9 and 1"));
+  CHECK(contains(error_of([&] { optim::Adam({x}, {.eps = NAN}); }), "eps >= 0, found nan"));
+  CHECK(contains(error_of([&] { optim::AdamW({x}, {.weight_decay = -1}); }), "weight decay >= 0, found -1"));
 }
 
 TEST_CASE("optim: parameters without a gradient stay, and their steps are not counted") {
