@@ -8,10 +8,11 @@
 
 namespace qinco {
 
-/// Throws Error naming `what` and the row unless the first M codes of each of n rows, codes_ld apart, are in [0,K).
-inline void check_codes(const char* what, int64_t n, int64_t M, int64_t K, const int32_t* codes, int64_t codes_ld) {
+/// Throws Error naming `what` and the row unless codes `first` to M-1 of each of n rows, codes_ld apart, are in [0,K).
+inline void check_codes(const char* what, int64_t n, int64_t M, int64_t K, const int32_t* codes, int64_t codes_ld,
+                        int64_t first = 0) {
   for (int64_t i = 0; i < n; ++i)
-    for (int64_t m = 0; m < M; ++m) {
+    for (int64_t m = first; m < M; ++m) {
       const int32_t code = codes[i * codes_ld + m];
       check(code >= 0 && code < K, "{}: row {}: expected codes in [0,{}), found {}", what, i, K, code);
     }
