@@ -283,9 +283,11 @@ void one_row(const Context& context, const Gemm<float>& g) {
   });
 }
 
-/// One column is one row of the transposed product, where its values lie one after the other.
+/// One column is one row of the transposed product, where its values lie one after the other. Not where that would cut
+/// k in other places: the order of sums is to depend on the sizes alone.
 bool is_column(const Gemm<float>& g) {
-  return g.n == 1 && g.m > 1 && g.ldc == 1 && !g.bias && (!g.residual || g.ldr == 1);
+  const bool same_order = g.k <= kBlockK || (!g.trans_a && (g.m > kTileRows || g.trans_b));
+  return g.n == 1 && g.m > 1 && same_order && g.ldc == 1 && !g.bias && (!g.residual || g.ldr == 1);
 }
 
 Gemm<float> transposed(Gemm<float> g) {
@@ -300,8 +302,8 @@ void gemm(const Context& context, const Gemm<float>& g) {
   if (g.m <= 0 || g.n <= 0) return;
   if (is_column(g)) return gemm(context, transposed(g));
   if (g.m <= kTileRows && g.trans_b && g.ldb % kAliased != 0) return few_rows_transposed(context, g);
-  if (g.m == 1) return one_row(context, g);
-  if (g.m <= kTileRows) {  // one row of tiles reads B once: packing it would cost more than it saves
+  if (g.m == 1 && !g.trans_b) return one_row(context, g);
+  if (g.m <= kTileRows && !g.trans_b) {  // one row of tiles reads B once: packing it would cost more than it saves
     run_pass(context, {g, 0, g.k, 0, g.n, nullptr}, Tasks(g.m, g.n, g.k), nullptr, 0);
     return;
   }

@@ -85,8 +85,9 @@ void VectorFile::read(int64_t begin, int64_t end, float* out) const {
 }
 
 Tensor VectorFile::sample(int64_t nt, int64_t limit) const {
-  const int64_t n = std::min(nt, limit), d = rows_.d;
+  check(nt >= 1 && limit >= 1, "{}: a sample of {} of {} rows asked for", path(), limit, nt);
   rows_.check_range(0, nt);
+  const int64_t n = std::min(nt, limit), d = rows_.d;
   if (nt / n * rows_.row_bytes() > kReadAhead) rows_.file->expect_scattered_reads();
   Tensor x = Tensor::empty({n, d});
   int64_t released = 0;

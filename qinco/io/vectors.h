@@ -28,7 +28,7 @@ class VectorFile {
   /// file.
   void read(int64_t begin, int64_t end, float* out) const;
   /// f32 [min(nt, limit),d]: the first nt >= 1 rows or, where they are more, `limit` >= 1 of them spread evenly; the
-  /// others are not read, nor then read ahead. Errors as read().
+  /// others are not looked at, and not read ahead where they are far apart. Errors as read().
   Tensor sample(int64_t nt, int64_t limit) const;
 
  private:

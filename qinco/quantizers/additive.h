@@ -12,9 +12,8 @@
 namespace qinco {
 
 /// x [n,d] = the sum of the codewords of the first M_used codes in codebooks f32 [M,K,d]; row i of codes starts at
-/// codes
-/// + i*codes_ld. x and codes are the host's; codebooks may be on any device. Throws Error naming the row when a code is
-/// not in [0,K), or M_used not in 1..M.
+/// codes + i*codes_ld. x and codes are the host's; codebooks may be on any device. Throws Error naming the row when a
+/// code is not in [0,K), or M_used not in 1..M.
 void additive_decode(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
                      int64_t codes_ld, int64_t M_used, float* x);
 

@@ -154,7 +154,7 @@ Kmeans lloyd(const kernels::Context& context, const Points& points, int64_t k, T
     result.mse = mean_distance(context, points, distances);
     result.iterations = i + 1;
     check(std::isfinite(result.mse),
-          "k-means: the vectors hold NaN or infinity, or values too large for their squares");
+          "k-means: the vectors or the initial centroids hold NaN or infinity, or values too large for their squares");
     if (options.on_update) options.on_update(i + 1, result.mse);
     if (ids == earlier) break;
     update(context, points, device_ids, ids, k, result.centroids);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/check.h"
+#include "qinco/quantizers/checks.h"
 #include "tensor/create.h"
 #include "tensor/host_rows.h"
 
@@ -69,6 +70,7 @@ AdditiveIndex::AdditiveIndex(const Tensor& codebooks, std::optional<NormQuantize
 void AdditiveIndex::add(const kernels::Context& context, int64_t n, const int32_t* codes) {
   constexpr int64_t kMost = int64_t{std::numeric_limits<uint32_t>::max()} - 1;
   check(size() + n <= kMost, "search: {} vectors, expected at most {}", size() + n, kMost);
+  check_codes("search", n, M(), codebooks_.size(1), codes, M());
   const int64_t rows = std::min(n, kAddBlock);
   std::vector<float> norms(static_cast<size_t>(rows));
   std::vector<uint8_t> bytes(static_cast<size_t>(rows * tables_.width()));

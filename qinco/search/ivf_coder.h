@@ -57,7 +57,7 @@ class IvfBuilder {
   explicit IvfBuilder(std::shared_ptr<const IvfCoder> coder, std::optional<int64_t> M_kept = {});
 
   /// Takes in n more training vectors x [n,d] with their codes [n,M+1], or null to encode them here. Throws Error after
-  /// write(), and naming the row when a value is not finite or a code out of range.
+  /// write(), on a value that is not finite or a code out of range.
   void add(int64_t n, const float* x, const int32_t* codes = nullptr);
   /// Writes the empty index, atomically. With `links` > 0 the coarse quantizer is an HNSW graph of that many links a
   /// centroid, else flat. `poll`, if set, is called after the least squares and while linking, and last before the file

@@ -58,6 +58,7 @@ struct Case {
   bool trans_a, trans_b;
   int epilogue;
   Precision precision = Precision::exact;
+  bool tight = false;  // no gaps between the rows of C and the residual
 
   Case fast() const {
     Case other = *this;
@@ -98,8 +99,8 @@ struct Problem {
   Problem(const Case& s, bool integers, int64_t padding = 3, uint32_t seed = 1)
       : a(s.trans_a ? s.k : s.m, s.trans_a ? s.m : s.k, padding, 1),
         b(s.trans_b ? s.n : s.k, s.trans_b ? s.k : s.n, padding + 1, 3),
-        c(s.m, s.n, padding + 2, 5),
-        r(s.m, s.n, padding, 7),
+        c(s.m, s.n, s.tight ? 0 : padding + 2, 5),
+        r(s.m, s.n, s.tight ? 0 : padding, 7),
         bias_values(static_cast<size_t>(s.n)) {
     std::mt19937 random(seed);
     const auto value = [&] {
@@ -181,6 +182,33 @@ TEST_CASE("gemm: exact over several blocks of k, n and m") {
         check_exact({1300, 20, 70, ta, tb, e});
         check_exact({9, 530, 801, ta, tb, e});
       }
+}
+
+TEST_CASE("gemm: exact where B's rows lie 4 KB apart, and for one column without gaps") {
+  for (int e = 0; e < kEpilogues; ++e)
+    for (const bool ta : {false, true}) {
+      for (const int64_t m : {1, 3, 6, 14})
+        for (const int64_t n : {5, 40}) check_exact({m, n, 1020, ta, true, e});  // of 1024 floats with the padding
+      for (const bool tb : {false, true})
+        for (const int64_t m : {1, 4, 40})
+          for (const int64_t k : {0, 5, 70, 401, 1020, 1021}) check_exact({m, 1, k, ta, tb, e, Precision::exact, true});
+    }
+}
+
+TEST_CASE("gemm: one column has the same bits with gaps and without") {
+  for (const Version& version : versions())
+    for (const bool ta : {false, true})
+      for (const bool tb : {false, true})
+        for (const int64_t m : {3, 40})
+          for (const int64_t k : {70, 801}) {
+            Problem loose({m, 1, k, ta, tb, residual}, false),
+                tight({m, 1, k, ta, tb, residual, Precision::exact, true}, false);
+            version.table->gemm(with_threads(1), loose.gemm);
+            version.table->gemm(with_threads(1), tight.gemm);
+            bool equal = true;
+            for (int64_t i = 0; i < m; ++i) equal &= loose.c.data()[i * loose.c.ld] == tight.c.data()[i];
+            CHECK_MESSAGE(equal, describe(version, {m, 1, k, ta, tb, residual}));
+          }
 }
 
 /// Whether C, which was `before` (with the same leading dimension), is off by at most `relative` of the sum of the

@@ -2,6 +2,7 @@
 #include "qinco/quantizers/additive.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 #include <vector>
 

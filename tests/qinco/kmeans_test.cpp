@@ -2,6 +2,7 @@
 #include "qinco/quantizers/kmeans.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <vector>
 
