@@ -250,8 +250,7 @@ void few_rows_transposed(const Context& context, const Gemm<float>& g) {
   });
 }
 
-/// C for one row and B as it lies: rows of B are read along, some at a time, into sums of many columns. For more rows
-/// than this, the tiles are as fast.
+/// C for one row and B as it lies: rows of B are read along, some at a time, into sums of many columns.
 void one_row(const Context& context, const Gemm<float>& g) {
   const int64_t step = g.trans_a ? g.lda : 1;
   const int64_t grain = blocks_of(larger(1, kFewWork / larger(1, g.k)), kLanes) * kLanes;
