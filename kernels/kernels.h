@@ -209,7 +209,8 @@ struct Scan {
   X(uniform) X(dropout_mask) \
   X(strided_copy) \
   X(strided_write) X(gather_sum) \
-  X(sum) X(sum_squared_difference) X(row_sum) X(column_sum) X(row_squared_norm) X(row_argmin) \
+  X(sum) X(sum_squared_difference) X(row_sum) X(column_sum) X(row_squared_norm) \
+  X(row_squared_distance) X(row_argmin) \
   X(gather_rows) X(scatter_add_rows) \
   X(log_sum_exp) X(softmax) X(log_softmax) X(softmax_backward) X(log_softmax_backward) \
   X(layer_norm) X(layer_norm_backward) \
@@ -279,6 +280,8 @@ struct Table {
   void (*column_sum)(const Context&, int64_t rows, int64_t cols, const T* x, T* out) = nullptr;
   /// out[i] = sum_j x[i,j]^2
   void (*row_squared_norm)(const Context&, int64_t rows, int64_t cols, const T* x, T* out) = nullptr;
+  /// out[i] = sum_j (x[i,j]-y[j])^2, of which the differences may be rounded to T
+  void (*row_squared_distance)(const Context&, int64_t rows, int64_t cols, const T* x, const T* y, T* out) = nullptr;
   /// ids[i] = the lowest j with the smallest x[i,j]; NaN is never smallest; 0 if all are NaN. cols >= 1.
   void (*row_argmin)(const Context&, int64_t rows, int64_t cols, const T* x, int32_t* ids) = nullptr;
 

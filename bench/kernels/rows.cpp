@@ -35,6 +35,14 @@ void add_backward(const char* name, BackwardKernel kernel) {
   });
 }
 
+void add_distances() {
+  add("row_squared_distance", kShape, moving(1), [](const Context& context, const auto& table) {
+    return [&context, &table, x = normal(kN), y = normal(kCols), out = std::vector<float>(kRows)]() mutable {
+      table.row_squared_distance(context, kRows, kCols, x.data(), y.data(), out.data());
+    };
+  });
+}
+
 void add_picks() {
   add("row_argmin", kShape, moving(1), [](const Context& context, const auto& table) {
     return [&context, &table, x = normal(kN), ids = std::vector<int32_t>(kRows)]() mutable {
@@ -135,6 +143,7 @@ void add_row_kernels() {
   add_from_rows("row_sum", &Table<float>::row_sum, kRows, 1);
   add_from_rows("column_sum", &Table<float>::column_sum, kCols, 1);
   add_from_rows("row_squared_norm", &Table<float>::row_squared_norm, kRows, 1);
+  add_distances();
   add_from_rows("log_sum_exp", &Table<float>::log_sum_exp, kRows, 1);
   add_from_rows("softmax", &Table<float>::softmax, kN, 2);
   add_from_rows("log_softmax", &Table<float>::log_softmax, kN, 2);

@@ -45,14 +45,9 @@ struct Columns {
   QINCO_INLINE void advance() { data += step; }
 };
 
-/// acc[r][v] = sum over p < k of A(r, p) * B(p, v).
+/// acc[r][v] += sum over p < k of A(r, p) * B(p, v).
 template <int kRows, int kVecs, class A, class B>
-QINCO_INLINE void accumulate(int64_t k, A a, B b, Vec (&acc)[kRows][kVecs]) {
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 16
-    for (int v = 0; v < kVecs; ++v) acc[r][v] = Vec(0.0f);
-  }
+QINCO_INLINE void accumulate_onto(int64_t k, A a, B b, Vec (&acc)[kRows][kVecs]) {
   for (int64_t p = 0; p < k; ++p) {
     Vec row[kVecs];
 #pragma GCC unroll 16
@@ -66,6 +61,17 @@ QINCO_INLINE void accumulate(int64_t k, A a, B b, Vec (&acc)[kRows][kVecs]) {
     a.advance();
     b.advance();
   }
+}
+
+/// acc[r][v] = sum over p < k of A(r, p) * B(p, v).
+template <int kRows, int kVecs, class A, class B>
+QINCO_INLINE void accumulate(int64_t k, A a, B b, Vec (&acc)[kRows][kVecs]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVecs; ++v) acc[r][v] = Vec(0.0f);
+  }
+  accumulate_onto(k, a, b, acc);
 }
 
 QINCO_CPU_NAMESPACE_END

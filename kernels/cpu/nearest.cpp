@@ -1,6 +1,6 @@
 // Nearest codeword: argmin over k of ||c_k||^2 - 2 <x, c_k> (||x||^2 is the same for every k), with the matrix
-// product's register tile and a running minimum per row in place of its store. A block of the codebook is packed once
-// for all threads and stays in L2 while the rows pass by; n x K values never exist.
+// product's register tile, which starts from the norms, and a running minimum per row in place of its store. A block of
+// the codebook is packed once for all threads and stays in L2 while the rows pass by; n x K values never exist.
 #include "kernels/cpu/distance.h"
 #include "kernels/cpu/microkernel.h"
 #include "kernels/cpu/pack.h"
@@ -21,7 +21,7 @@ constexpr int64_t kPackFloats = 1 << 14;  // floats packed per task
 /// Codewords [first, first + count), packed.
 struct Block {
   int64_t first, count, d;
-  float* packed;  // panels of kTileCols codewords
+  float* packed;  // panels of kTileCols codewords, times -2
   float* norms;   // their squared norms, +infinity beyond the codebook: never nearest
 };
 
@@ -39,20 +39,28 @@ struct Running {
 
 template <int kRows, int kVecs>
 QINCO_INLINE void visit_tile(const Block& block, int64_t column, const float* x, Running<kRows>& best) {
-  Vec acc[kRows][kVecs];
-  const Columns<kVecs> codewords{block.packed + column * block.d, kVecs * kLanes, static_cast<int>(kLanes)};
-  accumulate(block.d, StridedRows{x, block.d, 1}, codewords, acc);
+  Vec value[kRows][kVecs];
 #pragma GCC unroll 16
   for (int v = 0; v < kVecs; ++v) {
     const Vec norm = load(block.norms + column + v * kLanes);
-    const IntVec id = lane_numbers() + IntVec(static_cast<int32_t>(block.first + column + v * kLanes));
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const Vec value = fma(acc[r][v], Vec(-2.0f), norm);
-      const Mask nearer = value < best.value[r];
-      best.value[r] = select(nearer, value, best.value[r]);
-      best.id[r] = select(nearer, id, best.id[r]);
+    for (int r = 0; r < kRows; ++r) value[r][v] = norm;
+  }
+  const Columns<kVecs> codewords{block.packed + column * block.d, kVecs * kLanes, static_cast<int>(kLanes)};
+  accumulate_onto(block.d, StridedRows{x, block.d, 1}, codewords, value);
+  const IntVec first = lane_numbers() + IntVec(static_cast<int32_t>(block.first + column));
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    Vec smallest = best.value[r];
+    IntVec id = best.id[r];
+#pragma GCC unroll 16
+    for (int v = 0; v < kVecs; ++v) {
+      const Mask nearer = value[r][v] < smallest;
+      smallest = min(value[r][v], smallest);
+      id = select(nearer, first + IntVec(static_cast<int32_t>(v * kLanes)), id);
     }
+    best.value[r] = smallest;
+    best.id[r] = id;
   }
 }
 
@@ -92,7 +100,9 @@ void pack_block(const Context& context, const Block& block, const float* c) {
   parallel_for(context, padded, grain, [&](int64_t begin, int64_t end, int) {
     const float* const codewords = c + (block.first + begin) * block.d;
     const int64_t count = smaller(end, block.count) - begin;
-    pack_cols_transposed(count, block.d, codewords, block.d, block.packed + begin * block.d);
+    float* const packed = block.packed + begin * block.d;
+    pack_cols_transposed(count, block.d, codewords, block.d, packed);
+    for (int64_t j = 0; j < (end - begin) * block.d; ++j) packed[j] *= -2.0f;
     for (int64_t j = begin; j < end; ++j)
       block.norms[j] = j < block.count ? squared_norm(block.d, codewords + (j - begin) * block.d) : infinity();
   });

@@ -1,6 +1,7 @@
 // Reductions. Sums over everything add in double; sums over a row or a column add blocks of floats (row_sums.h).
 #include "kernels/cpu/row_sums.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/cpu/transpose.h"
 #include "kernels/families.h"
 #include "kernels/parallel.h"
 
@@ -44,26 +45,39 @@ double sum_squared_difference(const Context& context, int64_t n, const float* a,
   });
 }
 
-void row_sum(const Context& context, int64_t rows, int64_t cols, const float* x, float* out) {
+// out[i] = the sum over j of what add(j, lanes, x[i,j..], total) adds to `total`: 0 where lanes are not there.
+template <class Add>
+void sum_rows(const Context& context, int64_t rows, int64_t cols, const float* x, float* out, Add add) {
+  const auto add_of = [=](int64_t i) {
+    return [row = x + i * cols, add](int64_t j, auto lanes, Vec total) {
+      return add(j, lanes, lanes.get(row + j), total);
+    };
+  };
   parallel_for(context, rows, row_grain(cols), [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      const float* const row = x + i * cols;
-      const auto add = [row](int64_t j, auto lanes, Vec total) { return total + lanes.get(row + j); };
-      out[i] = static_cast<float>(sum_along(cols, add));
+    int64_t i = begin;
+    // Short rows side by side: a row of one block has the same sum by itself.
+    for (; cols <= kSumBlock && i + kLanes <= end; i += kLanes) {
+      Vec sums[kLanes];
+      for (int64_t r = 0; r < kLanes; ++r) sums[r] = sum_block(0, cols, add_of(i + r));
+      store(out + i, horizontal_sums(sums));
     }
+    for (; i < end; ++i) out[i] = static_cast<float>(sum_along(cols, add_of(i)));
   });
 }
 
+void row_sum(const Context& context, int64_t rows, int64_t cols, const float* x, float* out) {
+  sum_rows(context, rows, cols, x, out, [](int64_t, auto, Vec v, Vec total) { return total + v; });
+}
+
 void row_squared_norm(const Context& context, int64_t rows, int64_t cols, const float* x, float* out) {
-  parallel_for(context, rows, row_grain(cols), [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) {
-      const float* const row = x + i * cols;
-      const auto add = [row](int64_t j, auto lanes, Vec total) {
-        const Vec v = lanes.get(row + j);
-        return fma(v, v, total);
-      };
-      out[i] = static_cast<float>(sum_along(cols, add));
-    }
+  sum_rows(context, rows, cols, x, out, [](int64_t, auto, Vec v, Vec total) { return fma(v, v, total); });
+}
+
+void row_squared_distance(const Context& context, int64_t rows, int64_t cols, const float* x, const float* y,
+                          float* out) {
+  sum_rows(context, rows, cols, x, out, [y](int64_t j, auto lanes, Vec v, Vec total) {
+    const Vec difference = v - lanes.get(y + j);
+    return fma(difference, difference, total);
   });
 }
 
@@ -132,6 +146,7 @@ void fill_reduce(Table<float>& t) {
   t.row_sum = row_sum;
   t.column_sum = column_sum;
   t.row_squared_norm = row_squared_norm;
+  t.row_squared_distance = row_squared_distance;
   t.row_argmin = row_argmin;
 }
 

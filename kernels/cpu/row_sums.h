@@ -9,17 +9,21 @@ QINCO_CPU_NAMESPACE_BEGIN
 
 constexpr int64_t kSumBlock = 4096;  // floats added in lanes before they go into a double
 
-// The sum over j < n of add(j, lanes, total), which returns `total` plus the terms at j; the terms of lanes that are
-// not there must be 0, as they are when made by products and sums of `lanes.get`.
+// The sum over begin <= j < end of add(j, lanes, total), which returns `total` plus the terms at j; the terms of lanes
+// that are not there must be 0, as they are when made by products and sums of `lanes.get`.
+template <class Add>
+QINCO_INLINE Vec sum_block(int64_t begin, int64_t end, Add add) {
+  Vec total(0.0f);
+  for_lanes(begin, end, [&](int64_t j, auto lanes) { total = add(j, lanes, total); });
+  return total;
+}
+
+// The same over all j < n.
 template <class Add>
 QINCO_INLINE double sum_along(int64_t n, Add add) {
   double total = 0;
-  for (int64_t begin = 0; begin < n; begin += kSumBlock) {
-    Vec block(0.0f);
-    for_lanes(begin, begin + kSumBlock < n ? begin + kSumBlock : n,
-              [&](int64_t j, auto lanes) { block = add(j, lanes, block); });
-    total += horizontal_sum(block);
-  }
+  for (int64_t begin = 0; begin < n; begin += kSumBlock)
+    total += horizontal_sum(sum_block(begin, begin + kSumBlock < n ? begin + kSumBlock : n, add));
   return total;
 }
 

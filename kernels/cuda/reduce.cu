@@ -60,28 +60,53 @@ double sum_squared_difference(const Context& context, int64_t n, const T* a, con
   return total_on_host(context, n, SquaredDifference<T>{a, b});
 }
 
+// The terms of a row's sum: of element j, x.
+struct Value {
+  __device__ double operator()(int64_t, double x) const { return x; }
+};
+
+struct Square {
+  __device__ double operator()(int64_t, double x) const { return x * x; }
+};
+
+template <class T>
+struct SquaredDistanceTo {
+  const T* y;
+  __device__ double operator()(int64_t j, double x) const {
+    const double difference = x - static_cast<double>(y[j]);
+    return difference * difference;
+  }
+};
+
 // A warp per row.
-template <bool squared, class T>
-__global__ void row_sum_kernel(int64_t rows, int64_t cols, const T* x, T* out) {
+template <class T, class Term>
+__global__ void sum_rows_kernel(int64_t rows, int64_t cols, const T* x, Term term, T* out) {
   for (int64_t i = grid_warp(); i < rows; i += grid_warps()) {
     double total = 0;
-    for (int64_t j = lane(); j < cols; j += kWarp) {
-      const double value = static_cast<double>(x[i * cols + j]);
-      total += squared ? value * value : value;
-    }
+    for (int64_t j = lane(); j < cols; j += kWarp) total += term(j, static_cast<double>(x[i * cols + j]));
     total = warp_sum(total);
     if (lane() == 0) out[i] = static_cast<T>(total);
   }
 }
 
+template <class T, class Term>
+void sum_rows(const Context& context, int64_t rows, int64_t cols, const T* x, Term term, T* out) {
+  launch(context, sum_rows_kernel<T, Term>, blocks_for(rows, kWarps), kBlock, 0, rows, cols, x, term, out);
+}
+
 template <class T>
 void row_sum(const Context& context, int64_t rows, int64_t cols, const T* x, T* out) {
-  launch(context, row_sum_kernel<false, T>, blocks_for(rows, kWarps), kBlock, 0, rows, cols, x, out);
+  sum_rows(context, rows, cols, x, Value{}, out);
 }
 
 template <class T>
 void row_squared_norm(const Context& context, int64_t rows, int64_t cols, const T* x, T* out) {
-  launch(context, row_sum_kernel<true, T>, blocks_for(rows, kWarps), kBlock, 0, rows, cols, x, out);
+  sum_rows(context, rows, cols, x, Square{}, out);
+}
+
+template <class T>
+void row_squared_distance(const Context& context, int64_t rows, int64_t cols, const T* x, const T* y, T* out) {
+  sum_rows(context, rows, cols, x, SquaredDistanceTo<T>{y}, out);
 }
 
 template <class T>
@@ -114,6 +139,7 @@ void fill_reduce(Table<T>& t) {
   t.row_sum = row_sum<T>;
   t.column_sum = column_sum<T>;
   t.row_squared_norm = row_squared_norm<T>;
+  t.row_squared_distance = row_squared_distance<T>;
   t.row_argmin = row_argmin<T>;
 }
 template void fill_reduce(Table<float>&);

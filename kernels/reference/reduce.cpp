@@ -59,6 +59,20 @@ void row_squared_norm(const Context& context, int64_t rows, int64_t cols, const 
 }
 
 template <class T>
+void row_squared_distance(const Context& context, int64_t rows, int64_t cols, const T* x, const T* y, T* out) {
+  parallel_for(context, rows, row_grain(cols), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      double total = 0;
+      for (int64_t j = 0; j < cols; ++j) {
+        const double difference = static_cast<double>(x[i * cols + j]) - static_cast<double>(y[j]);
+        total += difference * difference;
+      }
+      out[i] = static_cast<T>(total);
+    }
+  });
+}
+
+template <class T>
 void row_argmin(const Context& context, int64_t rows, int64_t cols, const T* x, int32_t* ids) {
   parallel_for(context, rows, row_grain(cols), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
@@ -86,6 +100,7 @@ void fill_reduce(Table<T>& t) {
   t.row_sum = row_sum<T>;
   t.column_sum = column_sum<T>;
   t.row_squared_norm = row_squared_norm<T>;
+  t.row_squared_distance = row_squared_distance<T>;
   t.row_argmin = row_argmin<T>;
 }
 template void fill_reduce(Table<float>&);

@@ -11,9 +11,7 @@ namespace qinco {
 namespace {
 
 constexpr float kShrink = 0.25f;
-constexpr int64_t kChunk = 4096;           // rows whose masses are summed together
-constexpr int64_t kDifferences = 1 << 18;  // elements of the rows whose distances are computed together
-constexpr int64_t kDeviceDifferences = 1 << 24;
+constexpr int64_t kChunk = 4096;  // rows whose masses are summed together
 
 /// The masses (weight times squared distance to the nearest row drawn) of all rows, and their sums by chunk.
 class Masses {
@@ -27,19 +25,11 @@ class Masses {
     for (int64_t i = 0; i < n; ++i) sums_[i / kChunk] += mass(i);
   }
 
-  /// Takes in the row that was drawn last. By differences, which take half the time of a search for the nearest of one.
+  /// Takes in the row that was drawn last.
   void add(const kernels::Context& context, int64_t d, const float* x, const float* row) {
     kernels::ScratchFrame frame(context);
-    const kernels::Table<float>& kernel = kernels::table<float>(context.device);
-    const bool cpu = context.device.type == DeviceType::cpu;
-    const int64_t block = std::clamp((cpu ? kDifferences : kDeviceDifferences) / d, int64_t{1}, n_);
     float* const fresh = result_of(context, frame, fresh_.data(), n_);
-    float* const differences = frame.get<float>(block * d);
-    for (int64_t begin = 0; begin < n_; begin += block) {
-      const int64_t count = std::min(block, n_ - begin);
-      kernel.binary(context, kernels::BinaryOp::sub, count, d, {x + begin * d, d, 1}, {row, 0, 1}, differences);
-      kernel.row_squared_norm(context, count, d, differences, fresh + begin);
-    }
+    kernels::table<float>(context.device).row_squared_distance(context, n_, d, x, row, fresh);
     to_host(context, fresh, fresh_.data(), n_);
     kernels::parallel_for(host_context(context), n_, kChunk, [&](int64_t begin, int64_t end, int) {
       double sum = 0;

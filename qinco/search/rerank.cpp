@@ -55,17 +55,14 @@ Gathered gather(const kernels::Context& host, int64_t n, int64_t nshort, const i
   return all;
 }
 
-/// distances of queries [n,d] to their decoded candidates x [.,d], which are overwritten; x, queries and distances are
-/// in the device's memory.
+/// distances of queries [n,d] to their decoded candidates x [.,d], all in the device's memory.
 void candidate_distances(const kernels::Context& context, const Gathered& all, int64_t n, int64_t d,
-                         const float* queries, float* x, float* distances) {
+                         const float* queries, const float* x, float* distances) {
   const kernels::Table<float>& kernel = kernels::table<float>(context.device);
   for_rows(context, n, 1, [&](const kernels::Context& own, int64_t begin, int64_t end) {
     for (int64_t q = begin; q < end; ++q) {
       const int64_t first = all.first[static_cast<size_t>(q)], count = all.first[static_cast<size_t>(q) + 1] - first;
-      float* const rows = x + first * d;
-      kernel.binary(own, kernels::BinaryOp::sub, count, d, {rows, d, 1}, {queries + q * d, 0, 1}, rows);
-      kernel.row_squared_norm(own, count, d, rows, distances + first);
+      kernel.row_squared_distance(own, count, d, x + first * d, queries + q * d, distances + first);
     }
   });
 }

@@ -1,4 +1,4 @@
-// sum, sum_squared_difference, row_sum, column_sum, row_squared_norm, row_argmin.
+// sum, sum_squared_difference, row_sum, column_sum, row_squared_norm, row_squared_distance, row_argmin.
 #include <doctest/doctest.h>
 
 #include "tests/kernels/harness.h"
@@ -12,6 +12,7 @@ QINCO_COVERS(sum_squared_difference);
 QINCO_COVERS(row_sum);
 QINCO_COVERS(column_sum);
 QINCO_COVERS(row_squared_norm);
+QINCO_COVERS(row_squared_distance);
 QINCO_COVERS(row_argmin);
 
 using RowKernel = void (*)(const Context&, int64_t rows, int64_t cols, const float* x, float* out);
@@ -87,6 +88,46 @@ TEST_CASE("row and column reductions: empty and the same bits at any thread coun
       const int64_t rows = r.over_columns ? 0 : 3, cols = r.over_columns ? 3 : 0;
       check_equal(run(t, r, TestContext(), rows, cols, {}), {0, 0, 0}, r.name);
     }
+  });
+}
+
+TEST_CASE("row_squared_distance: exact on integers, and far from the origin as near it") {
+  for_each_version_and_reference([](const Table<float>& t, const Version& version) {
+    const auto distances = [&t](const Context& context, int64_t rows, int64_t cols, const std::vector<float>& x,
+                                const std::vector<float>& y) {
+      Buffer<float> in(x), origin(y, 1), out(rows, 3);
+      t.row_squared_distance(context, rows, cols, in.data(), origin.data(), out.data());
+      CHECK(out.guards_hold());
+      return out.values();
+    };
+    const auto in_double = [](int64_t rows, int64_t cols, const std::vector<float>& x, const std::vector<float>& y) {
+      std::vector<float> totals;
+      for (int64_t i = 0; i < rows; ++i) {
+        double total = 0;
+        for (int64_t j = 0; j < cols; ++j) {
+          const double difference =
+              static_cast<double>(x[static_cast<size_t>(i * cols + j)]) - y[static_cast<size_t>(j)];
+          total += difference * difference;
+        }
+        totals.push_back(static_cast<float>(total));
+      }
+      return totals;
+    };
+    for (const int64_t rows : {0, 1, 3, 70})
+      for (const int64_t cols : kTailSizes) {
+        const std::string what = fmt::format("{} {}x{}", version.name, rows, cols);
+        const std::vector<float> k = Data(8).integers(rows * cols), c = Data(9).integers(cols);
+        check_equal(distances(TestContext(), rows, cols, k, c), in_double(rows, cols, k, c), what);
+        // All terms are positive, and differences of floats this close are exact.
+        const std::vector<float> x = Data(10).normal(rows * cols, 1000), y = Data(11).normal(cols, 1000);
+        const std::vector<float> expected = in_double(rows, cols, x, y);
+        check_close(
+            distances(TestContext(), rows, cols, x, y), expected,
+            [&](int64_t i) { return 16 * kEpsilon * static_cast<double>(expected[static_cast<size_t>(i)]); }, what);
+      }
+    const std::vector<float> x = Data(12).normal(1013 * 131), y = Data(13).normal(131);
+    check_any_thread_count([&](const Context& context) { return distances(context, 1013, 131, x, y); }, version.name);
+    check_equal(distances(TestContext(), 3, 0, {}, {}), {0, 0, 0}, version.name);
   });
 }
 

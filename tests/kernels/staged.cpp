@@ -29,6 +29,12 @@ void rows_kernel(const Context&, int64_t rows, int64_t cols, const float* x, flo
                                                       : rows));
 }
 
+void row_squared_distance(const Context&, int64_t rows, int64_t cols, const float* x, const float* y, float* out) {
+  Stage s(device_in_use);
+  const float *const from = s.in(x, rows * cols), *const origin = s.in(y, cols);
+  kernels_of_device().row_squared_distance(s.context(), rows, cols, from, origin, s.both(out, rows));
+}
+
 using SoftmaxBackward = void (*)(const Context&, int64_t, int64_t, const float*, const float*, float*);
 
 template <SoftmaxBackward Table<float>::*kernel>
@@ -317,6 +323,7 @@ Table<float> make_table() {
   QINCO_STAGED_ROWS(row_sum, false)
   QINCO_STAGED_ROWS(column_sum, false, true)
   QINCO_STAGED_ROWS(row_squared_norm, false)
+  QINCO_STAGED(row_squared_distance)
   QINCO_STAGED(row_argmin)
   QINCO_STAGED(gather_rows)
   QINCO_STAGED(scatter_add_rows)
