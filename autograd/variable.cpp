@@ -1,5 +1,7 @@
 #include "autograd/variable.h"
 
+#include <utility>
+
 #include "autograd/node.h"
 #include "tensor/create.h"
 
@@ -14,13 +16,18 @@ const Node& deref(const std::shared_ptr<Node>& node) {
   return *node;
 }
 
+// The value of a leaf that an optimiser may write to: external memory may be a file mapped for reading.
+Tensor writable(Tensor value) {
+  return value.is_external() ? value.clone() : std::move(value);
+}
+
 }  // namespace
 
 Variable::Variable(Tensor value, bool requires_grad) {
   check(value.defined(), "variable: the tensor is undefined");
   check(!requires_grad || is_floating(value.dtype()), "variable: a gradient needs f32 or f64, found {}",
         name(value.dtype()));
-  node_ = std::make_shared<Node>(std::move(value));
+  node_ = std::make_shared<Node>(requires_grad ? writable(std::move(value)) : std::move(value));
   node_->requires_grad = requires_grad;
 }
 
@@ -37,11 +44,12 @@ bool Variable::is_leaf() const {
 void Variable::set_value(const Tensor& value) {
   const Node& node = deref(node_);
   check(node.is_leaf, "set_value: the variable is the result of {}", node.op);
+  check(value.defined(), "set_value: the tensor is undefined");
   check(value.shape() == node.value.shape() && value.dtype() == node.value.dtype(),
         "set_value: expected {} {}, found {} {}", name(node.value.dtype()), node.value.shape(), name(value.dtype()),
         value.shape());
   if (value.device() != node.value.device()) node_->grad = Tensor();
-  node_->value = value;
+  node_->value = node.requires_grad ? writable(value) : value;
 }
 
 Tensor Variable::grad() const {

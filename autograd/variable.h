@@ -16,7 +16,8 @@ class Variable {
  public:
   /// An undefined variable (an absent bias, say).
   Variable() = default;
-  /// A leaf. One that requires a gradient has a floating dtype and gets grad() from backward().
+  /// A leaf on `value`'s memory. One that requires a gradient has a floating dtype and gets grad() from backward(); as
+  /// it is there to be written to, it copies external memory (a mapped file).
   Variable(Tensor value, bool requires_grad = false);  // NOLINT: tensors are constants where a variable is expected
 
   bool defined() const { return node_ != nullptr; }
@@ -30,8 +31,9 @@ class Variable {
   /// True for a variable that no operation made.
   bool is_leaf() const;
 
-  /// Replaces a leaf's value; shape and dtype must stay, the device may change, which drops the gradient. For in-place
-  /// updates write through value()'s storage.
+  /// Replaces a leaf's value by `value`, which it then shares, or where the constructor would, by a copy; shape and
+  /// dtype must stay, the device may change, which drops the gradient. For in-place updates write through value()'s
+  /// storage.
   void set_value(const Tensor& value);
   /// The accumulated gradient of a leaf; undefined if there is none. The tensor is the variable's own, not a copy.
   Tensor grad() const;

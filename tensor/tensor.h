@@ -44,6 +44,8 @@ class Tensor {
   bool shares_storage(const Tensor& other) const { return storage_ && storage_ == other.storage_; }
   /// True if no other tensor lies on this storage and the memory is our own.
   bool owns_storage_alone() const { return storage_.use_count() == 1 && !storage_->external(); }
+  /// True if the memory is not our own: a mapped file, say, which cannot be written to.
+  bool is_external() const { return storage_ && storage_->external(); }
 
   /// Pointer to the first element, for tensors of T only (throws Error otherwise). Needs nothing of contiguity. Where
   /// the tensor is not on the CPU it is for kernels; the host cannot follow it.

@@ -37,9 +37,9 @@ Variable Linear::forward(const Variable& x) {
 Embedding::Embedding(int64_t count, int64_t d, Random& random, DType dtype)
     : Embedding(normal_tensor({count, d}, random, dtype)) {}
 
-Embedding::Embedding(const Tensor& table) {
+Embedding::Embedding(Tensor table) {
   check(table.dim() == 2, "embedding: expected a table [N,d], found shape {}", table.shape());
-  weight = register_parameter("weight", table);
+  weight = register_parameter("weight", std::move(table));
 }
 
 Variable Embedding::operator()(const Tensor& ids) const {

@@ -25,8 +25,8 @@ class Linear : public Layer {
 class Embedding : public Module {
  public:
   Embedding(int64_t count, int64_t d, Random& random, DType dtype = DType::f32);
-  /// The rows from a table that exists.
-  explicit Embedding(const Tensor& table);
+  /// The rows from a table that exists, which is copied unless it is moved here.
+  explicit Embedding(Tensor table);
   /// ids i32 of any shape: [ids.shape.., d].
   Variable operator()(const Tensor& ids) const;
 

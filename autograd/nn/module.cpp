@@ -69,9 +69,11 @@ void Module::load(const TensorMap& state) {
   for (const auto& [name, parameter] : all) parameter.value().copy_from(state.at(name));
 }
 
-Variable Module::register_parameter(const std::string& name, const Tensor& value) {
+Variable Module::register_parameter(const std::string& name, Tensor value) {
   for (const auto& [other, parameter] : parameters_) check(other != name, "module: two parameters named {}", name);
-  parameters_.push_back({name, Variable(value.contiguous(), true)});
+  check(value.defined(), "module: parameter {}: the tensor is undefined", name);
+  if (!value.owns_storage_alone() || !value.is_contiguous()) value = value.clone();
+  parameters_.push_back({name, Variable(std::move(value), true)});
   return parameters_.back().parameter;
 }
 

@@ -56,8 +56,9 @@ class Module {
   void load(const TensorMap& state);
 
  protected:
-  /// Adds a parameter (which will require a gradient) and returns the handle to keep.
-  Variable register_parameter(const std::string& name, const Tensor& value);
+  /// Adds a parameter (which will require a gradient) and returns the handle to keep. The memory is the parameter's
+  /// own: `value`'s if nothing else lies on it (a tensor just made, or moved here), else a copy.
+  Variable register_parameter(const std::string& name, Tensor value);
   /// Takes over a child and returns it where it will stay.
   template <class M>
   M& register_module(const std::string& name, M&& module) {

@@ -160,6 +160,7 @@ TEST_CASE("engine: misuse is an error") {
   CHECK(contains(error_of([&] { y.set_value(row({1, 2})); }), "the variable is the result of square"));
   Variable z = leaf({1, 2});
   CHECK(contains(error_of([&] { z.set_value(row({1})); }), "expected f64 [2], found f64 [1]"));
+  CHECK(contains(error_of([&] { Variable(scalar(1)).set_value(Tensor()); }), "set_value: the tensor is undefined"));
   CHECK(contains(error_of([&] { z.set_grad(row({1})); }), "set_grad: expected f64 [2], found f64 [1]"));
 }
 

@@ -239,6 +239,8 @@ TEST_CASE("create: wrap lies on external memory and keeps its owner") {
   auto owner = std::make_shared<std::vector<float>>(std::vector<float>{1, 2, 3, 4});
   const int64_t before = memory_stats().live;
   Tensor x = wrap(owner->data(), {2, 2}, DType::f32, owner);
+  CHECK(x.is_external());
+  CHECK(!x.clone().is_external());
   CHECK(memory_stats().live == before);
   CHECK(owner.use_count() == 2);
   (*owner)[3] = 7;
