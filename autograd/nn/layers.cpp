@@ -21,6 +21,10 @@ Tensor normal_tensor(const Shape& shape, Random& random, DType dtype) {
   return values;
 }
 
+void check_table(const Tensor& table) {
+  check(table.dim() == 2, "embedding: expected a table [N,d], found shape {}", table.shape());
+}
+
 }  // namespace
 
 Linear::Linear(int64_t in, int64_t out, bool with_bias, Random& random, DType dtype) {
@@ -28,6 +32,14 @@ Linear::Linear(int64_t in, int64_t out, bool with_bias, Random& random, DType dt
   const double bound = 1 / std::sqrt(static_cast<double>(in));
   weight = register_parameter("weight", uniform_tensor({out, in}, bound, random, dtype));
   if (with_bias) bias = register_parameter("bias", uniform_tensor({out}, bound, random, dtype));
+}
+
+Linear::Linear(const Variable& w, const Variable& b) {
+  check(w.value().dim() == 2, "linear: expected a weight [out,in], found shape {}", w.shape());
+  check(!b.defined() || b.shape() == Shape{w.size(0)}, "linear: weight {}: expected a bias [{}], found shape {}",
+        w.shape(), w.size(0), b.shape());
+  weight = register_parameter("weight", w);
+  if (b.defined()) bias = register_parameter("bias", b);
 }
 
 Variable Linear::forward(const Variable& x) {
@@ -38,8 +50,13 @@ Embedding::Embedding(int64_t count, int64_t d, Random& random, DType dtype)
     : Embedding(normal_tensor({count, d}, random, dtype)) {}
 
 Embedding::Embedding(Tensor table) {
-  check(table.dim() == 2, "embedding: expected a table [N,d], found shape {}", table.shape());
+  check_table(table);
   weight = register_parameter("weight", std::move(table));
+}
+
+Embedding::Embedding(const Variable& table) {
+  check_table(table.value());
+  weight = register_parameter("weight", table);
 }
 
 Variable Embedding::operator()(const Tensor& ids) const {

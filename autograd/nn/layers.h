@@ -1,4 +1,10 @@
 // The usual layers, with PyTorch's parameter names and default initialisation.
+//
+// Their public variables are handles to the parameters that the module has registered. For other values use
+// Variable::set_value or Module::load: a variable assigned to a handle would be computed with, but neither trained nor
+// saved. To share a parameter (tied weights), make the second layer from the first one's:
+//     nn::Embedding& tokens = register_module("tokens", nn::Embedding(count, d, random));
+//     nn::Linear& scores = register_module("scores", nn::Linear(tokens.weight));
 #pragma once
 
 #include <string>
@@ -15,6 +21,8 @@ class Linear : public Layer {
  public:
   Linear(int64_t in, int64_t out, Random& random) : Linear(in, out, true, random) {}
   Linear(int64_t in, int64_t out, bool with_bias, Random& random, DType dtype = DType::f32);
+  /// Of parameters that exist, which it shares: w [out,in] and b [out] or undefined.
+  explicit Linear(const Variable& w, const Variable& b = {});
   Variable forward(const Variable& x) override;
 
   Variable weight;
@@ -27,6 +35,8 @@ class Embedding : public Module {
   Embedding(int64_t count, int64_t d, Random& random, DType dtype = DType::f32);
   /// The rows from a table that exists, which is copied unless it is moved here.
   explicit Embedding(Tensor table);
+  /// Of a parameter [count,d] that exists, which it shares.
+  explicit Embedding(const Variable& table);
   /// ids i32 of any shape: [ids.shape.., d].
   Variable operator()(const Tensor& ids) const;
 

@@ -1,10 +1,23 @@
 #include "autograd/nn/module.h"
 
 #include <algorithm>
+#include <set>
 
 #include "kernels/check.h"
 
 namespace qinco::nn {
+
+namespace {
+
+// Throws unless `name` can be told from all others in a path, and from those in `taken`, pairs that start with a name.
+template <class Named>
+void check_name(const char* kind, const std::string& name, const std::vector<Named>& taken) {
+  check(!name.empty() && name.find('.') == std::string::npos,
+        "module: a {} named {}: expected a name that is not empty and without '.'", kind, quote(name));
+  for (const auto& [other, value] : taken) check(other != name, "module: two {}s named {}", kind, name);
+}
+
+}  // namespace
 
 void Module::collect(const std::string& prefix, std::vector<NamedParameter>& into) const {
   for (const auto& [name, parameter] : parameters_) into.push_back({prefix + name, parameter});
@@ -14,6 +27,8 @@ void Module::collect(const std::string& prefix, std::vector<NamedParameter>& int
 std::vector<NamedParameter> Module::named_parameters() const {
   std::vector<NamedParameter> all;
   collect("", all);
+  std::set<const autograd::Node*> seen;
+  std::erase_if(all, [&](const NamedParameter& p) { return !seen.insert(p.parameter.node().get()).second; });
   return all;
 }
 
@@ -70,15 +85,25 @@ void Module::load(const TensorMap& state) {
 }
 
 Variable Module::register_parameter(const std::string& name, Tensor value) {
-  for (const auto& [other, parameter] : parameters_) check(other != name, "module: two parameters named {}", name);
   check(value.defined(), "module: parameter {}: the tensor is undefined", name);
   if (!value.owns_storage_alone() || !value.is_contiguous()) value = value.clone();
-  parameters_.push_back({name, Variable(std::move(value), true)});
-  return parameters_.back().parameter;
+  return register_parameter(name, Variable(std::move(value), true));
+}
+
+Variable Module::register_parameter(const std::string& name, Variable parameter) {
+  check_name("parameter", name, parameters_);
+  check(parameter.defined(), "module: parameter {}: the variable is undefined", name);
+  check(parameter.is_leaf() && is_floating(parameter.dtype()), "module: parameter {}: expected a leaf of f32 or f64",
+        name);
+  // load() writes to its memory, and optimisers want it contiguous.
+  const Tensor& value = parameter.value();
+  if (value.is_external() || !value.is_contiguous()) parameter.set_value(value.clone());
+  parameters_.push_back({name, parameter});
+  return parameter;
 }
 
 void Module::adopt(const std::string& name, std::unique_ptr<Module> module) {
-  for (const auto& [other, child] : children_) check(other != name, "module: two modules named {}", name);
+  check_name("module", name, children_);
   children_.emplace_back(name, std::move(module));
 }
 

@@ -24,6 +24,8 @@ struct NamedParameter {
 ///     struct Net : nn::Module {
 ///       nn::Linear& hidden = register_module("hidden", nn::Linear(2, 64, random));
 ///     };
+/// Names of parameters and of modules are not empty and have no '.', which separates them in a path, and a module has
+/// each once; Error otherwise.
 class Module {
  public:
   Module() = default;
@@ -33,7 +35,8 @@ class Module {
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
 
-  /// In order of registration, a module's own before its children's.
+  /// In order of registration, a module's own before its children's. One that is registered more than once (tied
+  /// weights) is there once, by its first name: it has one gradient, one update and one entry of state().
   std::vector<NamedParameter> named_parameters() const;
   std::vector<Variable> parameters() const;
   /// Number of parameter elements.
@@ -59,6 +62,8 @@ class Module {
   /// Adds a parameter (which will require a gradient) and returns the handle to keep. The memory is the parameter's
   /// own: `value`'s if nothing else lies on it (a tensor just made, or moved here), else a copy.
   Variable register_parameter(const std::string& name, Tensor value);
+  /// Adds one that exists, of this module or another one, and shares it: a leaf of f32 or f64.
+  Variable register_parameter(const std::string& name, Variable parameter);
   /// Takes over a child and returns it where it will stay.
   template <class M>
   M& register_module(const std::string& name, M&& module) {

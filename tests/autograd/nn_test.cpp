@@ -186,13 +186,3 @@ TEST_CASE("nn: state and files carry every parameter") {
   write_safetensors(path, {state, {}});
   CHECK(error_of([&] { nn::load(other, path); }) == path + ": load: unexpected parameter stray");
 }
-
-TEST_CASE("nn: names are unique") {
-  struct Twice : nn::Module {
-    Twice() {
-      register_parameter("w", ones({1}));
-      register_parameter("w", ones({1}));
-    }
-  };
-  CHECK(contains(error_of([] { Twice(); }), "two parameters named w"));
-}

@@ -77,3 +77,76 @@ TEST_CASE("parameter: a tensor just made, or moved to a module, is not copied") 
   const Given moved("w", std::move(table));
   CHECK(moved.parameters()[0].value().bytes() == memory);
 }
+
+namespace {
+
+/// Scores of each row of a table against all rows, by the same weights: tied.
+struct Tied : nn::Module {
+  explicit Tied(uint64_t seed) : random(seed) {}
+  Random random;
+  nn::Embedding& tokens = register_module("tokens", nn::Embedding(5, 4, random));
+  nn::Linear& scores = register_module("scores", nn::Linear(tokens.weight, Variable(zeros({5}), true)));
+  Variable scale = register_parameter("scale", ones({1}));
+  Variable again = register_parameter("again", scale);
+
+  Variable loss(const Tensor& ids, const Tensor& targets) {
+    return autograd::cross_entropy(scores(tokens(ids)) * scale, targets);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("parameter: a shared one is listed, trained, saved and loaded once") {
+  const TemporaryDirectory directory;
+  const Tensor ids = from_vector<int32_t>({0, 1, 2, 3, 4}), targets = from_vector<int32_t>({1, 2, 3, 4, 0});
+  Tied net(1), other(2);
+  std::string names;
+  for (const auto& [name, parameter] : net.named_parameters()) names += name + " ";
+  CHECK(names == "scale tokens.weight scores.bias ");
+  CHECK(net.parameter_count() == 1 + 20 + 5);
+
+  // The gradient is the sum of what the two uses give, one update is made, and both uses see it.
+  net.loss(ids, targets).backward();
+  const Variable table(net.tokens.weight.value().clone(), true), head(table.value().clone(), true);
+  autograd::cross_entropy(autograd::linear(autograd::embedding(table, ids), head), targets).backward();
+  CHECK(worst_difference(net.tokens.weight.grad(), add(table.grad(), head.grad())) <= 1e-6);
+  optim::SGD sgd(net.parameters(), {.lr = 0.5});
+  const Tensor expected = sub(table.value(), scale(net.tokens.weight.grad(), 0.5));
+  sgd.step();
+  CHECK(worst_difference(net.scores.weight.value(), expected) <= 1e-6);
+
+  nn::save(net, directory.file("tied"));
+  CHECK(read_safetensors(directory.file("tied")).tensors.size() == 3);
+  nn::load(other, directory.file("tied"));
+  CHECK(same_bits(other.scores.weight.value(), net.tokens.weight.value()));
+  CHECK(same_bits(other.loss(ids, targets).value(), net.loss(ids, targets).value()));
+}
+
+TEST_CASE("parameter: what cannot be shared is an error, and memory that cannot be written to is copied") {
+  const Variable leaf(ones({2}), true), result = leaf * 2.0;
+  CHECK(contains(error_of([&] { Given("w", result); }), "parameter w: expected a leaf of f32 or f64"));
+  CHECK(contains(error_of([] { Given("w", Variable(ones({2}, DType::i32))); }), "expected a leaf of f32 or f64"));
+  CHECK(contains(error_of([] { Given("w", Variable()); }), "parameter w: the variable is undefined"));
+  CHECK(contains(error_of([&] { nn::Linear{leaf}; }), "linear: expected a weight [out,in], found shape [2]"));
+  const Variable weight(ones({3, 2}), true);
+  CHECK(contains(error_of([&] { nn::Linear(weight, leaf); }), "linear: weight [3,2]: expected a bias [3], found"));
+  CHECK(contains(error_of([&] { nn::Embedding{leaf}; }), "embedding: expected a table [N,d], found shape [2]"));
+  std::vector<float> theirs = {1, 1};
+  Given given("w", Variable(wrap(theirs.data(), {2}, DType::f32, nullptr)));
+  given.load({{"w", zeros({2})}});
+  CHECK(theirs == std::vector<float>{1, 1});
+}
+
+TEST_CASE("parameter: names are not empty, have no '.', and are there once") {
+  struct Parent : nn::Module {
+    explicit Parent(const std::string& name) { register_module(name, nn::ReLU()); }
+  };
+  for (const std::string name : {"", ".", "a.b", "a."}) {
+    const std::string expected = "named \"" + name + "\": expected a name that is not empty and without '.'";
+    CHECK(contains(error_of([&] { Given(name, ones({1})); }), "module: a parameter " + expected));
+    CHECK(contains(error_of([&] { Parent{name}; }), "module: a module " + expected));
+  }
+  CHECK(contains(error_of([] { Given("w", ones({1}), ones({1})); }), "two parameters named w"));
+  const Variable shared(ones({1}), true);
+  CHECK(contains(error_of([&] { Given("w", shared, shared); }), "two parameters named w"));
+}
