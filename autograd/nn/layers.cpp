@@ -72,7 +72,7 @@ Variable LayerNorm::forward(const Variable& x) {
   return autograd::layer_norm(x, weight, bias, eps_);
 }
 
-Dropout::Dropout(double p, uint64_t seed) : p_(p), random_(seed) {
+Dropout::Dropout(double p, uint64_t seed) : p_(p), random_(register_random("random", Random(seed))) {
   check(p >= 0 && p < 1, "dropout: expected 0 <= p < 1, found {}", p);
 }
 

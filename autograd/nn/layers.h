@@ -56,7 +56,8 @@ class LayerNorm : public Layer {
   double eps_;
 };
 
-/// In training, zeroes each element with probability p and scales the rest by 1/(1-p); otherwise the identity.
+/// In training, zeroes each element with probability p and scales the rest by 1/(1-p); otherwise the identity. In
+/// random_state() its generator is "random".
 class Dropout : public Layer {
  public:
   Dropout(double p, uint64_t seed);
@@ -64,7 +65,7 @@ class Dropout : public Layer {
 
  private:
   double p_;
-  Random random_;
+  Random& random_;  // the module's, which is where it is after a move too
 };
 
 #define QINCO_ACTIVATION(Name, op)                                           \

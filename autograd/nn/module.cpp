@@ -4,6 +4,7 @@
 #include <set>
 
 #include "kernels/check.h"
+#include "tensor/create.h"
 
 namespace qinco::nn {
 
@@ -84,6 +85,42 @@ void Module::load(const TensorMap& state) {
   for (const auto& [name, parameter] : all) parameter.value().copy_from(state.at(name));
 }
 
+void Module::collect_randoms(const std::string& prefix, std::map<std::string, Random*>& into) const {
+  for (const auto& [name, random] : randoms_) into[prefix + name] = random.get();
+  for (const auto& [name, child] : children_) child->collect_randoms(prefix + name + ".", into);
+}
+
+TensorMap Module::random_state() const {
+  std::map<std::string, Random*> all;
+  collect_randoms("", all);
+  TensorMap state;
+  for (const auto& [name, random] : all) {
+    const RandomState& at = random->state();
+    state[name] = from_vector(std::vector<int64_t>{static_cast<int64_t>(at.seed), static_cast<int64_t>(at.stream),
+                                                   static_cast<int64_t>(at.position)});
+  }
+  return state;
+}
+
+void Module::load_random_state(const TensorMap& state) {
+  std::map<std::string, Random*> all;
+  collect_randoms("", all);
+  for (const auto& [name, random] : all) {
+    const auto found = state.find(name);
+    check(found != state.end(), "load_random_state: generator {} is missing", name);
+    const Tensor& value = found->second;
+    check(value.dtype() == DType::i64 && value.shape() == Shape{3},
+          "load_random_state: {}: expected i64 [3], found {} {}", name, qinco::name(value.dtype()), value.shape());
+  }
+  for (const auto& [name, value] : state)
+    check(all.count(name) > 0, "load_random_state: unexpected generator {}", name);
+  for (const auto& [name, random] : all) {
+    const Tensor value = state.at(name).contiguous().to(Device{});
+    const int64_t* const bits = value.data<int64_t>();
+    random->set_state({static_cast<uint64_t>(bits[0]), static_cast<uint64_t>(bits[1]), static_cast<uint64_t>(bits[2])});
+  }
+}
+
 Variable Module::register_parameter(const std::string& name, Tensor value) {
   check(value.defined(), "module: parameter {}: the tensor is undefined", name);
   if (!value.owns_storage_alone() || !value.is_contiguous()) value = value.clone();
@@ -100,6 +137,12 @@ Variable Module::register_parameter(const std::string& name, Variable parameter)
   if (value.is_external() || !value.is_contiguous()) parameter.set_value(value.clone());
   parameters_.push_back({name, parameter});
   return parameter;
+}
+
+Random& Module::register_random(const std::string& name, const Random& random) {
+  check_name("generator", name, randoms_);
+  randoms_.emplace_back(name, std::make_unique<Random>(random));
+  return *randoms_.back().second;
 }
 
 void Module::adopt(const std::string& name, std::unique_ptr<Module> module) {

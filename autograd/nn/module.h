@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "autograd/variable.h"
+#include "tensor/random.h"
 #include "tensor/safetensors.h"
 
 namespace qinco::nn {
@@ -24,8 +25,8 @@ struct NamedParameter {
 ///     struct Net : nn::Module {
 ///       nn::Linear& hidden = register_module("hidden", nn::Linear(2, 64, random));
 ///     };
-/// Names of parameters and of modules are not empty and have no '.', which separates them in a path, and a module has
-/// each once; Error otherwise.
+/// Names of parameters, generators and modules are not empty and have no '.', which separates them in a path, and a
+/// module has each once; Error otherwise.
 class Module {
  public:
   Module() = default;
@@ -58,12 +59,21 @@ class Module {
   /// differs; then nothing has changed.
   void load(const TensorMap& state);
 
+  /// Where every random generator of the tree is (Dropout's, "2.random"), by name: i64 [3], RandomState's fields as
+  /// bits. With state() and the optimiser's, what training needs to go on to the bit; apart from state(), which is
+  /// PyTorch's.
+  TensorMap random_state() const;
+  /// Sets them all. Error if a name is missing or unexpected, or a tensor is another one; then nothing has changed.
+  void load_random_state(const TensorMap& state);
+
  protected:
   /// Adds a parameter (which will require a gradient) and returns the handle to keep. The memory is the parameter's
   /// own: `value`'s if nothing else lies on it (a tensor just made, or moved here), else a copy.
   Variable register_parameter(const std::string& name, Tensor value);
   /// Adds one that exists, of this module or another one, and shares it: a leaf of f32 or f64.
   Variable register_parameter(const std::string& name, Variable parameter);
+  /// Adds a generator, for random_state(), and returns it where it will stay.
+  Random& register_random(const std::string& name, const Random& random);
   /// Takes over a child and returns it where it will stay.
   template <class M>
   M& register_module(const std::string& name, M&& module) {
@@ -76,8 +86,10 @@ class Module {
  private:
   void adopt(const std::string& name, std::unique_ptr<Module> module);
   void collect(const std::string& prefix, std::vector<NamedParameter>& into) const;
+  void collect_randoms(const std::string& prefix, std::map<std::string, Random*>& into) const;
 
   std::vector<NamedParameter> parameters_;
+  std::vector<std::pair<std::string, std::unique_ptr<Random>>> randoms_;
   std::vector<std::pair<std::string, std::unique_ptr<Module>>> children_;
   bool training_ = true;
 };

@@ -1,8 +1,9 @@
-// Modules: names, initialisation, state, files.
+// Modules: initialisation, state, files, generators. Parameters are in parameter_test.cpp.
 #include <cmath>
 #include <doctest/doctest.h>
 
 #include "autograd/nn/layers.h"
+#include "autograd/optim/optimizer.h"
 #include "tensor/create.h"
 #include "tensor/ops.h"
 #include "tests/support.h"
@@ -185,4 +186,80 @@ TEST_CASE("nn: state and files carry every parameter") {
   CHECK(same_bits(other.scale.value(), ones({3})));
   write_safetensors(path, {state, {}});
   CHECK(error_of([&] { nn::load(other, path); }) == path + ": load: unexpected parameter stray");
+}
+
+namespace {
+
+/// Training that draws: two Dropouts at different places of the tree, and all that a run is.
+struct DropoutRun {
+  DropoutRun() {
+    net.append(nn::Linear(6, 8, random));
+    net.append(nn::Dropout(0.5, 21));
+    net.append(nn::Sequential(nn::Tanh(), nn::Dropout(0.25, 22)));
+    net.append(nn::Linear(8, 2, random));
+  }
+  double step() {
+    adam.zero_grad();
+    const Variable loss = autograd::mse_loss(net(x), y);
+    loss.backward();
+    adam.step();
+    return loss.item();
+  }
+
+  Random random{20};
+  nn::Sequential net;
+  Tensor x = normal_vectors(16, 6, 1), y = normal_vectors(16, 2, 2);
+  optim::Adam adam{net.parameters(), {.lr = 0.01}};
+};
+
+}  // namespace
+
+TEST_CASE("nn: training with Dropout that is saved, loaded and continued is bit-equal to never stopped") {
+  const TemporaryDirectory directory;
+  DropoutRun whole, resumed;
+  for (int i = 0; i < 7; ++i) whole.step();
+  nn::save(whole.net, directory.file("net"));
+  write_safetensors(directory.file("adam"), {whole.adam.state(), {}});
+  write_safetensors(directory.file("random"), {whole.net.random_state(), {}});
+  std::vector<double> expected;
+  for (int i = 0; i < 5; ++i) expected.push_back(whole.step());
+
+  resumed.step();  // a state that loading must replace
+  nn::load(resumed.net, directory.file("net"));
+  resumed.adam.load_state(read_safetensors(directory.file("adam")).tensors);
+  resumed.net.load_random_state(read_safetensors(directory.file("random")).tensors);
+  std::vector<double> found;
+  for (int i = 0; i < 5; ++i) found.push_back(resumed.step());
+  CHECK(found == expected);
+  for (const auto& item : whole.net.state()) CHECK(same_bits(item.second, resumed.net.state().at(item.first)));
+}
+
+TEST_CASE("nn: the state of generators has all their bits, in the tree's names; a wrong one changes nothing") {
+  DropoutRun run;
+  TensorMap state = run.net.random_state();
+  REQUIRE(state.size() == 2);
+  CHECK(same_bits(state.at("1.random"), from_vector<int64_t>({21, 0, 0})));
+  CHECK(same_bits(state.at("2.1.random"), from_vector<int64_t>({22, 0, 0})));
+  nn::Dropout large(0.5, ~uint64_t{0});
+  CHECK(same_bits(large.random_state().at("random"), from_vector<int64_t>({-1, 0, 0})));
+  large.load_random_state({{"random", from_vector<int64_t>({-2, -3, 1})}});
+  CHECK(same_bits(large.random_state().at("random"), from_vector<int64_t>({-2, -3, 1})));
+
+  const auto load = [&] { run.net.load_random_state(state); };
+  state["1.random"] = from_vector<int64_t>({1, 2, 3});
+  state["2.1.random"] = ones({3});
+  CHECK(error_of(load) == "load_random_state: 2.1.random: expected i64 [3], found f32 [3]");
+  state.erase("2.1.random");
+  CHECK(error_of(load) == "load_random_state: generator 2.1.random is missing");
+  state["2.1.random"] = from_vector<int64_t>({4, 5, 6});
+  state["stray"] = from_vector<int64_t>({4, 5, 6});
+  CHECK(error_of(load) == "load_random_state: unexpected generator stray");
+  CHECK(same_bits(run.net.random_state().at("1.random"), from_vector<int64_t>({21, 0, 0})));
+  struct Twice : nn::Module {
+    Twice() {
+      register_random("r", Random(1));
+      register_random("r", Random(2));
+    }
+  };
+  CHECK(contains(error_of([] { Twice(); }), "two generators named r"));
 }
