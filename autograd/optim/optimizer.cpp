@@ -110,6 +110,9 @@ void Optimizer::load_state(const TensorMap& state) {
 
 SGD::SGD(std::vector<Variable> parameters, const SgdOptions& options)
     : Optimizer(std::move(parameters), options.lr), options_(options) {
+  check(options.momentum >= 0 && options.momentum < 1, "sgd: expected a momentum in [0,1), found {}", options.momentum);
+  check(std::isfinite(options.weight_decay) && options.weight_decay >= 0, "sgd: expected a weight decay >= 0, found {}",
+        options.weight_decay);
   check(!options.nesterov || options.momentum > 0, "sgd: nesterov needs a momentum above 0");
 }
 

@@ -58,7 +58,8 @@ struct SgdOptions {
   bool nesterov = false;
 };
 
-/// Stochastic gradient descent in PyTorch's formulation (kernels.h: SgdStep).
+/// Stochastic gradient descent in PyTorch's formulation (kernels.h: SgdStep). Error unless 0 <= momentum < 1, with
+/// nesterov above 0, and weight_decay is finite and >= 0.
 class SGD : public Optimizer {
  public:
   SGD(std::vector<Variable> parameters, const SgdOptions& options);

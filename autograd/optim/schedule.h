@@ -21,6 +21,7 @@ struct PlateauOptions {
 /// better.
 class ReduceOnPlateau {
  public:
+  /// Error unless 0 < factor < 1, 0 <= min_lr <= lr, both finite, and the others are >= 0.
   explicit ReduceOnPlateau(double lr, const PlateauOptions& options = {});
   /// Takes the epoch's value (a loss); returns the rate for the next epoch.
   double step(double value);
@@ -45,6 +46,7 @@ struct CosineOptions {
 /// Linear warm-up, then half a cosine from lr down to min_lr (Loshchilov & Hutter 2017, one cycle); min_lr after that.
 class CosineSchedule {
  public:
+  /// Error unless 0 <= warmup < steps and 0 <= min_lr <= lr, both finite.
   CosineSchedule(double lr, const CosineOptions& options);
   /// The rate of step t = 0, 1, ...
   double lr_at(int64_t t) const;

@@ -125,6 +125,52 @@ TEST_CASE("optim: a parameter that is there twice, and options that make no sens
   CHECK(contains(error_of([&] { optim::Adam({x}, {.beta2 = 1}); }), "found 0.9 and 1"));
   CHECK(contains(error_of([&] { optim::Adam({x}, {.eps = NAN}); }), "eps >= 0, found nan"));
   CHECK(contains(error_of([&] { optim::AdamW({x}, {.weight_decay = -1}); }), "weight decay >= 0, found -1"));
+  for (const double lr : {-1.0, double{NAN}, double{INFINITY}})
+    CHECK(contains(error_of([&] { optim::SGD({x}, {.lr = lr}); }), "expected a learning rate >= 0"));
+  for (const double momentum : {-0.5, 1.0, double{NAN}})
+    CHECK(contains(error_of([&] { optim::SGD({x}, {.momentum = momentum}); }), "sgd: expected a momentum in [0,1)"));
+  for (const double decay : {-1.0, double{NAN}, double{INFINITY}})
+    CHECK(contains(error_of([&] { optim::SGD({x}, {.weight_decay = decay}); }), "sgd: expected a weight decay >= 0"));
+}
+
+TEST_CASE("schedule: options and states that make no sense are refused") {
+  const auto plateau = [](double lr, const optim::PlateauOptions& options) {
+    return error_of([&] { optim::ReduceOnPlateau(lr, options); });
+  };
+  const auto cosine = [](double lr, const optim::CosineOptions& options) {
+    return error_of([&] { optim::CosineSchedule(lr, options); });
+  };
+  for (const double bad : {-1.0, double{NAN}, double{INFINITY}}) {
+    CHECK(contains(plateau(bad, {}), "plateau: expected a learning rate >= 0"));
+    CHECK(contains(plateau(1, {.factor = bad}), "plateau: expected a factor between 0 and 1"));
+    CHECK(contains(plateau(1, {.threshold = bad}), "plateau: expected a threshold >= 0"));
+    CHECK(contains(plateau(1, {.min_lr = bad}), "plateau: expected min_lr from 0 to the learning rate 1"));
+    CHECK(contains(cosine(bad, {.steps = 10}), "cosine: expected a learning rate >= 0"));
+    CHECK(contains(cosine(1, {.steps = 10, .min_lr = bad}), "cosine: expected min_lr from 0 to the learning rate 1"));
+  }
+  CHECK(contains(plateau(1, {.min_lr = 2}), "found 2"));  // which would raise the rate
+  CHECK(contains(plateau(1, {.patience = -1}), "found patience -1 and cooldown 0"));
+  CHECK(contains(plateau(1, {.cooldown = -2}), "found patience 10 and cooldown -2"));
+  CHECK(contains(cosine(1, {.steps = 0}), "cosine: expected 0 <= warmup < steps, found warmup 0 and steps 0"));
+  CHECK(contains(cosine(1, {.steps = 5, .warmup = 5}), "found warmup 5 and steps 5"));
+  CHECK(contains(cosine(1, {.steps = 5, .warmup = -1}), "found warmup -1"));
+
+  optim::ReduceOnPlateau kept(1);
+  TensorMap state = kept.state();
+  for (const char* name : {"lr", "best"}) {
+    TensorMap changed = state;
+    changed[name] = scalar(NAN, DType::f64);
+    CHECK(contains(error_of([&] { kept.load_state(changed); }), "plateau: state: expected numbers >= 0"));
+  }
+  for (const char* name : {"bad", "cooldown_left"}) {
+    TensorMap changed = state;
+    changed[name] = from_vector<int64_t>({-1});
+    CHECK(contains(error_of([&] { kept.load_state(changed); }), "plateau: state: expected numbers >= 0"));
+  }
+  CHECK(kept.lr() == 1);
+  optim::CosineSchedule steps(1, {.steps = 5});
+  CHECK(contains(error_of([&] { (void)steps.lr_at(-1); }), "cosine: expected a step >= 0, found -1"));
+  CHECK(contains(error_of([&] { steps.load_state({{"t", from_vector<int64_t>({-1})}}); }), "found -1"));
 }
 
 TEST_CASE("optim: parameters without a gradient stay, and their steps are not counted") {
