@@ -79,6 +79,7 @@ void Variable::backward() const {
 void Variable::backward(const Tensor& seed) const {
   const Tensor& v = value();
   check(requires_grad(), "backward: the variable does not depend on one that requires a gradient");
+  check(seed.defined(), "backward: the seed is undefined");
   check(seed.shape() == v.shape() && seed.dtype() == v.dtype(), "backward: expected a seed {} {}, found {} {}",
         name(v.dtype()), v.shape(), name(seed.dtype()), seed.shape());
   const NoGrad no_grad;

@@ -33,7 +33,8 @@ class Variable {
 
   /// Replaces a leaf's value by `value`, which it then shares, or where the constructor would, by a copy; shape and
   /// dtype must stay, the device may change, which drops the gradient. For in-place updates write through value()'s
-  /// storage.
+  /// storage, but not between an operation on the variable and its backward(): what that reads is this memory, not a
+  /// copy, and gradients would be wrong without a word.
   void set_value(const Tensor& value);
   /// The accumulated gradient of a leaf; undefined if there is none. The tensor is the variable's own, not a copy.
   Tensor grad() const;

@@ -22,7 +22,14 @@ Tensor normal_tensor(const Shape& shape, Random& random, DType dtype) {
 }
 
 void check_table(const Tensor& table) {
-  check(table.dim() == 2, "embedding: expected a table [N,d], found shape {}", table.shape());
+  check(table.defined(), "embedding: the table is undefined");
+  check(table.dim() == 2 && table.numel() > 0, "embedding: expected a table [N,d], sizes of at least 1, found shape {}",
+        table.shape());
+}
+
+Shape table_shape(int64_t count, int64_t d) {
+  check(count >= 1 && d >= 1, "embedding: expected sizes of at least 1, found count {} and d {}", count, d);
+  return {count, d};
 }
 
 }  // namespace
@@ -35,7 +42,8 @@ Linear::Linear(int64_t in, int64_t out, bool with_bias, Random& random, DType dt
 }
 
 Linear::Linear(const Variable& w, const Variable& b) {
-  check(w.value().dim() == 2, "linear: expected a weight [out,in], found shape {}", w.shape());
+  check(w.value().dim() == 2 && w.value().numel() > 0,
+        "linear: expected a weight [out,in], sizes of at least 1, found shape {}", w.shape());
   check(!b.defined() || b.shape() == Shape{w.size(0)}, "linear: weight {}: expected a bias [{}], found shape {}",
         w.shape(), w.size(0), b.shape());
   weight = register_parameter("weight", w);
@@ -47,7 +55,7 @@ Variable Linear::forward(const Variable& x) {
 }
 
 Embedding::Embedding(int64_t count, int64_t d, Random& random, DType dtype)
-    : Embedding(normal_tensor({count, d}, random, dtype)) {}
+    : Embedding(normal_tensor(table_shape(count, d), random, dtype)) {}
 
 Embedding::Embedding(Tensor table) {
   check_table(table);
@@ -64,6 +72,8 @@ Variable Embedding::operator()(const Tensor& ids) const {
 }
 
 LayerNorm::LayerNorm(int64_t size, double eps, DType dtype) : eps_(eps) {
+  check(size >= 1, "layer_norm: expected a size of at least 1, found {}", size);
+  check(std::isfinite(eps) && eps >= 0, "layer_norm: expected eps >= 0, found {}", eps);
   weight = register_parameter("weight", ones({size}, dtype));
   bias = register_parameter("bias", zeros({size}, dtype));
 }

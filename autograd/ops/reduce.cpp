@@ -11,6 +11,9 @@ namespace {
 // weight * sum (a-b)^2. The gradient 2 * weight * (a - b) * g is computed when asked for, not kept.
 Variable squared_error(const char* op, const Variable& a, const Variable& b, double weight) {
   const Tensor x = a.value(), y = b.value();
+  check(x.shape() == y.shape() && x.dtype() == y.dtype(), "{}: {} {} and {} {} differ", op, name(x.dtype()), x.shape(),
+        name(y.dtype()), y.shape());
+  check(is_floating(x.dtype()), "{}: expected f32 or f64, found {}", op, name(x.dtype()));
   const Tensor value = qinco::squared_error(x, y, weight);
   return record(op, value, {a, b}, [x, y, weight](const Tensor& g, InputGradients& into) {
     const Tensor gradient = qinco::mul(qinco::sub(x, y), scale(g, 2 * weight));

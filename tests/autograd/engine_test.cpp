@@ -152,6 +152,8 @@ TEST_CASE("engine: misuse is an error") {
   const Variable x = leaf({1, 2});
   CHECK(contains(error_of([&] { square(x).backward(); }), "expected one element, found shape [2]"));
   CHECK(contains(error_of([&] { square(x).backward(ones({2})); }), "expected a seed f64 [2], found f32 [2]"));
+  CHECK(error_of([&] { square(x).backward(Tensor()); }) == "backward: the seed is undefined");
+  CHECK(error_of([] { Variable(scalar(1), true).backward(Tensor()); }) == "backward: the seed is undefined");
   CHECK(contains(error_of([&] { sum(Variable(row({1}))).backward(); }), "does not depend on one that requires"));
   CHECK(contains(error_of([&] { Variable(ones({2}, DType::i32), true); }), "a gradient needs f32 or f64, found i32"));
   CHECK(contains(error_of([&] { Variable{Tensor()}; }), "undefined"));

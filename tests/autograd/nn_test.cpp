@@ -151,6 +151,24 @@ TEST_CASE("nn: Dropout in training and not") {
   CHECK(contains(error_of([] { nn::Dropout(1, 0); }), "expected 0 <= p < 1, found 1"));
 }
 
+TEST_CASE("nn: layers of no size are refused by name") {
+  Random random(1);
+  CHECK(error_of([&] { nn::Embedding(0, 4, random); }) ==
+        "embedding: expected sizes of at least 1, found count 0 and d 4");
+  CHECK(error_of([&] { nn::Embedding(4, -1, random); }) ==
+        "embedding: expected sizes of at least 1, found count 4 and d -1");
+  CHECK(contains(error_of([] {
+                   nn::Embedding(zeros({0, 4}));
+                 }),
+                 "embedding: expected a table [N,d], sizes of at least"));
+  CHECK(contains(error_of([] { nn::Embedding(zeros({4, 0})); }), "found shape [4,0]"));
+  CHECK(error_of([] { nn::Embedding{Tensor()}; }) == "embedding: the table is undefined");
+  CHECK(contains(error_of([&] { nn::Linear(0, 4, random); }), "linear: expected sizes of at least 1, found in 0"));
+  CHECK(contains(error_of([] { nn::Linear(Variable(zeros({4, 0}))); }), "linear: expected a weight [out,in]"));
+  CHECK(error_of([] { nn::LayerNorm(0); }) == "layer_norm: expected a size of at least 1, found 0");
+  CHECK(error_of([] { nn::LayerNorm(3, NAN); }) == "layer_norm: expected eps >= 0, found nan");
+}
+
 TEST_CASE("nn: a module that moved keeps its children and their references") {
   Net net(2);
   const Tensor ids = from_vector<int32_t>({0, 4, 2});

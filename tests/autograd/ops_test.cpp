@@ -144,7 +144,13 @@ TEST_CASE("ops: errors name the operation and what it found") {
   CHECK(error_of([&] { a + b; }) == "add: shapes [3,4] and [5,6] do not broadcast");
   CHECK(contains(error_of([&] { autograd::linear(a, b); }), "linear: x [3,4] and w [5,6]"));
   CHECK(contains(error_of([&] { autograd::linear(a, ones({2, 4}), ones({3})); }), "expected a bias f32 [2]"));
-  CHECK(contains(error_of([&] { autograd::mse_loss(a, b); }), "[3,4] and f32 [5,6]"));
+  CHECK(error_of([&] { autograd::mse_loss(a, b); }) == "mse_loss: f32 [3,4] and f32 [5,6] differ");
+  CHECK(error_of([&] {
+          autograd::mse_loss(a, ones({3, 4}, DType::f64));
+        }) == "mse_loss: f32 [3,4] and f64 [3,4] differ");
+  CHECK(error_of([&] { autograd::sum_squared_error(a, b); }) == "sum_squared_error: f32 [3,4] and f32 [5,6] differ");
+  const Variable ids(ones({3}, DType::i32));
+  CHECK(error_of([&] { autograd::mse_loss(ids, ids); }) == "mse_loss: expected f32 or f64, found i32");
   CHECK(contains(error_of([&] {
                    autograd::embedding(a, from_vector<int32_t>({0, 3}));
                  }),

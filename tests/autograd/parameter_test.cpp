@@ -127,10 +127,12 @@ TEST_CASE("parameter: what cannot be shared is an error, and memory that cannot 
   CHECK(contains(error_of([&] { Given("w", result); }), "parameter w: expected a leaf of f32 or f64"));
   CHECK(contains(error_of([] { Given("w", Variable(ones({2}, DType::i32))); }), "expected a leaf of f32 or f64"));
   CHECK(contains(error_of([] { Given("w", Variable()); }), "parameter w: the variable is undefined"));
-  CHECK(contains(error_of([&] { nn::Linear{leaf}; }), "linear: expected a weight [out,in], found shape [2]"));
+  CHECK(contains(error_of([&] { nn::Linear{leaf}; }),
+                 "linear: expected a weight [out,in], sizes of at least 1, found shape [2]"));
   const Variable weight(ones({3, 2}), true);
   CHECK(contains(error_of([&] { nn::Linear(weight, leaf); }), "linear: weight [3,2]: expected a bias [3], found"));
-  CHECK(contains(error_of([&] { nn::Embedding{leaf}; }), "embedding: expected a table [N,d], found shape [2]"));
+  CHECK(contains(error_of([&] { nn::Embedding{leaf}; }),
+                 "embedding: expected a table [N,d], sizes of at least 1, found shape [2]"));
   std::vector<float> theirs = {1, 1};
   Given given("w", Variable(wrap(theirs.data(), {2}, DType::f32, nullptr)));
   given.load({{"w", zeros({2})}});
