@@ -16,6 +16,10 @@ const Node& deref(const std::shared_ptr<Node>& node) {
   return *node;
 }
 
+void check_trainable(const Tensor& value) {
+  check(is_floating(value.dtype()), "variable: a gradient needs f32 or f64, found {}", name(value.dtype()));
+}
+
 // The value of a leaf that an optimiser may write to: external memory may be a file mapped for reading.
 Tensor writable(Tensor value) {
   return value.is_external() ? value.clone() : std::move(value);
@@ -25,8 +29,7 @@ Tensor writable(Tensor value) {
 
 Variable::Variable(Tensor value, bool requires_grad) {
   check(value.defined(), "variable: the tensor is undefined");
-  check(!requires_grad || is_floating(value.dtype()), "variable: a gradient needs f32 or f64, found {}",
-        name(value.dtype()));
+  if (requires_grad) check_trainable(value);
   node_ = std::make_shared<Node>(requires_grad ? writable(std::move(value)) : std::move(value));
   node_->requires_grad = requires_grad;
 }
@@ -39,6 +42,18 @@ bool Variable::requires_grad() const {
 }
 bool Variable::is_leaf() const {
   return deref(node_).is_leaf;
+}
+
+void Variable::set_requires_grad(bool on) {
+  const Node& node = deref(node_);
+  check(node.is_leaf, "set_requires_grad: the variable is the result of {}", node.op);
+  if (on) {
+    check_trainable(node.value);
+    node_->value = writable(node.value);
+  } else {
+    node_->grad = Tensor();
+  }
+  node_->requires_grad = on;
 }
 
 void Variable::set_value(const Tensor& value) {
@@ -58,7 +73,8 @@ Tensor Variable::grad() const {
 
 void Variable::set_grad(const Tensor& grad) {
   const Node& node = deref(node_);
-  check(node.is_leaf && node.requires_grad, "set_grad: the variable is no leaf that requires a gradient");
+  check(node.is_leaf && (node.requires_grad || !grad.defined()),
+        "set_grad: the variable is no leaf that requires a gradient");
   check(!grad.defined() || (grad.shape() == node.value.shape() && grad.dtype() == node.value.dtype()),
         "set_grad: expected {} {}, found {} {}", name(node.value.dtype()), node.value.shape(), name(grad.dtype()),
         grad.shape());

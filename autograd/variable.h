@@ -28,6 +28,10 @@ class Variable {
   /// The value of a variable with one element.
   double item() const { return value().item<double>(); }
   bool requires_grad() const;
+  /// Freezes a leaf (false), or has operations from now on give it a gradient (true). A frozen one keeps its value,
+  /// loses the gradient it has, and gets none, from operations before either. True takes a floating dtype and copies
+  /// external memory, as the constructor. Error for the result of an operation: detach() it.
+  void set_requires_grad(bool on);
   /// True for a variable that no operation made.
   bool is_leaf() const;
 
@@ -38,6 +42,7 @@ class Variable {
   void set_value(const Tensor& value);
   /// The accumulated gradient of a leaf; undefined if there is none. The tensor is the variable's own, not a copy.
   Tensor grad() const;
+  /// Sets or, undefined, drops it. Error for a gradient of a variable that requires none.
   void set_grad(const Tensor& grad);
   void zero_grad();
 

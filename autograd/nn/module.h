@@ -37,7 +37,8 @@ class Module {
   Module& operator=(const Module&) = delete;
 
   /// In order of registration, a module's own before its children's. One that is registered more than once (tied
-  /// weights) is there once, by its first name: it has one gradient, one update and one entry of state().
+  /// weights) is there once, by its first name: it has one gradient, one update and one entry of state(). Frozen ones
+  /// (Variable::set_requires_grad) are there with the others, and saved and loaded as they are.
   std::vector<NamedParameter> named_parameters() const;
   std::vector<Variable> parameters() const;
   /// Number of parameter elements.
@@ -70,7 +71,8 @@ class Module {
   /// Adds a parameter (which will require a gradient) and returns the handle to keep. The memory is the parameter's
   /// own: `value`'s if nothing else lies on it (a tensor just made, or moved here), else a copy.
   Variable register_parameter(const std::string& name, Tensor value);
-  /// Adds one that exists, of this module or another one, and shares it: a leaf of f32 or f64.
+  /// Adds one that exists, of this module or another one, and shares it: a leaf of f32 or f64. A constant is a frozen
+  /// parameter.
   Variable register_parameter(const std::string& name, Variable parameter);
   /// Adds a generator, for random_state(), and returns it where it will stay.
   Random& register_random(const std::string& name, const Random& random);

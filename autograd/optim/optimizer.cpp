@@ -34,12 +34,15 @@ const Tensor& require(const TensorMap& state, const std::string& name, DType dty
 Optimizer::Optimizer(std::vector<Variable> parameters, double lr) : lr_(lr) {
   set_lr(lr);
   std::set<const autograd::Node*> seen;
+  bool some = parameters.empty();
   for (Variable& parameter : parameters) {
-    check(parameter.is_leaf() && parameter.requires_grad() && parameter.value().is_contiguous(),
-          "optimizer: expected contiguous leaves that require a gradient");
+    check(parameter.is_leaf() && is_floating(parameter.dtype()) && parameter.value().is_contiguous(),
+          "optimizer: expected contiguous leaves of f32 or f64");
+    some |= parameter.requires_grad();
     check(seen.insert(parameter.node().get()).second, "optimizer: parameter {} is there twice", slots_.size());
     slots_.push_back({std::move(parameter), {}, 0});
   }
+  check(some, "optimizer: none of the {} parameters requires a gradient", slots_.size());
 }
 
 void Optimizer::set_lr(double lr) {

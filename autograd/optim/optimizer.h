@@ -11,11 +11,12 @@ namespace qinco::optim {
 
 using autograd::Variable;
 
-/// What all have in common; moments lie on the device of their parameter. Parameters without a gradient are left alone
-/// by step().
+/// What all have in common; moments lie on the device of their parameter. Parameters without a gradient, so all that
+/// are frozen (Variable::set_requires_grad), are left alone by step(), weight decay included, and keep their moments.
 class Optimizer {
  public:
-  /// `parameters` are contiguous leaves that require a gradient.
+  /// `parameters` are contiguous leaves of f32 or f64. They may be frozen, and take part from when they no longer are,
+  /// but not all of them: none is probably a mistake, and an error.
   Optimizer(std::vector<Variable> parameters, double lr);
   virtual ~Optimizer() = default;
 

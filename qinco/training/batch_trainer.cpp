@@ -62,7 +62,9 @@ bool BatchTrainer::is_recorded(int64_t n, bool first) const {
   if (!batch_.work || n != batch_.x.size(0) || first != batch_.first.defined()) return false;
   if (model_.config().db_scale != batch_.db_scale) return false;
   for (size_t i = 0; i < parameters_.size(); ++i)
-    if (parameters_[i].value().bytes() != batch_.values[i].bytes()) return false;
+    if (parameters_[i].value().bytes() != batch_.values[i].bytes() ||
+        parameters_[i].requires_grad() != batch_.trained[i])
+      return false;
   return true;
 }
 
@@ -79,6 +81,7 @@ bool BatchTrainer::record(const Tensor& x, const Tensor& first) {
     for (const Variable& parameter : parameters_) {
       made.gradients.push_back(parameter.grad());
       made.values.push_back(parameter.value());
+      made.trained.push_back(parameter.requires_grad());
     }
     made.codes = codes_;
     made.db_scale = model_.config().db_scale;

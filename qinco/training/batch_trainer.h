@@ -46,6 +46,7 @@ class BatchTrainer {
     Tensor loss;                    // and what it leaves
     std::vector<Tensor> gradients;  // of parameters_; undefined where there is none
     std::vector<Tensor> values;     // of parameters_ then
+    std::vector<bool> trained;      // which of them were not frozen then
     Tensor codes;                   // codes_ then
     float db_scale = 0;
     std::unique_ptr<kernels::Recording> work;

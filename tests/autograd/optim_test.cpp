@@ -204,7 +204,10 @@ TEST_CASE("optim: errors") {
   CHECK(contains(error_of(load), "entries of state"));
   CHECK(contains(error_of([&] { problem.optimizer->set_lr(std::nan("")); }), "expected a learning rate >= 0"));
   CHECK(contains(error_of([] { optim::SGD({}, {.nesterov = true}); }), "nesterov needs a momentum"));
-  CHECK(contains(error_of([] { optim::Adam({Variable(ones({2}))}); }), "leaves that require a gradient"));
+  const Variable constant(ones({2})), result = Variable(ones({2}), true) * 2.0;
+  CHECK(error_of([&] { optim::Adam({constant}); }) == "optimizer: none of the 1 parameters requires a gradient");
+  CHECK(contains(error_of([&] { optim::Adam({result}); }), "optimizer: expected contiguous leaves of f32 or f64"));
+  CHECK(contains(error_of([] { optim::Adam({Variable(ones({2}, DType::i32))}); }), "contiguous leaves of f32 or f64"));
   Variable square(ones({3, 3}), true);
   optim::SGD sgd({square}, {.lr = 1});
   square.set_value(ones({3, 1}).expand({3, 3}));  // has the shape, but not the elements

@@ -152,3 +152,91 @@ TEST_CASE("parameter: names are not empty, have no '.', and are there once") {
   const Variable shared(ones({1}), true);
   CHECK(contains(error_of([&] { Given("w", shared, shared); }), "two parameters named w"));
 }
+
+namespace {
+
+// Steps of AdamW, whose decay moves all that it is allowed to, on a regression by two layers.
+double train_steps(nn::Sequential& net, optim::Optimizer& optimizer, int steps) {
+  const Tensor x = normal_vectors(16, 4, 1), y = normal_vectors(16, 2, 2);
+  double loss = 0;
+  for (int i = 0; i < steps; ++i) {
+    optimizer.zero_grad();
+    const Variable error = autograd::mse_loss(net(x), y);
+    error.backward();
+    optimizer.step();
+    loss = error.item();
+  }
+  return loss;
+}
+
+nn::Sequential two_layers(uint64_t seed) {
+  Random random(seed);
+  nn::Sequential net;
+  net.append(nn::Linear(4, 6, random));
+  net.append(nn::Tanh());
+  net.append(nn::Linear(6, 2, random));
+  return net;
+}
+
+void set_first_trained(const nn::Module& net, bool on) {
+  for (auto& [name, parameter] : net.named_parameters())
+    if (name.starts_with("0.")) Variable(parameter).set_requires_grad(on);
+}
+
+}  // namespace
+
+TEST_CASE("parameter: a frozen one keeps its value, is saved with the others, and can be trained again") {
+  nn::Sequential net = two_layers(3);
+  optim::AdamW adam(net.parameters(), {.lr = 0.01});
+  train_steps(net, adam, 2);
+  const TensorMap before = net.state();
+  set_first_trained(net, false);
+  CHECK(net.parameters().size() == 4);
+  for (const nn::NamedParameter& p : net.named_parameters())
+    CHECK_MESSAGE(p.parameter.grad().defined() == !p.name.starts_with("0."), p.name);  // what it had goes
+  const double at_first = train_steps(net, adam, 1);
+  CHECK(train_steps(net, adam, 5) < at_first);
+  const TensorMap frozen = net.state();
+  CHECK(same_bits(frozen.at("0.weight"), before.at("0.weight")));
+  CHECK(same_bits(frozen.at("0.bias"), before.at("0.bias")));
+  CHECK(!same_bits(frozen.at("2.weight"), before.at("2.weight")));
+  CHECK(same_bits(adam.state().at("steps"), from_vector<int64_t>({2, 2, 8, 8})));
+  CHECK(optim::clip_grad_norm(net.parameters(), 1e9) > 0);
+
+  // A new optimiser takes frozen parameters, and goes on from the other's state, and trains them when they may be.
+  nn::Sequential other = two_layers(4);
+  set_first_trained(other, false);
+  optim::AdamW second(other.parameters(), {.lr = 0.01});
+  other.load(frozen);
+  second.load_state(adam.state());
+  for (nn::Sequential* each : {&net, &other}) set_first_trained(*each, true);
+  CHECK(train_steps(net, adam, 3) == train_steps(other, second, 3));
+  CHECK(!same_bits(net.state().at("0.weight"), before.at("0.weight")));
+  CHECK(same_bits(net.state().at("0.weight"), other.state().at("0.weight")));
+}
+
+TEST_CASE("parameter: freezing between an operation and its backward, and what cannot be frozen") {
+  Variable a(ones({2}), true), b(ones({2}), true);
+  const Variable product = autograd::sum(a * b);
+  a.set_requires_grad(false);
+  product.backward();
+  CHECK(!a.grad().defined());
+  CHECK(same_bits(b.grad(), ones({2})));
+  CHECK(!(a * 2.0).requires_grad());
+  a.set_grad(Tensor());
+  CHECK(contains(error_of([&] { a.set_grad(ones({2})); }), "no leaf that requires a gradient"));
+  const Variable later = autograd::sum(a * b);
+  a.set_requires_grad(true);  // too late for what was recorded without it
+  later.backward();
+  CHECK(!a.grad().defined());
+
+  Variable result = a * b, ids(ones({2}, DType::i32)), undefined;
+  CHECK(error_of([&] { result.set_requires_grad(false); }) == "set_requires_grad: the variable is the result of mul");
+  CHECK(contains(error_of([&] { ids.set_requires_grad(true); }), "a gradient needs f32 or f64, found i32"));
+  CHECK(contains(error_of([&] { undefined.set_requires_grad(true); }), "undefined"));
+  std::vector<float> theirs = {1, 1};
+  Variable constant(wrap(theirs.data(), {2}, DType::f32, nullptr));
+  constant.set_requires_grad(true);
+  subtract_one({constant});
+  CHECK(theirs == std::vector<float>{1, 1});
+}

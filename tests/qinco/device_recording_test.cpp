@@ -112,6 +112,26 @@ TEST_CASE("device: recorded batches are recorded anew where parameters lie elsew
   }
 }
 
+TEST_CASE("device: recorded batches are recorded anew where a parameter is frozen, and where it no longer is") {
+  for (const Device device : test_devices()) {
+    const QincoConfig config = small_config(2, false, 0);
+    Training plain(config, device, false, kernels::Precision::exact),
+        recorded(config, device, true, kernels::Precision::exact);
+    for (uint64_t i = 0; i < 8; ++i) {
+      CAPTURE(i);
+      if (i == 2 || i == 5)
+        for (const Qinco* model : {&plain.model, &recorded.model}) {
+          Variable frozen = model->codebook(1);
+          frozen.set_requires_grad(i == 5);
+        }
+      const Tensor x = random_vectors(config, 8, 50 + i);
+      CHECK(plain.trainer->step(x) == recorded.trainer->step(x));
+      CHECK(recorded.trainer->recorded() == (i > 0));
+    }
+    CHECK(same_bits(plain.model.codebook(1).value(), recorded.model.codebook(1).value()));
+  }
+}
+
 TEST_CASE("device: recorded batches give their memory back where a batch of another size lacks it") {
   for (const Device device : test_devices()) {
     const QincoConfig config = small_config(2, false, 0);

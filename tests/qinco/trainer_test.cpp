@@ -303,3 +303,17 @@ TEST_CASE("vector sets of bytes and of floats hold the same vectors") {
   CHECK(same_bits(a.slice(0, 2, 3), rows.slice(0, 17, 18)));
   CHECK_THROWS_AS(VectorSet(file, 0, file.size() + 1), Error);
 }
+
+TEST_CASE("training leaves frozen parameters as they are, and moves the others") {
+  const Data data = Data::sift(kNt, kNval, kConfig.d);
+  Qinco model = start_model(data);
+  Variable frozen = model.codebook(1);
+  frozen.set_requires_grad(false);
+  const TensorMap before = model.state();
+  Trainer trainer(model, data.train, data.val, options_with(1));
+  CHECK(trainer.run({}));
+  for (const auto& item : model.state()) {
+    CAPTURE(item.first);
+    CHECK(same_bits(item.second, before.at(item.first)) == (item.first == "step1.codebook.weight"));
+  }
+}
