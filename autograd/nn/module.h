@@ -38,7 +38,7 @@ class Module {
 
   /// In order of registration, a module's own before its children's. One that is registered more than once (tied
   /// weights) is there once, by its first name: it has one gradient, one update and one entry of state(). Frozen ones
-  /// (Variable::set_requires_grad) are there with the others, and saved and loaded as they are.
+  /// (Variable::set_requires_grad) are there too: files have their values, not that they are frozen.
   std::vector<NamedParameter> named_parameters() const;
   std::vector<Variable> parameters() const;
   /// Number of parameter elements.
@@ -54,7 +54,7 @@ class Module {
   /// Call before an optimiser is made of them.
   void to(Device device);
 
-  /// Copies of all parameters by name, on the CPU.
+  /// Copies of all parameters by name, on the CPU; PyTorch's state dicts have tied ones by each of their names.
   TensorMap state() const;
   /// Sets all parameters from copies, wherever they are. Error if a name is missing or unexpected, or a shape or dtype
   /// differs; then nothing has changed.
