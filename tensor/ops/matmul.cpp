@@ -1,7 +1,9 @@
 // Matrix products: shapes to GEMM descriptions.
+#include <algorithm>
 #include <utility>
 
 #include "kernels/kernels.h"
+#include "kernels/parallel.h"
 #include "tensor/create.h"
 #include "tensor/dispatch.h"
 #include "tensor/ops.h"
@@ -21,7 +23,8 @@ struct Matrix {
   bool transposed = false;
 };
 
-// The last two dimensions of x; a transposed view is read in place, any other layout is copied.
+// The last two dimensions of x, of any matrix of a batch; a transposed view is read in place, any other layout is
+// copied.
 Matrix as_matrix(const Tensor& x, bool transposed) {
   const int64_t rows = x.size(-2), cols = x.size(-1);
   const int64_t row_step = x.stride(-2), col_step = x.stride(-1);
@@ -36,6 +39,32 @@ Matrix as_matrix(const Tensor& x, bool transposed) {
 Tensor batched(const Tensor& x) {
   if (x.dim() == 2) return x.unsqueeze(0);
   return x.dim() == 3 ? x : x.reshape({x.shape().sub(0, x.dim() - 2).numel(), x.size(-2), x.size(-1)});
+}
+
+// Products of fewer multiply-adds are too small to share one among threads: they are shared out whole, kTaskWork at
+// once.
+constexpr int64_t kShareWork = int64_t{1} << 22, kTaskWork = int64_t{1} << 18;
+
+// The products of a batch, given the first: the others lie a_step, b_step and m * n elements on. A product has the same
+// bits whichever thread computes it, and with however many.
+template <class T>
+void multiply_batch(const Context& context, int64_t batch, const kernels::Gemm<T>& first, int64_t a_step,
+                    int64_t b_step) {
+  const auto& table = kernels::table<T>(context.device);
+  const double work = static_cast<double>(first.m) * static_cast<double>(first.n) * static_cast<double>(first.k);
+  int64_t grain = batch;  // one chunk: this thread goes through the batch, and each product has all threads
+  if (work < kShareWork) grain = std::max<int64_t>(1, kTaskWork / std::max<int64_t>(1, static_cast<int64_t>(work)));
+  // Contexts of devices other than the CPU have one thread: this one.
+  kernels::parallel_for(context, batch, grain, [&](int64_t begin, int64_t end, int) {
+    const Context& own = Context::of(context.device);  // that of the thread that runs this
+    for (int64_t i = begin; i < end; ++i) {
+      kernels::Gemm<T> gemm = first;
+      gemm.a += i * a_step;
+      gemm.b += i * b_step;
+      gemm.c += i * gemm.m * gemm.n;
+      table.gemm(own, gemm);
+    }
+  });
 }
 
 }  // namespace
@@ -62,24 +91,19 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
   const Tensor out = Tensor::empty(shape, a.dtype(), a.device());
   if (out.numel() == 0) return out;
 
-  const Tensor lefts = batched(a), rights = batched(b);
-  const int64_t batch = lefts.size(0);
   floating_dtype("matmul", a.dtype(), [&]<class T>() {
-    const auto& table = kernels::table<T>(context.device);
-    for (int64_t i = 0; i < batch; ++i) {
-      const Matrix left = as_matrix(lefts.row(i), trans_a), right = as_matrix(rights.row(i), trans_b);
-      kernels::Gemm<T> gemm{.m = m, .n = n, .k = k};
-      gemm.a = left.tensor.data<T>();
-      gemm.lda = left.ld;
-      gemm.trans_a = left.transposed;
-      gemm.b = right.tensor.data<T>();
-      gemm.ldb = right.ld;
-      gemm.trans_b = right.transposed;
-      gemm.c = out.data<T>() + i * m * n;
-      gemm.ldc = n;
-      gemm.precision = matmul_precision;
-      table.gemm(context, gemm);
-    }
+    const Matrix left = as_matrix(batched(a), trans_a), right = as_matrix(batched(b), trans_b);
+    kernels::Gemm<T> first{.m = m, .n = n, .k = k};
+    first.a = left.tensor.data<T>();
+    first.lda = left.ld;
+    first.trans_a = left.transposed;
+    first.b = right.tensor.data<T>();
+    first.ldb = right.ld;
+    first.trans_b = right.transposed;
+    first.c = out.data<T>();
+    first.ldc = n;
+    first.precision = matmul_precision;
+    multiply_batch(context, left.tensor.size(0), first, left.tensor.stride(0), right.tensor.stride(0));
   });
   return out;
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <doctest/doctest.h>
 
+#include "kernels/context.h"
 #include "tensor/create.h"
 #include "tensor/random.h"
 #include "tests/support.h"
@@ -85,6 +86,49 @@ TEST_CASE("tensor ops: matmul and linear read transposed and sliced views in pla
   CHECK(worst_difference(matmul(a.slice(0, 3, 4), b), expected.slice(0, 3, 4)) <= 1e-6);
   CHECK(worst_difference(matmul(a, b.slice(1, 2, 3)), expected.slice(1, 2, 3)) <= 1e-6);
   CHECK(worst_difference(matmul(at.slice(1, 3, 4).transpose(0, 1), b), expected.slice(0, 3, 4)) <= 1e-6);
+}
+
+TEST_CASE("tensor ops: matmul of a batch is each product by itself, whatever the sizes and the threads") {
+  // Products shared out whole, several in a chunk and one in each; ones that all threads share; one with no end.
+  struct Sizes {
+    int64_t batch, m, k, n;
+  };
+  for (const auto& [batch, m, k, n] : {Sizes{200, 16, 17, 15}, {9, 33, 64, 128}, {3, 170, 170, 170}, {5, 9, 0, 7}})
+    for (const DType dtype : {DType::f32, DType::f64}) {
+      if (dtype == DType::f64 && m * k * n > int64_t{1} << 20)
+        continue;  // plain loops, in the order of the sizes alone
+      const Tensor a = positive_values({batch, m, k}, 1, dtype), b = positive_values({batch, k, n}, 2, dtype);
+      const Tensor at = a.transpose(1, 2).contiguous(), bt = b.transpose(1, 2).contiguous();
+      const Tensor wide = concat({b, b}, 2);
+      struct Form {
+        Tensor left, right;
+        bool trans_a = false, trans_b = false;
+      };
+      for (const Form& form : {Form{a, b},
+                               {at, b, true},
+                               {a, bt, false, true},
+                               {at.transpose(1, 2), bt.transpose(1, 2)},
+                               {a, wide.slice(2, 0, n)},
+                               {a, b.row(batch / 2).expand({batch, k, n})},
+                               {a.row(1).expand({batch, m, k}), b}}) {
+        std::vector<Tensor> products;
+        for (int64_t i = 0; i < batch; ++i)
+          products.push_back(matmul(form.left.row(i), form.right.row(i), form.trans_a, form.trans_b).unsqueeze(0));
+        const Tensor expected = concat(products, 0);
+        for (const int threads : {1, 2, 3}) {
+          kernels::Scratch scratch;
+          kernels::Context context;
+          context.threads = threads;
+          context.scratch = &scratch;
+          const kernels::ContextScope scope(context);
+          CHECK(same_bits(matmul(form.left, form.right, form.trans_a, form.trans_b), expected));
+        }
+      }
+    }
+  // Two leading dimensions, one of them repeated.
+  const Tensor a = positive_values({4, 6, 5}, 3), b = positive_values({3, 4, 5, 7}, 4);
+  const Tensor all = matmul(a.expand({3, 4, 6, 5}), b);
+  for (int64_t i = 0; i < 3; ++i) CHECK(same_bits(all.row(i), matmul(a, b.row(i))));
 }
 
 TEST_CASE("tensor ops: empty tensors") {
