@@ -209,6 +209,7 @@ struct Scan {
   X(uniform) X(dropout_mask) \
   X(strided_copy) \
   X(strided_write) X(gather_sum) \
+  X(to_f16) X(from_f16) X(to_bf16) X(from_bf16) \
   X(sum) X(sum_squared_difference) X(row_sum) X(column_sum) X(row_squared_norm) \
   X(row_squared_distance) X(row_argmin) \
   X(gather_rows) X(scatter_add_rows) \
@@ -268,6 +269,12 @@ struct Table {
   void (*strided_write)(const Context&, int ndim, const int64_t* shape, const int64_t* strides, const T* x,
                         T* y) = nullptr;
   void (*gather_sum)(const Context&, const GatherSum<T>&) = nullptr;
+
+  // --- convert: to and from 16-bit floats, given as their bits (half.h says which); double by way of float
+  void (*to_f16)(const Context&, int64_t n, const T* x, uint16_t* y) = nullptr;
+  void (*from_f16)(const Context&, int64_t n, const uint16_t* x, T* y) = nullptr;
+  void (*to_bf16)(const Context&, int64_t n, const T* x, uint16_t* y) = nullptr;
+  void (*from_bf16)(const Context&, int64_t n, const uint16_t* x, T* y) = nullptr;
 
   // --- reduce
   /// Sum of all n elements, accumulated in double.

@@ -1,11 +1,12 @@
 #include "tensor/convert.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cassert>
-#include <cmath>
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "kernels/device.h"
 #include "kernels/kernels.h"
@@ -65,26 +66,60 @@ void copy_rows(const Tensor& src, const Tensor& dst) {
 template <class T>
 constexpr bool is_narrow = std::is_same_v<T, BFloat16> || std::is_same_v<T, Float16>;
 
-// One element. For an integer target, `bad` is set when the truncated value is out of range (NaN included).
+// One element. For an integer target, `bad` becomes 1 when the truncated value is out of range (NaN included). No
+// branches: loops over this are vectors.
 template <class From, class To>
-To convert_one(From from, bool& bad) {
+To convert_one(From from, unsigned& bad) {
   if constexpr (is_narrow<From>) {
     return convert_one<float, To>(static_cast<float>(from), bad);
   } else if constexpr (is_narrow<To>) {
     return To(static_cast<float>(from));
   } else if constexpr (std::is_integral_v<To> && std::is_floating_point_v<From>) {
-    // The bounds are exact in double: -2^63 and 2^63 for i64.
-    constexpr double kLow = static_cast<double>(std::numeric_limits<To>::min());
-    const double high = std::ldexp(1.0, std::numeric_limits<To>::digits);
-    const double value = std::trunc(static_cast<double>(from));
-    if (value >= kLow && value < high) return static_cast<To>(value);
-    bad = true;
-    return 0;
+    using Limits = std::numeric_limits<To>;
+    constexpr auto kLow = static_cast<From>(Limits::min()), kBelow = kLow - 1;
+    constexpr auto kHigh = static_cast<From>(uint64_t{1} << (Limits::digits - 1)) * 2;
+    // What lies between kBelow and kLow is truncated to kLow; where they are one, nothing does.
+    const bool inside = (kBelow < kLow ? from > kBelow : from >= kLow) & (from < kHigh);
+    bad |= !inside;
+    using Register = std::conditional_t<(sizeof(To) < 4), int32_t, To>;  // what processors convert to
+    return static_cast<To>(static_cast<Register>(inside ? from : From(0)));
   } else if constexpr (std::is_integral_v<To>) {
-    if (!std::in_range<To>(from)) bad = true;
+    bad |= !std::in_range<To>(from);
     return static_cast<To>(from);
   } else {
     return static_cast<To>(from);
+  }
+}
+
+// The bits of 16-bit floats, as the kernels take them.
+template <class Half>
+auto bits_of(Half* halves) {
+  return reinterpret_cast<std::conditional_t<std::is_const_v<Half>, const uint16_t, uint16_t>*>(halves);
+}
+
+// Converts n elements on the context's device, which is the CPU where there is no kernel for it. False if a value is
+// out of range.
+template <class From, class To>
+bool convert_all(const kernels::Context& context, int64_t n, const From* from, To* to) {
+  if constexpr (std::is_floating_point_v<From> && is_narrow<To>) {
+    const kernels::Table<From>& kernel = kernels::table<From>(context.device);
+    (std::is_same_v<To, Float16> ? kernel.to_f16 : kernel.to_bf16)(context, n, from, bits_of(to));
+    return true;
+  } else if constexpr (is_narrow<From> && std::is_floating_point_v<To>) {
+    const kernels::Table<To>& kernel = kernels::table<To>(context.device);
+    (std::is_same_v<From, Float16> ? kernel.from_f16 : kernel.from_bf16)(context, n, bits_of(from), to);
+    return true;
+  } else {
+    assert(context.device.type == DeviceType::cpu);
+    std::atomic<bool> inside{true};
+    kernels::parallel_for(context, n, int64_t{1} << 15, [&](int64_t begin, int64_t end, int) {
+      unsigned bad = 0;
+      const From* const x = from;  // what the body captures, a store of bytes might change
+      To* const y = to;
+      for (int64_t i = begin; i < end; ++i) y[i] = convert_one<From, To>(x[i], bad);
+      if (bad) inside.store(false, std::memory_order_relaxed);
+    });
+    return inside;
   }
 }
 
@@ -139,23 +174,20 @@ void copy_strided(const Tensor& src, const Tensor& dst) {
   }
 }
 
+bool converts_on_device(DType from, DType to) {
+  const auto is_half = [](DType dtype) { return dtype == DType::f16 || dtype == DType::bf16; };
+  return (is_floating(from) && is_half(to)) || (is_half(from) && is_floating(to));
+}
+
 void convert(const Tensor& src, const Tensor& dst) {
-  assert(src.shape() == dst.shape() && src.is_contiguous() && dst.is_contiguous());
-  std::atomic<bool> out_of_range{false};
+  assert(src.shape() == dst.shape() && src.is_contiguous() && dst.is_contiguous() && src.device() == dst.device());
+  const kernels::Context& context = kernels::Context::of(dst.device());
+  bool inside = true;
   any_dtype(src.dtype(), [&]<class From>() {
-    any_dtype(dst.dtype(), [&]<class To>() {
-      const From* const from = src.data<From>();
-      To* const to = dst.data<To>();
-      kernels::parallel_for(kernels::Context::cpu(), src.numel(), int64_t{1} << 15,
-                            [&](int64_t begin, int64_t end, int) {
-                              bool bad = false;
-                              for (int64_t i = begin; i < end; ++i) to[i] = convert_one<From, To>(from[i], bad);
-                              if (bad) out_of_range.store(true, std::memory_order_relaxed);
-                            });
-    });
+    any_dtype(dst.dtype(),
+              [&]<class To>() { inside = convert_all(context, src.numel(), src.data<const From>(), dst.data<To>()); });
   });
-  check(!out_of_range, "to: a value of {} {} is out of range for {}", name(src.dtype()), src.shape(),
-        name(dst.dtype()));
+  check(inside, "to: a value of {} {} is out of range for {}", name(src.dtype()), src.shape(), name(dst.dtype()));
 }
 
 }  // namespace qinco

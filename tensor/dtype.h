@@ -6,16 +6,17 @@
 #include <string_view>
 #include <type_traits>
 
+#include "kernels/half.h"
+
 namespace qinco {
 
 enum class DType : uint8_t { f32, f64, bf16, f16, u8, i32, i64 };
 
-/// The nearest bfloat16 (ties to even; NaN stays NaN), as its bits.
-uint16_t bf16_bits(float value);
-float bf16_value(uint16_t bits);
-/// The nearest IEEE half (ties to even; overflow gives infinity; NaN stays NaN), as its bits.
-uint16_t f16_bits(float value);
-float f16_value(uint16_t bits);
+// Their bits and values.
+using kernels::bf16_bits;
+using kernels::bf16_value;
+using kernels::f16_bits;
+using kernels::f16_value;
 
 /// A bfloat16 in memory: convert to float for arithmetic.
 struct BFloat16 {

@@ -141,8 +141,9 @@ Tensor Tensor::clone(Device device) const {
 Tensor Tensor::to(DType dtype) const {
   check(defined(), "to: the tensor is undefined");
   if (dtype == dtype_) return *this;
-  const Tensor out = empty(shape_, dtype);
-  convert(contiguous().to(Device{}), out);
+  const Device where = converts_on_device(dtype_, dtype) ? device() : Device{};
+  const Tensor out = empty(shape_, dtype, where);
+  convert(contiguous().to(where), out);
   return out.to(device());
 }
 

@@ -85,7 +85,7 @@ class Tensor {
   Tensor clone() const { return clone(device()); }
   Tensor clone(Device device) const;
   /// Converted to `dtype`; this tensor if it has it already. To u8, i32, i64: truncated; Error for a value out of
-  /// range. The CPU converts, for tensors of other devices too.
+  /// range. Other devices convert between floats of 16 bits and of more by themselves; the CPU does the rest for them.
   Tensor to(DType dtype) const;
   /// On `device`; this tensor if it is there already. To the CPU: waits for the values.
   Tensor to(Device device) const;

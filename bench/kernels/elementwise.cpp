@@ -47,6 +47,20 @@ void add_binary(const char* name, kernels::BinaryOp op) {
         });
 }
 
+void add_conversion(const std::string& half, decltype(Table<float>::to_f16) Table<float>::*to,
+                    decltype(Table<float>::from_f16) Table<float>::*from) {
+  add("to_" + half, kShape, moving(1.5), [to](const Context& context, const auto& table) {
+    return [=, &context, &table, x = normal(kN), y = std::vector<uint16_t>(kN)]() mutable {
+      (table.*to)(context, kN, x.data(), y.data());
+    };
+  });
+  add("from_" + half, kShape, moving(1.5), [from](const Context& context, const auto& table) {
+    return [=, &context, &table, x = std::vector<uint16_t>(kN, 0x3c00), y = normal(kN)]() mutable {
+      (table.*from)(context, kN, x.data(), y.data());
+    };
+  });
+}
+
 void add_copies() {
   add("axpby", kShape, moving(3), [](const Context& context, const auto& table) {
     return [&context, &table, x = normal(kN), y = normal(kN)]() mutable {
@@ -62,6 +76,8 @@ void add_copies() {
   add("dropout_mask", kShape, moving(1), [](const Context& context, const auto& table) {
     return [&context, &table, y = normal(kN)]() mutable { table.dropout_mask(context, {}, kN, 0.5, y.data()); };
   });
+  add_conversion("f16", &Table<float>::to_f16, &Table<float>::from_f16);
+  add_conversion("bf16", &Table<float>::to_bf16, &Table<float>::from_bf16);
   add("strided_copy", fmt::format("transpose_{}x{}", kRows, kCols), moving(2),
       [](const Context& context, const auto& table) {
         return [&context, &table, x = normal(kN), y = std::vector<float>(kN)]() mutable {

@@ -122,6 +122,24 @@ void dropout_mask(const Context&, const RandomState& state, int64_t n, double p,
   kernels_of_device().dropout_mask(s.context(), state, n, p, s.both(y, n));
 }
 
+using ToHalf = void (*)(const Context&, int64_t, const float*, uint16_t*);
+
+template <ToHalf Table<float>::*kernel>
+void to_half(const Context&, int64_t n, const float* x, uint16_t* y) {
+  Stage s(device_in_use);
+  const float* const from = s.in(x, n);
+  (kernels_of_device().*kernel)(s.context(), n, from, s.both(y, n));
+}
+
+using FromHalf = void (*)(const Context&, int64_t, const uint16_t*, float*);
+
+template <FromHalf Table<float>::*kernel>
+void from_half(const Context&, int64_t n, const uint16_t* x, float* y) {
+  Stage s(device_in_use);
+  const uint16_t* const from = s.in(x, n);
+  (kernels_of_device().*kernel)(s.context(), n, from, s.both(y, n));
+}
+
 void strided_copy(const Context&, int ndim, const int64_t* shape, const int64_t* strides, const float* x, float* y) {
   Stage s(device_in_use);
   int64_t n = 1, reach = 1;
@@ -318,6 +336,10 @@ Table<float> make_table() {
   QINCO_STAGED(strided_copy)
   QINCO_STAGED(strided_write)
   QINCO_STAGED(gather_sum)
+  t.to_f16 = to_half<&Table<float>::to_f16>;
+  t.from_f16 = from_half<&Table<float>::from_f16>;
+  t.to_bf16 = to_half<&Table<float>::to_bf16>;
+  t.from_bf16 = from_half<&Table<float>::from_bf16>;
   QINCO_STAGED(sum)
   QINCO_STAGED(sum_squared_difference)
   QINCO_STAGED_ROWS(row_sum, false)

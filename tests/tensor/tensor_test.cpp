@@ -4,6 +4,8 @@
 #include <bit>
 #include <cmath>
 #include <doctest/doctest.h>
+#include <limits>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -199,6 +201,56 @@ TEST_CASE("tensor: conversion between all dtypes is exact where it can be") {
   CHECK(scalar(-0x1p63, DType::f64).to(DType::i64).item<int64_t>() == INT64_MIN);
   CHECK(contains(error_of([] { from_vector<int64_t>({int64_t{1} << 31}).to(DType::i32); }), "out of range for i32"));
   CHECK(contains(error_of([] { from_vector<int32_t>({-1}).to(DType::u8); }), "out of range for u8"));
+}
+
+namespace {
+
+// As `to` is defined: truncated, if that is in range. No value: an error.
+template <class To>
+std::optional<To> truncated(double value) {
+  const double whole = std::trunc(value);
+  if (!(whole >= static_cast<double>(std::numeric_limits<To>::min()))) return {};
+  if (!(whole < std::ldexp(1.0, std::numeric_limits<To>::digits))) return {};
+  return static_cast<To>(whole);
+}
+
+template <class From, class To>
+void check_truncation(From value) {
+  Tensor x = full({40}, 7, dtype_of<From>());
+  x.data<From>()[29] = value;
+  const std::optional<To> expected = truncated<To>(static_cast<double>(value));
+  CAPTURE(value);
+  CAPTURE(name(dtype_of<To>()));
+  if (!expected) {
+    CHECK(contains(error_of([&] { x.to(dtype_of<To>()); }), "out of range"));
+    return;
+  }
+  const Tensor y = x.to(dtype_of<To>());
+  for (int64_t i = 0; i < 40; ++i) CHECK(y.data<To>()[i] == (i == 29 ? *expected : 7));
+}
+
+template <class From>
+void check_truncations() {
+  using Limits = std::numeric_limits<From>;
+  std::vector<From> values = {Limits::quiet_NaN(), Limits::infinity(), Limits::max(), Limits::denorm_min()};
+  for (const double edge : {0.0, 1.0, 255.0, 256.0, 0x1p31 - 1, 0x1p31, 0x1p31 + 1, 0x1p63})
+    for (const double toward : {-1e30, 1e30}) {
+      const From at = static_cast<From>(edge), next = std::nextafter(at, static_cast<From>(toward));
+      values.insert(values.end(), {at, next});
+    }
+  for (const From value : values)
+    for (const From signed_value : {value, -value}) {
+      check_truncation<From, uint8_t>(signed_value);
+      check_truncation<From, int32_t>(signed_value);
+      check_truncation<From, int64_t>(signed_value);
+    }
+}
+
+}  // namespace
+
+TEST_CASE("tensor: floats at the edges of integers are truncated or refused, among others") {
+  check_truncations<float>();
+  check_truncations<double>();
 }
 
 TEST_CASE("dtype: every half converts there and back, and floats round to the nearest even") {
