@@ -12,13 +12,12 @@
   X(random)                      \
   X(copy) X(move) X(convert) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk) X(scan)
 
-// The families that have a SIMD version in cpu/. (copy and move are at memory speed in the reference already, and of
-// random numbers few are drawn.)
+// The families that have a SIMD version in cpu/. (copy and move are at memory speed in the reference already.)
 #define QINCO_CPU_FAMILIES(X) \
   X(gemm)                     \
   X(linear)                   \
   X(elementwise)              \
-  X(convert) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk) X(scan)
+  X(random) X(convert) X(reduce) X(rows) X(softmax) X(norm) X(optim) X(nearest) X(candidate) X(topk) X(scan)
 
 // The families that have a version for the matrix unit in cpu/amx/.
 #define QINCO_AMX_FAMILIES(X) X(gemm) X(linear) X(candidate)

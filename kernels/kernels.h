@@ -206,7 +206,7 @@ struct Scan {
   X(gemm) \
   X(linear_packed_size) X(linear_pack) X(linear) \
   X(unary) X(unary_backward) X(binary) X(axpby) X(fill) \
-  X(uniform) X(dropout_mask) \
+  X(uniform) X(dropout_mask) X(normal) \
   X(strided_copy) \
   X(strided_write) X(gather_sum) \
   X(to_f16) X(from_f16) X(to_bf16) X(from_bf16) \
@@ -257,6 +257,10 @@ struct Table {
   void (*uniform)(const Context&, const RandomState& state, int64_t n, double lo, double hi, T* y) = nullptr;
   /// y[i] = 0 where u_i < p, else 1/(1-p); p in [0,1).
   void (*dropout_mask)(const Context&, const RandomState& state, int64_t n, double p, T* y) = nullptr;
+  /// y[i] = mean + r cos(a) and y[i+1] = mean + r sin(a), i even, of the radius r = stddev sqrt(-2 log(1 - u_i)) and
+  /// the angle a = 2 pi u_i+1, in double, rounded to T (Box-Muller). The functions are those of the C library: on CUDA
+  /// the CPU draws, and this waits for it.
+  void (*normal)(const Context&, const RandomState& state, int64_t n, double mean, double stddev, T* y) = nullptr;
 
   // --- copy
   /// y (contiguous, row-major over `shape` [ndim <= 8]) = x read with `strides` in elements (0 repeats).

@@ -12,6 +12,9 @@
 
 namespace qinco::kernels::philox {
 
+inline constexpr uint32_t kMultiplier0 = 0xD2511F53, kMultiplier1 = 0xCD9E8D57;
+inline constexpr uint32_t kKeyStep0 = 0x9E3779B9, kKeyStep1 = 0xBB67AE85;
+
 struct Block {
   uint32_t word[4];
 };
@@ -29,10 +32,10 @@ QINCO_HOST_DEVICE inline uint64_t joined(uint32_t low_word, uint32_t high_word) 
 /// The ten rounds.
 QINCO_HOST_DEVICE inline Block encrypt(Block counter, uint32_t key0, uint32_t key1) {
   for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t{0xD2511F53u} * counter.word[0], p1 = uint64_t{0xCD9E8D57u} * counter.word[2];
+    const uint64_t p0 = uint64_t{kMultiplier0} * counter.word[0], p1 = uint64_t{kMultiplier1} * counter.word[2];
     counter = {{high(p1) ^ counter.word[1] ^ key0, low(p1), high(p0) ^ counter.word[3] ^ key1, low(p0)}};
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
+    key0 += kKeyStep0;
+    key1 += kKeyStep1;
   }
   return counter;
 }

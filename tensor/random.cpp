@@ -1,11 +1,8 @@
 #include "tensor/random.h"
 
-#include <algorithm>
-#include <cmath>
-#include <numbers>
 #include <numeric>
+#include <utility>
 
-#include "kernels/parallel.h"
 #include "kernels/philox.h"
 #include "tensor/dispatch.h"
 
@@ -23,27 +20,6 @@ void draw(const char* op, RandomState& state, const Tensor& out, Fill&& fill) {
   floating_dtype(op, out.dtype(), [&]<class T>() {
     fill(kernels::table<T>(out.device()), context, out.numel(), out.data<T>());
     state.position += static_cast<uint64_t>(philox::blocks_of<T>(out.numel()));
-  });
-}
-
-// Box-Muller over the pairs of each block.
-template <class T>
-void fill_normal(const kernels::Context& context, const RandomState& state, int64_t n, double mean, double stddev,
-                 T* to) {
-  constexpr int64_t kValues = philox::kValues<T>;
-  kernels::parallel_for(context, philox::blocks_of<T>(n), 4096, [&](int64_t begin, int64_t end, int) {
-    for (int64_t b = begin; b < end; ++b) {
-      T u[kValues];
-      philox::units(philox::block(state, state.position + static_cast<uint64_t>(b)), u);
-      const int64_t first = b * kValues, count = std::min(kValues, n - first);
-      for (int64_t i = 0; i < count; i += 2) {
-        // 1 - u is in (0,1], so its logarithm is finite.
-        const double radius = stddev * std::sqrt(-2 * std::log(1 - static_cast<double>(u[i])));
-        const double angle = 2 * std::numbers::pi * static_cast<double>(u[i + 1]);
-        to[first + i] = static_cast<T>(mean + radius * std::cos(angle));
-        if (i + 1 < count) to[first + i + 1] = static_cast<T>(mean + radius * std::sin(angle));
-      }
-    }
   });
 }
 
@@ -99,14 +75,8 @@ void Random::dropout_mask(const Tensor& out, double p) {
 }
 
 void Random::normal(const Tensor& out, double mean, double stddev) {
-  check(out.is_contiguous(), "normal: expected a contiguous tensor");
-  if (out.device().type != DeviceType::cpu) {
-    const Tensor drawn = Tensor::empty(out.shape(), out.dtype());
-    normal(drawn, mean, stddev);
-    return out.copy_from(drawn);
-  }
-  draw("normal", state_, out, [&](const auto&, const auto& context, int64_t n, auto* to) {
-    fill_normal(context, state_, n, mean, stddev, to);
+  draw("normal", state_, out, [&](const auto& table, const auto& context, int64_t n, auto* to) {
+    table.normal(context, state_, n, mean, stddev, to);
   });
 }
 

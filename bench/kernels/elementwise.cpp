@@ -76,6 +76,9 @@ void add_copies() {
   add("dropout_mask", kShape, moving(1), [](const Context& context, const auto& table) {
     return [&context, &table, y = normal(kN)]() mutable { table.dropout_mask(context, {}, kN, 0.5, y.data()); };
   });
+  add("normal", kShape, moving(1), [](const Context& context, const auto& table) {
+    return [&context, &table, y = normal(kN)]() mutable { table.normal(context, {}, kN, 0, 1, y.data()); };
+  });
   add_conversion("f16", &Table<float>::to_f16, &Table<float>::from_f16);
   add_conversion("bf16", &Table<float>::to_bf16, &Table<float>::from_bf16);
   add("strided_copy", fmt::format("transpose_{}x{}", kRows, kCols), moving(2),

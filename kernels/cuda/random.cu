@@ -1,5 +1,6 @@
 // Random numbers, the CPU's bit for bit (philox.h): one block of Philox per thread, looping over the grid, which is 16
-// bytes and one store where y is aligned to that, as whole tensors are.
+// bytes and one store where y is aligned to that, as whole tensors are. Normal values come from the CPU: this device's
+// logarithms and cosines have other last bits.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/families.h"
 #include "kernels/philox.h"
@@ -46,12 +47,28 @@ void dropout_mask(const Context& context, const RandomState& state, int64_t n, d
   draw(context, state, n, philox::DropoutMask<T>(p), y);
 }
 
+template <class T>
+void normal(const Context& context, const RandomState& state, int64_t n, double mean, double stddev, T* y) {
+  constexpr int64_t kPart = int64_t{1} << 18;  // values drawn before they are copied
+  const Context& host = Context::of(Device{});
+  ScratchFrame frame(host);
+  T* const drawn = frame.get<T>(n < kPart ? n : kPart);
+  RandomState at = state;
+  for (int64_t i = 0; i < n; i += kPart) {
+    const int64_t count = n - i < kPart ? n - i : kPart;
+    table<T>().normal(host, at, count, mean, stddev, drawn);
+    copy_bytes(context.device, y + i, Device{}, drawn, static_cast<size_t>(count) * sizeof(T));
+    at.position += static_cast<uint64_t>(philox::blocks_of<T>(count));
+  }
+}
+
 }  // namespace
 
 template <class T>
 void fill_random(Table<T>& t) {
   t.uniform = uniform<T>;
   t.dropout_mask = dropout_mask<T>;
+  t.normal = normal<T>;
 }
 template void fill_random(Table<float>&);
 template void fill_random(Table<double>&);

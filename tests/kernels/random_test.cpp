@@ -1,6 +1,7 @@
-// uniform and dropout_mask: the numbers of Philox's published vectors, and the same bits in every version at any place
-// of a stream.
+// uniform, dropout_mask and normal: the numbers of Philox's published vectors, and the same bits in every version at
+// any place of a stream.
 #include <doctest/doctest.h>
+#include <numbers>
 
 #include "tests/kernels/harness.h"
 
@@ -10,6 +11,7 @@ namespace {
 
 QINCO_COVERS(uniform);
 QINCO_COVERS(dropout_mask);
+QINCO_COVERS(normal);
 
 // At the beginning, in the middle, where the counter's low word overflows, and where the whole counter does.
 constexpr RandomState kStates[] = {
@@ -53,6 +55,36 @@ std::vector<T> expected_uniform(const std::vector<T>& units, Interval interval) 
     const volatile T product = width * u;
     const T value = lo + product;
     values.push_back(hi > lo ? std::min(value, std::nextafter(hi, lo)) : std::min(value, lo));
+  }
+  return values;
+}
+
+struct Bell {
+  double mean, stddev;
+};
+// None of these may be drawn quicker at the price of a bit: far from zero, with no width, among denormals, upside down,
+// beyond the largest float, and with no finite values at all.
+constexpr Bell kBells[] = {{0, 1},     {5, 2},  {1e6, 1},     {0, 0},    {-0.0, 0}, {2, 0},
+                           {0, 1e-40}, {0, -1}, {1e38, 1e39}, {0, kInf}, {kNan, 1}};
+
+template <class T>
+std::vector<T> run_normal(const Table<T>& t, const Context& context, const RandomState& state, int64_t n, Bell bell,
+                          int64_t offset = 1) {
+  Buffer<T> out(n, offset);
+  t.normal(context, state, n, bell.mean, bell.stddev, out.data());
+  CHECK(out.guards_hold());
+  return out.values();
+}
+
+// The definition, from the values of [0,1); the last radius may lack its angle's second value.
+template <class T>
+std::vector<T> expected_normal(std::vector<T> units, Bell bell, size_t n) {
+  std::vector<T> values;
+  for (size_t i = 0; i < n; ++i) {
+    const double u = static_cast<double>(units[i - i % 2]), turn = static_cast<double>(units[i - i % 2 + 1]);
+    const double radius = bell.stddev * std::sqrt(-2 * std::log(1 - u)), angle = 2 * std::numbers::pi * turn;
+    const volatile double product = radius * (i % 2 == 0 ? std::cos(angle) : std::sin(angle));
+    values.push_back(static_cast<T>(bell.mean + product));
   }
   return values;
 }
@@ -127,6 +159,32 @@ TEST_CASE("uniform: the definition in double") {
       const std::vector<double> values = run_uniform(table<double>(), TestContext(), state, 129, interval);
       CHECK_MESSAGE(same_bits(values, expected_uniform(units, interval)), interval.lo << " to " << interval.hi);
     }
+}
+
+TEST_CASE("normal: the definition, bit for bit, at any place of a stream") {
+  const auto check_state = [](const RandomState& state, int64_t n, const Bell& bell) {
+    const std::vector<float> units = run_uniform(table<float>(Isa::reference), TestContext(), state, n + 1, {0, 1});
+    const std::vector<float> expected = expected_normal(units, bell, static_cast<size_t>(n));
+    for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+      CHECK_MESSAGE(same_bits(run_normal(t, TestContext(), state, n, bell), expected),
+                    fmt::format("{} n={} position={} {}+-{}", version.name, n, state.position, bell.mean, bell.stddev));
+    });
+  };
+  for (const RandomState& state : kStates)
+    for (const Bell& bell : kBells)
+      for (const int64_t n : kTailSizes) check_state(state, n, bell);
+  check_state({4, 2, 1}, 1 << 18, {0, 1});
+  // Blocks with a value that lies so near to the middle between two floats that a quicker logarithm rounds it up.
+  for (const uint64_t block : {9'013'078, 13'231'107, 24'770'387, 26'093'671}) check_state({1, 0, block}, 32, {0, 1});
+  // One with half a turn, whose sine is a zero of the other sign to what rounds the angle less.
+  check_state({1, 0, 11'368'472}, 32, {0, 1e-60});
+  const std::vector<double> wide = run_uniform(table<double>(), TestContext(), kStates[1], 34, {0, 1});
+  CHECK(
+      same_bits(run_normal(table<double>(), TestContext(), kStates[1], 33, {5, 2}), expected_normal(wide, {5, 2}, 33)));
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+    const auto run = [&](const Context& context) { return run_normal(t, context, {3, 1, 4}, 50'003, {0, 1}); };
+    check_any_thread_count(run, version.name);
+  });
 }
 
 TEST_CASE("uniform and dropout_mask: the same bits at any thread count") {

@@ -122,6 +122,11 @@ void dropout_mask(const Context&, const RandomState& state, int64_t n, double p,
   kernels_of_device().dropout_mask(s.context(), state, n, p, s.both(y, n));
 }
 
+void normal(const Context&, const RandomState& state, int64_t n, double mean, double stddev, float* y) {
+  Stage s(device_in_use);
+  kernels_of_device().normal(s.context(), state, n, mean, stddev, s.both(y, n));
+}
+
 using ToHalf = void (*)(const Context&, int64_t, const float*, uint16_t*);
 
 template <ToHalf Table<float>::*kernel>
@@ -333,6 +338,7 @@ Table<float> make_table() {
   QINCO_STAGED(fill)
   QINCO_STAGED(uniform)
   QINCO_STAGED(dropout_mask)
+  QINCO_STAGED(normal)
   QINCO_STAGED(strided_copy)
   QINCO_STAGED(strided_write)
   QINCO_STAGED(gather_sum)
