@@ -252,7 +252,7 @@ TEST_CASE("nn: training with Dropout that is saved, loaded and continued is bit-
   for (const auto& item : whole.net.state()) CHECK(same_bits(item.second, resumed.net.state().at(item.first)));
 }
 
-TEST_CASE("nn: the state of generators has all their bits, in the tree's names; a wrong one changes nothing") {
+TEST_CASE("nn: the state of generators has all their bits, in the tree's names, and a wrong one changes nothing") {
   DropoutRun run;
   TensorMap state = run.net.random_state();
   REQUIRE(state.size() == 2);
