@@ -41,6 +41,8 @@ Memory::Memory() {
     void* const memory = mmap(nullptr, size_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) continue;
     base_ = static_cast<unsigned char*>(memory);
+    key_ = pkey_alloc(0, PKEY_DISABLE_ACCESS);
+    if (key_ >= 0 && pkey_mprotect(base_, size_, PROT_READ | PROT_WRITE, key_) != 0) key_ = -1;
     return;
   }
   std::fputs("cuda emulator: no address space for the device's memory\n", stderr);
@@ -49,12 +51,25 @@ Memory::Memory() {
 
 void Memory::open() {
   mutex_.lock();
-  if (opened_++ == 0 && touched_ > 0) mprotect(base_, touched_, PROT_READ | PROT_WRITE);
+  if (opened_++ > 0) return;
+  if (key_ >= 0)
+    pkey_set(key_, 0);
+  else
+    protect(0, touched_, PROT_READ | PROT_WRITE);
 }
 
 void Memory::close() {
-  if (--opened_ == 0 && touched_ > 0) mprotect(base_, touched_, PROT_NONE);
+  if (--opened_ == 0) {
+    if (key_ >= 0)
+      pkey_set(key_, PKEY_DISABLE_ACCESS);
+    else
+      protect(0, touched_, PROT_NONE);
+  }
   mutex_.unlock();
+}
+
+void Memory::protect(size_t begin, size_t end, int rights) {
+  if (key_ < 0 && begin < end) mprotect(base_ + begin, end - begin, rights);
 }
 
 void* Memory::allocate(size_t bytes) {
@@ -69,7 +84,7 @@ void* Memory::allocate(size_t bytes) {
   if (offset + span > size_) return nullptr;
   if (offset + span > touched_) {
     touched_ = round_up(offset + span, kPage);
-    mprotect(base_, touched_, PROT_READ | PROT_WRITE);
+    protect(0, touched_, PROT_READ | PROT_WRITE);
   }
   blocks_[offset] = {bytes, span};
   used_ += span;
@@ -99,7 +114,7 @@ void Memory::give_back() {
   const size_t kept = round_up(end, kPage) + kKept;
   if (kept >= touched_) return;
   madvise(base_ + kept, touched_ - kept, MADV_DONTNEED);
-  mprotect(base_ + kept, touched_ - kept, PROT_NONE);
+  protect(kept, touched_, PROT_NONE);
   touched_ = kept;
 }
 

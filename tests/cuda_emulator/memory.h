@@ -38,10 +38,14 @@ class Memory {
     size_t span;   // with the guards
   };
   void give_back();
+  void protect(size_t begin, size_t end, int rights);
   std::string check_guards(size_t offset, const Block& block, size_t width) const;
 
   std::recursive_mutex mutex_;
   int opened_ = 0;
+  // A processor's protection key opens and closes all of the memory by a register of the thread. Where there is none
+  // (-1), a system call for every page does, which takes most of the time of small kernels.
+  int key_ = -1;
   unsigned char* base_ = nullptr;
   size_t size_ = 0, used_ = 0, touched_ = 0;  // touched_: bytes from base_ that were ever part of a block
   std::map<size_t, Block> blocks_;            // by the offset of the front guard

@@ -66,22 +66,25 @@ TEST_CASE("device: recorded batches train to the same bits") {
 }
 
 TEST_CASE("device: recorded batches of larger models train to the same bits") {
-  // One whose products take tiles, and one whose search has products of its own (d > 256).
-  const std::vector<QincoConfig> configs = {{.d = 64, .M = 2, .K = 16, .L = 1, .h = 64, .db_scale = 2.5f},
-                                            {.d = 264, .M = 2, .K = 16, .L = 2, .h = 16, .db_scale = 2.5f}};
+  // One whose products take tiles, and one whose search has products of its own (d > 256); with vectors in a batch.
+  const std::vector<std::pair<QincoConfig, int64_t>> configs = {
+      {{.d = 64, .M = 2, .K = 16, .L = 1, .h = 64, .db_scale = 2.5f}, 64},
+      {{.d = 264, .M = 2, .K = 16, .L = 2, .h = 16, .db_scale = 2.5f}, 20}};
   for (const Device device : test_devices())
-    for (const QincoConfig& config : configs) {
+    for (const auto& sized : configs) {
+      const QincoConfig& config = sized.first;
+      const int64_t n = sized.second;
       CAPTURE(config.d);
       Training plain(config, device, false, kernels::Precision::exact),
           recorded(config, device, true, kernels::Precision::exact);
-      for (uint64_t i = 0; i < 4; ++i) {
+      for (uint64_t i = 0; i < 3; ++i) {
         CAPTURE(i);
-        const Tensor x = random_vectors(config, 64, 70 + i);
+        const Tensor x = random_vectors(config, n, 70 + i);
         CHECK(plain.trainer->step(x) == recorded.trainer->step(x));
         CHECK(recorded.trainer->recorded() == (i > 0));
-        std::vector<int32_t> expected(128), found(128);
-        plain.trainer->codec().encode(64, x.data<float>(), expected.data());
-        recorded.trainer->codec().encode(64, x.data<float>(), found.data());
+        std::vector<int32_t> expected(static_cast<size_t>(n * config.M)), found(expected.size());
+        plain.trainer->codec().encode(n, x.data<float>(), expected.data());
+        recorded.trainer->codec().encode(n, x.data<float>(), found.data());
         CHECK(found == expected);
       }
       CHECK(recorded.trainer->recording_error().empty());
