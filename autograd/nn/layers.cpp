@@ -44,8 +44,9 @@ Linear::Linear(int64_t in, int64_t out, bool with_bias, Random& random, DType dt
 Linear::Linear(const Variable& w, const Variable& b) {
   check(w.value().dim() == 2 && w.value().numel() > 0,
         "linear: expected a weight [out,in], sizes of at least 1, found shape {}", w.shape());
-  check(!b.defined() || b.shape() == Shape{w.size(0)}, "linear: weight {}: expected a bias [{}], found shape {}",
-        w.shape(), w.size(0), b.shape());
+  check(!b.defined() || (b.shape() == Shape{w.size(0)} && b.dtype() == w.dtype()),
+        "linear: weight {}: expected a bias {} [{}], found {} {}", w.shape(), name(w.dtype()), w.size(0),
+        b.defined() ? name(b.dtype()) : "", b.defined() ? b.shape() : Shape{});
   weight = register_parameter("weight", w);
   if (b.defined()) bias = register_parameter("bias", b);
 }

@@ -21,7 +21,7 @@ class Linear : public Layer {
  public:
   Linear(int64_t in, int64_t out, Random& random) : Linear(in, out, true, random) {}
   Linear(int64_t in, int64_t out, bool with_bias, Random& random, DType dtype = DType::f32);
-  /// Of parameters that exist, which it shares: w [out,in] and b [out] or undefined.
+  /// Of parameters that exist, which it shares: w [out,in] and b [out], of one dtype, or b undefined.
   explicit Linear(const Variable& w, const Variable& b = {});
   Variable forward(const Variable& x) override;
 

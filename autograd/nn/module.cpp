@@ -68,7 +68,7 @@ TensorMap Module::state() const {
 }
 
 void Module::load(const TensorMap& state) {
-  const std::vector<NamedParameter> all = named_parameters();
+  std::vector<NamedParameter> all = named_parameters();
   for (const auto& [name, parameter] : all) {
     const auto found = state.find(name);
     check(found != state.end(), "load: parameter {} is missing", name);
@@ -82,7 +82,14 @@ void Module::load(const TensorMap& state) {
     check(state.size() == all.size() || std::any_of(all.begin(), all.end(), same_name), "load: unexpected parameter {}",
           name);
   }
-  for (const auto& [name, parameter] : all) parameter.value().copy_from(state.at(name));
+  for (auto& [name, parameter] : all) {
+    const Tensor &own = parameter.value(), &value = state.at(name);
+    // A frozen parameter may lie on anything: what cannot be written to, or holds an element twice, is replaced.
+    if (own.is_external() || !own.is_contiguous())
+      parameter.set_value(value.contiguous().clone(own.device()));
+    else
+      own.copy_from(value);
+  }
 }
 
 void Module::collect_randoms(const std::string& prefix, std::map<std::string, Random*>& into) const {

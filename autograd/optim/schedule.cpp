@@ -72,8 +72,10 @@ TensorMap ReduceOnPlateau::state() const {
 void ReduceOnPlateau::load_state(const TensorMap& state) {
   const double lr = require<double>(state, "lr"), best = require<double>(state, "best");
   const int64_t bad = require<int64_t>(state, "bad"), cooldown = require<int64_t>(state, "cooldown_left");
-  check(is_rate(lr) && !std::isnan(best) && bad >= 0 && cooldown >= 0,
-        "plateau: state: expected numbers >= 0, found lr {}, best {}, bad {} and cooldown_left {}", lr, best, bad,
+  check(std::isfinite(lr) && lr >= options_.min_lr, "plateau: state: expected an lr of at least {}, found {}",
+        options_.min_lr, lr);
+  check(!std::isnan(best) && bad >= 0 && cooldown >= 0,
+        "plateau: state: expected a number best and counts >= 0, found best {}, bad {} and cooldown_left {}", best, bad,
         cooldown);
   lr_ = lr;
   best_ = best;

@@ -102,7 +102,8 @@ void pack_block(const Context& context, const Block& block, const float* c) {
     const int64_t count = smaller(end, block.count) - begin;
     float* const packed = block.packed + begin * block.d;
     pack_cols_transposed(count, block.d, codewords, block.d, packed);
-    for (int64_t j = 0; j < (end - begin) * block.d; ++j) packed[j] *= -2.0f;
+    const int64_t columns = blocks_of(count, kLanes) * kLanes;  // a last panel may be of one vector
+    for (int64_t j = 0; j < columns * block.d; ++j) packed[j] *= -2.0f;
     for (int64_t j = begin; j < end; ++j)
       block.norms[j] = j < block.count ? squared_norm(block.d, codewords + (j - begin) * block.d) : infinity();
   });

@@ -53,6 +53,7 @@ QINCO_INLINE void blocks_from(const RandomState& state, uint64_t index, Group (&
 template <class Part, class Rest>
 QINCO_INLINE void by_group(const Context& context, const RandomState& state, int64_t n, float* y, Part part,
                            Rest rest) {
+  static_assert(kElementGrain / kBlockValues % kStepBlocks == 0);  // a thread has whole steps
   const int64_t blocks = n / (kStepBlocks * kBlockValues) * kStepBlocks;
   parallel_for(context, blocks, kElementGrain / kBlockValues, [&](int64_t begin, int64_t end, int) {
     for (int64_t b = begin; b < end; b += kStepBlocks) {

@@ -24,7 +24,7 @@ struct Matrix {
 };
 
 // The last two dimensions of x, of any matrix of a batch; a transposed view is read in place, any other layout is
-// copied.
+// copied, of a batch that is one matrix throughout that one.
 Matrix as_matrix(const Tensor& x, bool transposed) {
   const int64_t rows = x.size(-2), cols = x.size(-1);
   const int64_t row_step = x.stride(-2), col_step = x.stride(-1);
@@ -32,7 +32,9 @@ Matrix as_matrix(const Tensor& x, bool transposed) {
     return {x, rows == 1 ? std::max<int64_t>(cols, 1) : row_step, transposed};
   if ((row_step == 1 || rows == 1) && (col_step >= rows || cols == 1))
     return {x, cols == 1 ? std::max<int64_t>(rows, 1) : col_step, !transposed};
-  return {x.contiguous(), std::max<int64_t>(cols, 1), transposed};
+  const bool repeated = x.dim() == 3 && x.size(0) > 1 && x.stride(0) == 0;
+  const Tensor copy = repeated ? x.slice(0, 0, 1).contiguous().expand(x.shape()) : x.contiguous();
+  return {copy, std::max<int64_t>(cols, 1), transposed};
 }
 
 // The leading dimensions as one: x as [batch,rows,cols].
@@ -41,8 +43,8 @@ Tensor batched(const Tensor& x) {
   return x.dim() == 3 ? x : x.reshape({x.shape().sub(0, x.dim() - 2).numel(), x.size(-2), x.size(-1)});
 }
 
-// Products of fewer multiply-adds are too small to share one among threads: they are shared out whole, kTaskWork at
-// once.
+// Products of fewer multiply-adds than kShareWork are shared out whole, at least kTaskWork at once, and not one after
+// the other among the threads; unless there are fewer than threads, and they large enough for more than one.
 constexpr int64_t kShareWork = int64_t{1} << 22, kTaskWork = int64_t{1} << 18;
 
 // The products of a batch, given the first: the others lie a_step, b_step and m * n elements on. A product has the same
@@ -53,7 +55,8 @@ void multiply_batch(const Context& context, int64_t batch, const kernels::Gemm<T
   const auto& table = kernels::table<T>(context.device);
   const double work = static_cast<double>(first.m) * static_cast<double>(first.n) * static_cast<double>(first.k);
   int64_t grain = batch;  // one chunk: this thread goes through the batch, and each product has all threads
-  if (work < kShareWork) grain = std::max<int64_t>(1, kTaskWork / std::max<int64_t>(1, static_cast<int64_t>(work)));
+  if (work < kTaskWork || (work < kShareWork && batch >= context.threads))
+    grain = std::max<int64_t>(1, kTaskWork / std::max<int64_t>(1, static_cast<int64_t>(work)));
   // Contexts of devices other than the CPU have one thread: this one.
   kernels::parallel_for(context, batch, grain, [&](int64_t begin, int64_t end, int) {
     const Context& own = Context::of(context.device);  // that of the thread that runs this

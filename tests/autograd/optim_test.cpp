@@ -160,14 +160,17 @@ TEST_CASE("schedule: options and states that make no sense are refused") {
   for (const char* name : {"lr", "best"}) {
     TensorMap changed = state;
     changed[name] = scalar(NAN, DType::f64);
-    CHECK(contains(error_of([&] { kept.load_state(changed); }), "plateau: state: expected numbers >= 0"));
+    CHECK(contains(error_of([&] { kept.load_state(changed); }), "plateau: state: expected"));
   }
   for (const char* name : {"bad", "cooldown_left"}) {
     TensorMap changed = state;
     changed[name] = from_vector<int64_t>({-1});
-    CHECK(contains(error_of([&] { kept.load_state(changed); }), "plateau: state: expected numbers >= 0"));
+    CHECK(contains(error_of([&] { kept.load_state(changed); }), "counts >= 0, found best"));
   }
   CHECK(kept.lr() == 1);
+  optim::ReduceOnPlateau bounded(1, {.min_lr = 0.5});
+  state["lr"] = scalar(0.25, DType::f64);  // from which it would rise
+  CHECK(contains(error_of([&] { bounded.load_state(state); }), "expected an lr of at least 0.5, found 0.25"));
   optim::CosineSchedule steps(1, {.steps = 5});
   CHECK(contains(error_of([&] { (void)steps.lr_at(-1); }), "cosine: expected a step >= 0, found -1"));
   CHECK(contains(error_of([&] { steps.load_state({{"t", from_vector<int64_t>({-1})}}); }), "found -1"));

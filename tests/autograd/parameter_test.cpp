@@ -130,13 +130,31 @@ TEST_CASE("parameter: what cannot be shared is an error, and memory that cannot 
   CHECK(contains(error_of([&] { nn::Linear{leaf}; }),
                  "linear: expected a weight [out,in], sizes of at least 1, found shape [2]"));
   const Variable weight(ones({3, 2}), true);
-  CHECK(contains(error_of([&] { nn::Linear(weight, leaf); }), "linear: weight [3,2]: expected a bias [3], found"));
+  CHECK(contains(error_of([&] { nn::Linear(weight, leaf); }),
+                 "linear: weight [3,2]: expected a bias f32 [3], found f32 [2]"));
+  CHECK(
+      contains(error_of([&] { nn::Linear(weight, Variable(zeros({3}, DType::f64))); }), "bias f32 [3], found f64 [3]"));
   CHECK(contains(error_of([&] { nn::Embedding{leaf}; }),
                  "embedding: expected a table [N,d], sizes of at least 1, found shape [2]"));
   std::vector<float> theirs = {1, 1};
   Given given("w", Variable(wrap(theirs.data(), {2}, DType::f32, nullptr)));
   given.load({{"w", zeros({2})}});
   CHECK(theirs == std::vector<float>{1, 1});
+}
+
+TEST_CASE("parameter: a frozen one can be loaded, whatever its value lies on") {
+  const TemporaryDirectory directory;
+  write_safetensors(directory.file("table"), {{{"table", ones({2, 2})}}, {}});
+  const Tensor mapped = read_safetensors(directory.file("table")).tensors.at("table");
+  const Tensor wanted = from_vector<float>({1, 2, 3, 4}).reshape({2, 2});
+  for (const Tensor& value : {mapped, ones({1, 2}).expand({2, 2}), zeros({2, 2}).transpose(0, 1)}) {
+    nn::Embedding embedding(ones({2, 2}));
+    embedding.weight.set_requires_grad(false);
+    embedding.weight.set_value(value);
+    embedding.load({{"weight", wanted}});
+    CHECK(same_bits(embedding.weight.value().contiguous(), wanted));
+  }
+  CHECK(same_bits(mapped, ones({2, 2})));
 }
 
 TEST_CASE("parameter: names are not empty, have no '.', and are there once") {

@@ -110,6 +110,7 @@ TEST_CASE("tensor ops: matmul of a batch is each product by itself, whatever the
                                {at.transpose(1, 2), bt.transpose(1, 2)},
                                {a, wide.slice(2, 0, n)},
                                {a, b.row(batch / 2).expand({batch, k, n})},
+                               {a, b.row(0).slice(1, 0, 1).expand({batch, k, n})},  // a layout that is copied
                                {a.row(1).expand({batch, m, k}), b}}) {
         std::vector<Tensor> products;
         for (int64_t i = 0; i < batch; ++i)
