@@ -86,7 +86,7 @@ void Module::load(const TensorMap& state) {
     const Tensor &own = parameter.value(), &value = state.at(name);
     // A frozen parameter may lie on anything: what cannot be written to, or holds an element twice, is replaced.
     if (own.is_external() || !own.is_contiguous())
-      parameter.set_value(value.contiguous().clone(own.device()));
+      parameter.set_value(value.clone(own.device()));
     else
       own.copy_from(value);
   }

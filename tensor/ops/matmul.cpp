@@ -43,6 +43,22 @@ Tensor batched(const Tensor& x) {
   return x.dim() == 3 ? x : x.reshape({x.shape().sub(0, x.dim() - 2).numel(), x.size(-2), x.size(-1)});
 }
 
+// out [m,n], contiguous, = left [m,k] right [k,n], each perhaps the transpose of what is stored.
+template <class T>
+kernels::Gemm<T> product(int64_t m, int64_t n, int64_t k, const Matrix& left, const Matrix& right, const Tensor& out) {
+  kernels::Gemm<T> gemm{.m = m, .n = n, .k = k};
+  gemm.a = left.tensor.data<T>();
+  gemm.lda = left.ld;
+  gemm.trans_a = left.transposed;
+  gemm.b = right.tensor.data<T>();
+  gemm.ldb = right.ld;
+  gemm.trans_b = right.transposed;
+  gemm.c = out.data<T>();
+  gemm.ldc = n;
+  gemm.precision = matmul_precision;
+  return gemm;
+}
+
 // Products of fewer multiply-adds than kShareWork are shared out whole, at least kTaskWork at once, and not one after
 // the other among the threads; unless there are fewer than threads, and they large enough for more than one.
 constexpr int64_t kShareWork = int64_t{1} << 22, kTaskWork = int64_t{1} << 18;
@@ -96,16 +112,7 @@ Tensor matmul(const Tensor& a, const Tensor& b, bool trans_a, bool trans_b) {
 
   floating_dtype("matmul", a.dtype(), [&]<class T>() {
     const Matrix left = as_matrix(batched(a), trans_a), right = as_matrix(batched(b), trans_b);
-    kernels::Gemm<T> first{.m = m, .n = n, .k = k};
-    first.a = left.tensor.data<T>();
-    first.lda = left.ld;
-    first.trans_a = left.transposed;
-    first.b = right.tensor.data<T>();
-    first.ldb = right.ld;
-    first.trans_b = right.transposed;
-    first.c = out.data<T>();
-    first.ldc = n;
-    first.precision = matmul_precision;
+    const kernels::Gemm<T> first = product<T>(m, n, k, left, right, out);
     multiply_batch(context, left.tensor.size(0), first, left.tensor.stride(0), right.tensor.stride(0));
   });
   return out;
@@ -132,20 +139,11 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor
   const Matrix rows = as_matrix(x.dim() == 2 ? x : x.reshape({m, in}), false), weight = as_matrix(w, true);
   const Tensor b = bias.defined() ? bias.contiguous() : bias, r = residual.defined() ? residual.contiguous() : residual;
   floating_dtype("linear", x.dtype(), [&]<class T>() {
-    kernels::Gemm<T> gemm{.m = m, .n = out_size, .k = in};
-    gemm.a = rows.tensor.data<T>();
-    gemm.lda = rows.ld;
-    gemm.trans_a = rows.transposed;
-    gemm.b = weight.tensor.data<T>();
-    gemm.ldb = weight.ld;
-    gemm.trans_b = weight.transposed;
-    gemm.c = out.data<T>();
-    gemm.ldc = out_size;
+    kernels::Gemm<T> gemm = product<T>(m, out_size, in, rows, weight, out);
     gemm.bias = b.defined() ? b.data<T>() : nullptr;
     gemm.residual = r.defined() ? r.data<T>() : nullptr;
     gemm.ldr = out_size;
     gemm.relu = relu;
-    gemm.precision = matmul_precision;
     kernels::table<T>(context.device).gemm(context, gemm);
   });
   return out;
