@@ -16,39 +16,40 @@ constexpr int select_capacity(int64_t k) {
   return capacity;
 }
 
-/// Keys of the buffer for the k of `count` keys, if it need not be small.
+/// Keys of the buffer for the k of `count` keys that are offered together, if it need not be small.
 constexpr int join_capacity(int64_t k, int64_t count) {
   constexpr int64_t kMost = 8192;  // 64 KiB
   int capacity = select_capacity(k);
-  while (capacity < kMost && capacity < count + kRound) capacity *= 2;
+  while (capacity < kMost && capacity < count) capacity *= 2;
   return capacity;
 }
 
 /// All threads of the block do everything together, but `offer`.
+template <int threads = kBlock>
 class BlockSelect {
  public:
   static constexpr int kDigitBits = 8, kDigits = 1 << kDigitBits;
-  static_assert(kDigits == kBlock);  // a thread clears each digit's count
+  static_assert(kDigits <= threads && kRound % threads == 0);  // a thread clears a digit's count
 
   /// keys: shared memory for `capacity` >= select_capacity(k) keys; state: shared memory for one of these.
   struct State {
     int held;
-    Key differing[kWarps];  // bits in which keys differ
+    Key differing[threads / kWarp];  // bits in which keys differ
     int counts[kDigits];
     int digit, rank;  // of the k-th least: its digit, and its rank among the keys with that one
     bool whole;       // whether it is the last of them
   };
-  /// lazy: cuts as late as it can, for few keys; else where a lower limit is worth it, as fewer keys get in then.
-  __device__ BlockSelect(Key* keys, State* state, int capacity, int k, bool lazy = false)
-      : keys_(keys), state_(state), k_(k) {
+  /// Cuts where a lower limit is worth it, as fewer keys get in then.
+  __device__ BlockSelect(Key* keys, State* state, int capacity, int k)
+      : keys_(keys), state_(state), capacity_(capacity), k_(k) {
     const int room = capacity - kRound;
-    most_held_ = !lazy && 2 * k + kBlock < room ? 2 * k + kBlock : room;
+    most_held_ = 2 * k + threads < room ? 2 * k + threads : room;
     if (threadIdx.x == 0) state_->held = 0;
     __syncthreads();
   }
 
-  /// By all lanes of a warp, at most 4 times in a round: a key of each lane that has one. Keys are distinct, but for
-  /// kNoKey, which is not taken.
+  /// By all lanes of a warp, at most kRound / threads times in a round: a key of each lane that has one. Keys are
+  /// distinct, but for kNoKey, which is not taken.
   __device__ void offer(bool has, Key key) {
     has = has && key < limit_;
     const unsigned takers = __ballot_sync(kFullMask, has);
@@ -61,17 +62,22 @@ class BlockSelect {
     if (__any_sync(kFullMask, has)) offer(has, make_key(value, index));
   }
 
-  /// All keys of an array, in rounds.
+  /// All keys of an array, and no others: at once where the buffer has room, else in rounds.
   __device__ void offer_all(const Key* from, int64_t count) {
+    if (count <= capacity_) {
+      for (int i = threadIdx.x; i < count; i += threads) keys_[i] = from[i];
+      if (threadIdx.x == 0) state_->held = static_cast<int>(count);
+      return;
+    }
     for (int64_t round = 0; round < count; round += kRound) {
-      Key keys[kRound / kBlock];
+      Key keys[kRound / threads];
 #pragma unroll
-      for (int j = 0; j < kRound / kBlock; ++j) {
-        const int64_t i = round + j * kBlock + threadIdx.x;
+      for (int j = 0; j < kRound / threads; ++j) {
+        const int64_t i = round + j * threads + threadIdx.x;
         keys[j] = i < count ? from[i] : kNoKey;
       }
 #pragma unroll
-      for (int j = 0; j < kRound / kBlock; ++j) offer(true, keys[j]);
+      for (int j = 0; j < kRound / threads; ++j) offer(true, keys[j]);
       end_round();
     }
   }
@@ -89,16 +95,20 @@ class BlockSelect {
     pad(k_);
   }
 
-  /// The same, ascending.
+  /// The same, ascending. Few keys are sorted as they are.
   __device__ void finish_sorted() {
-    finish();
+    __syncthreads();
+    if (state_->held > k_ && state_->held > kFewKeys) cut(state_->held);
+    const int held = state_->held, wanted = held < k_ ? k_ : held;
     int size = 2;
-    while (size < k_) size *= 2;
+    while (size < wanted) size *= 2;
     pad(size);
     sort(size);
   }
 
  private:
+  static constexpr int kFewKeys = 256;  // to sort them costs no more than to cut first
+
   struct Or {
     __device__ Key operator()(Key a, Key b) const { return a | b; }
   };
@@ -118,7 +128,7 @@ class BlockSelect {
     const float value = value_of(limit_);
     limit_value_ = value <= INFINITY ? value : INFINITY;  // NaN: beyond infinity's keys
     if (threadIdx.x == 0) state_->held = 0;
-    for (int first = 0; first < held; first += kBlock) {
+    for (int first = 0; first < held; first += threads) {
       const int i = first + static_cast<int>(threadIdx.x);
       const Key key = i < held ? keys_[i] : kNoKey;
       __syncthreads();  // these have been read, and are not behind what is written
@@ -135,9 +145,9 @@ class BlockSelect {
     Key prefix = known < 64 ? keys_[0] >> known << known : 0;
     for (int rank = k_;;) {
       const int shift = known > kDigitBits ? known - kDigitBits : 0;
-      state_->counts[threadIdx.x] = 0;
+      if (threadIdx.x < kDigits) state_->counts[threadIdx.x] = 0;
       __syncthreads();
-      for (int i = threadIdx.x; i < held; i += kBlock) {
+      for (int i = threadIdx.x; i < held; i += threads) {
         const Key key = keys_[i];
         if (known == 64 || (key ^ prefix) >> known == 0) atomicAdd(&state_->counts[key >> shift & (kDigits - 1)], 1);
       }
@@ -158,12 +168,12 @@ class BlockSelect {
 
   __device__ Key differing_bits(int held) {
     Key bits = 0;
-    for (int i = threadIdx.x; i < held; i += kBlock) bits |= keys_[i] ^ keys_[0];
+    for (int i = threadIdx.x; i < held; i += threads) bits |= keys_[i] ^ keys_[0];
     bits = warp_fold(bits, Or{});
     if (lane() == 0) state_->differing[threadIdx.x / kWarp] = bits;
     __syncthreads();
     bits = 0;
-    for (int w = 0; w < kWarps; ++w) bits |= state_->differing[w];
+    for (int w = 0; w < threads / kWarp; ++w) bits |= state_->differing[w];
     return bits;
   }
 
@@ -185,26 +195,37 @@ class BlockSelect {
 
   // kNoKey behind what is held, up to `size`.
   __device__ void pad(int size) {
-    for (int i = state_->held + static_cast<int>(threadIdx.x); i < size; i += kBlock) keys_[i] = kNoKey;
+    for (int i = state_->held + static_cast<int>(threadIdx.x); i < size; i += threads) keys_[i] = kNoKey;
     __syncthreads();
   }
 
-  // Bitonic: each pass compares pairs whose positions differ in one bit. total: a power of 2.
+  // Bitonic: each pass compares pairs whose positions differ in one bit. total: a power of 2. 32 pairs that differ by
+  // 32 places or less are those of 64 places, which one warp takes through all such passes.
   __device__ void sort(int total) {
-    for (int size = 2; size <= total; size *= 2)
-      for (int step = size / 2; step > 0; step /= 2) {
-        for (int i = threadIdx.x; i < total / 2; i += kBlock) {
-          const int low = 2 * i - (i & (step - 1)), high = low + step;
-          const Key a = keys_[low], b = keys_[high];
-          if ((b < a) == ((low & size) == 0)) keys_[low] = b, keys_[high] = a;
-        }
+    for (int size = 2; size <= total; size *= 2) {
+      int step = size / 2;
+      for (; step > kWarp; step /= 2) {
+        for (int pair = threadIdx.x; pair < total / 2; pair += threads) order(pair, step, size);
         __syncthreads();
       }
+      for (int first = static_cast<int>(threadIdx.x) - lane(); first < total / 2; first += threads)
+        for (int near = step; near > 0; near /= 2) {
+          if (first + lane() < total / 2) order(first + lane(), near, size);
+          __syncwarp();
+        }
+      if (size > kWarp || size == total) __syncthreads();
+    }
+  }
+
+  __device__ void order(int pair, int step, int size) {
+    const int low = 2 * pair - (pair & (step - 1)), high = low + step;
+    const Key a = keys_[low], b = keys_[high];
+    if ((b < a) == ((low & size) == 0)) keys_[low] = b, keys_[high] = a;
   }
 
   Key* keys_;
   State* state_;
-  int k_, most_held_;
+  int capacity_, k_, most_held_;
   bool full_ = false;  // whether this thread has seen more than most_held_ in this round
   Key limit_ = kNoKey;
   float limit_value_ = INFINITY;  // at least that of each key below the limit

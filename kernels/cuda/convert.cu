@@ -1,5 +1,5 @@
-// To and from the 16-bit floats, by the definition: one thread per element, looping over the grid.
-#include "kernels/cuda/launch.cuh"
+// To and from the 16-bit floats, by the definition.
+#include "kernels/cuda/packet.cuh"
 #include "kernels/families.h"
 #include "kernels/half.h"
 
@@ -17,24 +17,27 @@ struct BF16 {
   __device__ static float value(uint16_t bits) { return bf16_value(bits); }
 };
 
-template <class Half, class T>
-__global__ void to_half_kernel(int64_t n, const T* x, uint16_t* y) {
-  for (int64_t i = grid_thread(); i < n; i += grid_threads()) y[i] = Half::bits(static_cast<float>(x[i]));
-}
+template <class Half>
+struct ToHalf {
+  template <class T>
+  __device__ uint16_t operator()(T x) const {
+    return Half::bits(static_cast<float>(x));
+  }
+};
 
 template <class Half, class T>
-__global__ void from_half_kernel(int64_t n, const uint16_t* x, T* y) {
-  for (int64_t i = grid_thread(); i < n; i += grid_threads()) y[i] = static_cast<T>(Half::value(x[i]));
-}
+struct FromHalf {
+  __device__ T operator()(uint16_t x) const { return static_cast<T>(Half::value(x)); }
+};
 
 template <class Half, class T>
 void to_half(const Context& context, int64_t n, const T* x, uint16_t* y) {
-  launch(context, to_half_kernel<Half, T>, blocks_for(n), kBlock, 0, n, x, y);
+  map(context, n, ToHalf<Half>{}, y, x);
 }
 
 template <class Half, class T>
 void from_half(const Context& context, int64_t n, const uint16_t* x, T* y) {
-  launch(context, from_half_kernel<Half, T>, blocks_for(n), kBlock, 0, n, x, y);
+  map(context, n, FromHalf<Half, T>{}, y, x);
 }
 
 }  // namespace

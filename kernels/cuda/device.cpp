@@ -236,6 +236,13 @@ void copy_to(int index, void* destination, const void* host, size_t bytes) {
   state.uploads.copy(state.stream, destination, host, bytes);
 }
 
+void copy_written(int index, void* destination, size_t bytes, size_t unit,
+                  const std::function<void(void*, size_t)>& write) {
+  check_not_recording(index);
+  State& state = state_of(index);
+  state.uploads.copy_written(state.stream, destination, bytes, unit, write);
+}
+
 void copy_from(int index, void* host, const void* source, size_t bytes) {
   check_not_recording(index);
   State& state = state_of(index);

@@ -15,11 +15,12 @@ namespace {
 
 constexpr int64_t kSharedBudget = int64_t{96} << 10;  // of 99 KiB, for the state of the selection
 constexpr int64_t kPartialKeys = int64_t{8} << 20;    // between the two kernels
+constexpr int kJoinThreads = 1024;
 
 // shared_tables: whether the tables fit shared memory.
 template <bool shared_tables, bool words>
 __global__ void __launch_bounds__(kBlock, kSlicesEach) scan_kernel(SliceWork s, int capacity) {
-  __shared__ BlockSelect::State state;
+  __shared__ BlockSelect<>::State state;
   const int64_t q = blockIdx.x / s.slices, slice = blockIdx.x % s.slices;
   if (s.is_listed(q)) return;
   Key* const keys = dynamic_shared<Key>();
@@ -33,7 +34,7 @@ __global__ void __launch_bounds__(kBlock, kSlicesEach) scan_kernel(SliceWork s, 
     for (int i = threadIdx.x; i < entries; i += kBlock) own[i] = query.tables[i];
     tables = own;
   }
-  BlockSelect best(keys, &state, capacity, s.k);
+  BlockSelect<> best(keys, &state, capacity, s.k);
 
   offer_vectors<words>(best, s.M, query.lists(s.batch.segments), tables, begin, end);
   best.finish();
@@ -41,13 +42,19 @@ __global__ void __launch_bounds__(kBlock, kSlicesEach) scan_kernel(SliceWork s, 
   for (int i = threadIdx.x; i < s.k; i += kBlock) out[i] = keys[i];
 }
 
-__global__ void __launch_bounds__(kBlock) join_kernel(SliceWork s, int capacity, int64_t* ids, float* scores) {
-  __shared__ BlockSelect::State state;
+__global__ void __launch_bounds__(kJoinThreads) join_kernel(SliceWork s, int capacity, int64_t* ids, float* scores) {
+  __shared__ BlockSelect<kJoinThreads>::State state;
   Key* const keys = dynamic_shared<Key>();
   const int64_t q = blockIdx.x;
-  BlockSelect best(keys, &state, capacity, s.k, true);
+  BlockSelect<kJoinThreads> best(keys, &state, capacity, s.k);
   best.offer_all(s.keys + q * s.stride, s.count(q));
-  write_best(best, keys, s.k, ids + q * s.k, scores + q * s.k);
+  best.finish_sorted();
+  ids += q * s.k, scores += q * s.k;
+  for (int i = threadIdx.x; i < s.k; i += kJoinThreads) {
+    const bool found = keys[i] != kNoKey;
+    ids[i] = found ? static_cast<int64_t>(index_of(keys[i])) : -1;
+    scores[i] = found ? value_of(keys[i]) : INFINITY;
+  }
 }
 
 // Queries [first, first + count).
@@ -88,8 +95,8 @@ void scan_slices(const Context& context, const SliceWork& work, int64_t queries,
 
 void join_slices(const Context& context, const SliceWork& work, int64_t queries, int64_t* ids, float* scores) {
   const int capacity = join_capacity(work.k, work.stride);
-  launch(context, join_kernel, static_cast<unsigned>(queries), kBlock, static_cast<size_t>(capacity) * sizeof(Key),
-         work, capacity, ids, scores);
+  launch(context, join_kernel, static_cast<unsigned>(queries), kJoinThreads,
+         static_cast<size_t>(capacity) * sizeof(Key), work, capacity, ids, scores);
 }
 
 void block_scan(const Context& context, const Scan<float>& all) {

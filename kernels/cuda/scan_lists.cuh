@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <new>
 #include <vector>
 
 #include "kernels/cuda/block_select.cuh"
@@ -9,13 +10,13 @@
 
 namespace qinco::kernels::cuda {
 
-/// A list of a query; `begin`: the blocks of 32 in the query's lists before, of which there are fewer than 2^31.
+/// A list of a query; `begin`: the blocks of 32 in the query's lists before, of which there are fewer than 2^31. As ids
+/// are, n is below 2^32.
 struct Segment {
   const uint8_t* codes;
   const float* norms;
-  int64_t n;
+  uint32_t n, first;
   int begin;
-  uint32_t first;
   float bias;
 };
 
@@ -47,11 +48,11 @@ class CurrentList {
   __device__ void move_to(int block, const Segments& segments, int M) {
     if (block < end_) return;
     const Segment& list = list_at(segments.list, segments.count, block);
-    const int64_t blocks = (list.n + kScanBlock - 1) / kScanBlock;
+    const int64_t n = list.n, blocks = (n + kScanBlock - 1) / kScanBlock;
     codes_ = list.codes - int64_t{list.begin} * M * kScanBlock;
     norms_ = list.norms ? list.norms - int64_t{list.begin} * kScanBlock : nullptr;
     end_ = list.begin + static_cast<int>(blocks);
-    tail_ = static_cast<int>(list.n - (blocks - 1) * kScanBlock);
+    tail_ = static_cast<int>(n - (blocks - 1) * kScanBlock);
     first_ = list.first - static_cast<uint32_t>(list.begin) * static_cast<uint32_t>(kScanBlock);
     bias_ = list.bias;
   }
@@ -103,7 +104,7 @@ struct BatchQuery {
   __device__ Segments lists(const Segment* segments) const { return {segments + first, count, blocks}; }
 };
 
-/// The host's: queries and their lists, for the device.
+/// The host's: queries and their lists, for the device. The queries that are added stay where they are.
 class Batch {
  public:
   struct OnDevice {
@@ -113,25 +114,36 @@ class Batch {
 
   /// `like`: a query of the batch that has the same lists, or -1.
   void add(const ScanQuery<float>& query, int64_t like = -1) {
-    BatchQuery own{query.tables, static_cast<int64_t>(segments_.size()), 0, 0, 0};
+    BatchQuery own{query.tables, segments_, 0, 0, 0};
     if (like >= 0) {
       own = queries[static_cast<size_t>(like)];
       own.tables = query.tables;
     } else {
-      for (int64_t l = 0; l < query.lists; ++l) append(query.list[l], own);
+      bool aligned = words;
+      for (int64_t l = 0; l < query.lists; ++l) {
+        const ScanList<float>& list = query.list[l];
+        if (list.n == 0) continue;
+        aligned &=
+            ((reinterpret_cast<uintptr_t>(list.codes) & 3) | (reinterpret_cast<uintptr_t>(list.norms) & 15)) == 0;
+        own.blocks += blocks_of(list);
+        ++own.count;
+      }
+      words = aligned;
+      segments_ += own.count;
+      sources_.push_back(&query);
     }
     queries.push_back(own);
   }
 
   /// In one copy.
   OnDevice to_device(const Context& context, ScratchFrame& frame) const {
-    const size_t of_queries = queries.size() * sizeof(BatchQuery), of_segments = segments_.size() * sizeof(Segment);
-    static_assert(sizeof(BatchQuery) % alignof(Segment) == 0);
-    std::vector<unsigned char> host(of_queries + of_segments);
-    std::memcpy(host.data(), queries.data(), of_queries);
-    if (of_segments > 0) std::memcpy(host.data() + of_queries, segments_.data(), of_segments);
-    auto* const device = frame.get<unsigned char>(static_cast<int64_t>(host.size()));
-    copy_bytes(context.device, device, {}, host.data(), host.size());
+    const auto of_queries = static_cast<int64_t>(queries.size()) * kRecord, all = of_queries + segments_ * kRecord;
+    auto* const device = frame.get<unsigned char>(all);
+    Written written;
+    copy_written(context.device.index, device, static_cast<size_t>(all), kRecord, [&](void* to, size_t bytes) {
+      auto* const at = static_cast<unsigned char*>(to);
+      write(written, at, at + bytes);
+    });
     return {reinterpret_cast<const BatchQuery*>(device), reinterpret_cast<const Segment*>(device + of_queries)};
   }
 
@@ -139,16 +151,41 @@ class Batch {
   bool words = true;  // whether all codes lie at multiples of 4 bytes, and norms of 16
 
  private:
-  void append(const ScanList<float>& list, BatchQuery& own) {
-    if (list.n == 0) return;
-    words =
-        words && reinterpret_cast<uintptr_t>(list.codes) % 4 == 0 && reinterpret_cast<uintptr_t>(list.norms) % 16 == 0;
-    segments_.push_back({list.codes, list.norms, list.n, own.blocks, static_cast<uint32_t>(list.first), list.bias});
-    own.blocks += static_cast<int>((list.n + kScanBlock - 1) / kScanBlock);
-    ++own.count;
+  static constexpr int64_t kRecord = 32;
+  static_assert(sizeof(BatchQuery) == kRecord && sizeof(Segment) == kRecord);
+
+  // How far `write` has come: queries, then the lists of sources.
+  struct Written {
+    size_t queries = 0, sources = 0;
+    int64_t list = 0;  // of the source
+    int begin = 0;     // of that list
+  };
+
+  static int blocks_of(const ScanList<float>& list) { return static_cast<int>((list.n + kScanBlock - 1) / kScanBlock); }
+
+  // The next records.
+  void write(Written& w, unsigned char* to, const unsigned char* end) const {
+    for (; to < end && w.queries < queries.size(); to += kRecord) std::memcpy(to, &queries[w.queries++], kRecord);
+    while (to < end) {
+      const ScanQuery<float>& query = *sources_[w.sources];
+      int64_t l = w.list;
+      int begin = w.begin;
+      for (; to < end && l < query.lists; ++l) {
+        const ScanList<float>& list = query.list[l];
+        if (list.n == 0) continue;
+        // In place: what is put together elsewhere and copied from there waits for its parts.
+        new (to) Segment{list.codes, list.norms, static_cast<uint32_t>(list.n), static_cast<uint32_t>(list.first),
+                         begin,      list.bias};
+        to += kRecord;
+        begin += blocks_of(list);
+      }
+      const bool done = l == query.lists;
+      w.sources += done, w.list = done ? 0 : l, w.begin = done ? 0 : begin;
+    }
   }
 
-  std::vector<Segment> segments_;
+  std::vector<const ScanQuery<float>*> sources_;
+  int64_t segments_ = 0;
 };
 
 template <class T>
@@ -167,7 +204,7 @@ __device__ uint32_t load_codes(const uint8_t* from) {
 /// Offers a block's share of the vectors in blocks [begin, end) of a query: 4 vectors a thread and round, whose codes
 /// come 4 by a load. As everywhere scores are summed in order: bias, norm, codes. words: Batch's.
 template <bool words>
-__device__ void offer_vectors(BlockSelect& best, int M, const Segments& segments, const float* tables, int begin,
+__device__ void offer_vectors(BlockSelect<>& best, int M, const Segments& segments, const float* tables, int begin,
                               int end) {
   const int at = threadIdx.x % 8 * 4;
   CurrentList list;
@@ -189,16 +226,6 @@ __device__ void offer_vectors(BlockSelect& best, int M, const Segments& segments
 #pragma unroll
     for (int v = 0; v < 4; ++v) best.offer(block < end && list.has(block, at + v), scores[v], list.id(block, at + v));
     best.end_round();
-  }
-}
-
-/// The k best, sorted, as results of one query.
-__device__ inline void write_best(BlockSelect& best, const Key* keys, int k, int64_t* ids, float* scores) {
-  best.finish_sorted();
-  for (int i = threadIdx.x; i < k; i += kBlock) {
-    const bool found = keys[i] != kNoKey;
-    ids[i] = found ? static_cast<int64_t>(index_of(keys[i])) : -1;
-    scores[i] = found ? value_of(keys[i]) : INFINITY;
   }
 }
 

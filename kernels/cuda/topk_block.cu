@@ -19,7 +19,7 @@ struct TopkWork {
 };
 
 // Offers the row's elements by their places: first those held, then x.
-__device__ void offer_row(const TopkWork& w, const float* x, const float* held, BlockSelect& best) {
+__device__ void offer_row(const TopkWork& w, const float* x, const float* held, BlockSelect<>& best) {
   const int64_t size = w.held + w.cols;
   for (int64_t round = 0; round < size; round += kRound) {
     float values[kRound / kBlock];
@@ -39,13 +39,13 @@ __device__ void offer_row(const TopkWork& w, const float* x, const float* held, 
 }
 
 __global__ void __launch_bounds__(kBlock) topk_kernel(TopkWork w) {
-  __shared__ BlockSelect::State state;
+  __shared__ BlockSelect<>::State state;
   Key* const keys = dynamic_shared<Key>();
   const int64_t row = blockIdx.x;
   const float* const x = w.x + row * w.cols;
   int32_t* const ids = w.ids + row * w.k;
   float* const values = w.values ? w.values + row * w.k : nullptr;
-  BlockSelect best(keys, &state, w.capacity, static_cast<int>(w.k));
+  BlockSelect<> best(keys, &state, w.capacity, static_cast<int>(w.k));
   offer_row(w, x, values, best);
   best.finish_sorted();
   const int64_t all = w.held + w.cols;

@@ -17,19 +17,30 @@ void UploadRing::next_part(cudaStream_t stream) {
 }
 
 void UploadRing::copy(cudaStream_t stream, void* destination, const void* host, size_t bytes) {
+  const auto* from = static_cast<const unsigned char*>(host);
+  copy_written(stream, destination, bytes, 1, [&from](void* to, size_t count) {
+    std::memcpy(to, from, count);
+    from += count;
+  });
+}
+
+void UploadRing::copy_written(cudaStream_t stream, void* destination, size_t bytes, size_t unit,
+                              const std::function<void(void*, size_t)>& write) {
   constexpr size_t kAlignment = 64;
   const std::lock_guard lock(mutex_);
   parts_.prepare();
   auto* to = static_cast<unsigned char*>(destination);
-  const auto* from = static_cast<const unsigned char*>(host);
   while (bytes > 0) {
-    if (at_ == Parts::kPartBytes) next_part(stream);
-    const size_t count = std::min(bytes, Parts::kPartBytes - at_);
+    const size_t room = (Parts::kPartBytes - at_) / unit * unit, count = std::min(bytes, room);
+    if (count == 0) {
+      next_part(stream);
+      continue;
+    }
     unsigned char* const place = parts_.memory(part_) + at_;
-    std::memcpy(place, from, count);
+    write(place, count);
     check_status(cudaMemcpyAsync(to, place, count, cudaMemcpyHostToDevice, stream), "copy");
     at_ = std::min(Parts::kPartBytes, (at_ + count + kAlignment - 1) / kAlignment * kAlignment);
-    to += count, from += count, bytes -= count;
+    to += count, bytes -= count;
   }
 }
 

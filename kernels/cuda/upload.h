@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cuda_runtime.h>
+#include <functional>
 #include <mutex>
 
 #include "kernels/cuda/pinned_parts.h"
@@ -16,6 +17,9 @@ class UploadRing {
  public:
   /// The stream and its device, which is the thread's current one, are the same in every call.
   void copy(cudaStream_t stream, void* destination, const void* host, size_t bytes);
+  /// copy_written of runtime.h.
+  void copy_written(cudaStream_t stream, void* destination, size_t bytes, size_t unit,
+                    const std::function<void(void*, size_t)>& write);
 
  private:
   using Parts = PinnedParts<16, size_t{1} << 20>;

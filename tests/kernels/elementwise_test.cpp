@@ -82,8 +82,8 @@ std::vector<float> run_unary(const Table<float>& t, const Context& context, Unar
 
 // What the op needs of x and y; the other is null.
 std::vector<float> run_backward(const Table<float>& t, const Context& context, UnaryOp op, const std::vector<float>& x,
-                                const std::vector<float>& y, const std::vector<float>& dy) {
-  Buffer<float> xs(x), ys(y, 2), dys(dy, 3), dx(static_cast<int64_t>(x.size()), 4);
+                                const std::vector<float>& y, const std::vector<float>& dy, int64_t apart = 1) {
+  Buffer<float> xs(x, apart), ys(y, 2 * apart), dys(dy, 3 * apart), dx(static_cast<int64_t>(x.size()), 4 * apart);
   functors::visit_unary(op, [&](auto f) {
     t.unary_backward(context, op, xs.size(), f.kReadsX ? xs.data() : nullptr, f.kReadsY ? ys.data() : nullptr,
                      dys.data(), dx.data());
@@ -156,8 +156,10 @@ TEST_CASE("unary_backward: every op meets its bound and reads only what it says"
         const std::vector<float> x = arguments(op, n), dy = Data(8).normal(n);
         const std::vector<float> y = run_unary(reference, TestContext(), op, x);
         const auto bound = [&, op = op](int64_t i) { return backward_bound(op, dy[i]); };
-        check_close(run_backward(t, TestContext(), op, x, y, dy), run_backward(reference, TestContext(), op, x, y, dy),
-                    bound, fmt::format("{} {} n={}", version.name, name, n));
+        const std::vector<float> expected = run_backward(reference, TestContext(), op, x, y, dy);
+        for (const int64_t apart : {0, 1})  // aligned, and not
+          check_close(run_backward(t, TestContext(), op, x, y, dy, apart), expected, bound,
+                      fmt::format("{} {} n={}", version.name, name, n));
       }
     }
   });
@@ -183,12 +185,14 @@ enum class Layout { full, padded_rows, row, column, strided_column, scalar };
 constexpr Layout kLayouts[] = {Layout::full,   Layout::padded_rows,    Layout::row,
                                Layout::column, Layout::strided_column, Layout::scalar};
 
+constexpr int64_t kPadding = 4;
+
 Operand<float> make_operand(Layout layout, const float* data, int64_t cols) {
   switch (layout) {
     case Layout::full:
       return {data, cols, 1};
     case Layout::padded_rows:
-      return {data, cols + 5, 1};
+      return {data, cols + kPadding, 1};
     case Layout::row:
       return {data, 0, 1};
     case Layout::column:
@@ -210,10 +214,11 @@ TEST_CASE("binary: every op with every broadcast is exact") {
         for (const Layout right : kLayouts)
           for (const int64_t rows : {1, 3, 17})
             for (const int64_t cols : kTailSizes) {
-              const std::vector<float> values = Data(9).normal(2 * rows * (cols + 5));
-              Buffer<float> in(values), out(rows * cols, 3);
-              const Operand<float> a = make_operand(left, in.data(), cols);
-              const Operand<float> b = make_operand(right, in.data() + rows * (cols + 5), cols);
+              const int64_t apart = rows == 3 ? 1 : 0, extent = rows * (cols + kPadding);  // not aligned, or aligned
+              Buffer<float> lefts(Data(9).normal(extent), apart), rights(Data(10).normal(extent), 2 * apart);
+              Buffer<float> out(rows * cols, 3 * apart);
+              const Operand<float> a = make_operand(left, lefts.data(), cols);
+              const Operand<float> b = make_operand(right, rights.data(), cols);
               t.binary(TestContext(), named.op, rows, cols, a, b, out.data());
               std::vector<float> expected;
               for (int64_t i = 0; i < rows; ++i)
@@ -256,8 +261,9 @@ TEST_CASE("binary: in place, empty, and the same bits at any thread count") {
 TEST_CASE("axpby: exact on integers, two roundings else, does not read y when beta is 0") {
   for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
     for (const int64_t n : kTailSizes) {
+      int64_t apart = 0;
       const auto run = [&](const std::vector<float>& x, const std::vector<float>& y, float alpha, float beta) {
-        Buffer<float> from(x), to(y, 2);
+        Buffer<float> from(x, apart), to(y, 2 * apart);
         t.axpby(TestContext(), n, alpha, from.data(), beta, to.data());
         CHECK(to.guards_hold());
         return to.values();
@@ -271,10 +277,12 @@ TEST_CASE("axpby: exact on integers, two roundings else, does not read y when be
         twice[i] = 2 * k[i];
         mixed[i] = 0.3f * static_cast<double>(x[i]) + 0.7f * static_cast<double>(k[i]);
       }
-      check_equal(run(k, l, 2, -3), sum, what);
-      check_equal(run(k, std::vector<float>(k.size(), kNan), 2, 0), twice, what);
       const auto bound = [&](int64_t i) { return 2 * kEpsilon * (std::fabs(0.3 * x[i]) + std::fabs(0.7 * k[i])); };
-      check_close(run(x, k, 0.3f, 0.7f), mixed, bound, what);
+      for (; apart < 2; ++apart) {  // aligned, and not
+        check_equal(run(k, l, 2, -3), sum, what);
+        check_equal(run(k, std::vector<float>(k.size(), kNan), 2, 0), twice, what);
+        check_close(run(x, k, 0.3f, 0.7f), mixed, bound, what);
+      }
     }
   });
 }
@@ -282,10 +290,12 @@ TEST_CASE("axpby: exact on integers, two roundings else, does not read y when be
 TEST_CASE("fill: every element, nothing else") {
   for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
     for (const int64_t n : kTailSizes) {
-      Buffer<float> out(n);
-      t.fill(TestContext(), n, 2.5f, out.data());
-      CHECK(out.guards_hold());
-      check_equal(out.values(), std::vector<float>(static_cast<size_t>(n), 2.5f), version.name);
+      for (const int64_t offset : {0, 1}) {
+        Buffer<float> out(n, offset);
+        t.fill(TestContext(), n, 2.5f, out.data());
+        CHECK(out.guards_hold());
+        check_equal(out.values(), std::vector<float>(static_cast<size_t>(n), 2.5f), version.name);
+      }
     }
     const auto run = [&](const Context& context) {
       Buffer<float> out(70'001);

@@ -196,7 +196,8 @@ TEST_CASE("gemm: exact where B's rows lie 4 KB apart, and for one column without
 }
 
 TEST_CASE("gemm: one column has the same bits with gaps and without") {
-  for (const Version& version : versions())
+  for (const Version& version : versions()) {
+    if (version.cuda) continue;  // cuBLAS chooses its order by the layout
     for (const bool ta : {false, true})
       for (const bool tb : {false, true})
         for (const int64_t m : {3, 40})
@@ -209,6 +210,7 @@ TEST_CASE("gemm: one column has the same bits with gaps and without") {
             for (int64_t i = 0; i < m; ++i) equal &= loose.c.data()[i * loose.c.ld] == tight.c.data()[i];
             CHECK_MESSAGE(equal, describe(version, {m, 1, k, ta, tb, residual}));
           }
+  }
 }
 
 /// Whether C, which was `before` (with the same leading dimension), is off by at most `relative` of the sum of the
