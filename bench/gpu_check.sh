@@ -157,7 +157,7 @@ phase_sanitize() {
     return
   fi
   for tool in memcheck racecheck initcheck synccheck; do
-    # initcheck takes what cuBLASLt's kernels for Hopper wrote for unwritten.
+    # initcheck takes what cuBLASLt's kernels for Hopper wrote for unwritten (docs/gpu.md).
     local of=$all
     [[ $tool == initcheck ]] || of+=',cuda candidate: wide*,cuda candidate: a wide step that*'
     step $tool 120 env QINCO_CUDA_CACHE=0 under="$sanitizer --tool $tool --error-exitcode 9" bash -c 'test_program "$@"' \

@@ -107,7 +107,7 @@ class BlockSelect {
   }
 
  private:
-  static constexpr int kFewKeys = 256;  // to sort them costs no more than to cut first
+  static constexpr int kFewKeys = 2 * kWarp;  // a warp sorts them without a barrier
 
   struct Or {
     __device__ Key operator()(Key a, Key b) const { return a | b; }
