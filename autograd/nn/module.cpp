@@ -18,6 +18,11 @@ void check_name(const char* kind, const std::string& name, const std::vector<Nam
   for (const auto& [other, value] : taken) check(other != name, "module: two {}s named {}", kind, name);
 }
 
+bool same_bytes(const Tensor& a, const Tensor& b) {
+  const Tensor x = a.contiguous().to(Device{}), y = b.contiguous().to(Device{});
+  return std::equal(x.bytes(), x.bytes() + x.numel() * static_cast<int64_t>(size_of(x.dtype())), y.bytes());
+}
+
 }  // namespace
 
 void Module::collect(const std::string& prefix, std::vector<NamedParameter>& into) const {
@@ -68,22 +73,26 @@ TensorMap Module::state() const {
 }
 
 void Module::load(const TensorMap& state) {
-  std::vector<NamedParameter> all = named_parameters();
+  std::vector<NamedParameter> all;
+  collect("", all);
+  std::set<std::string> names;
+  std::map<const autograd::Node*, const TensorMap::value_type*> chosen;  // what a parameter is set from
   for (const auto& [name, parameter] : all) {
+    names.insert(name);
     const auto found = state.find(name);
-    check(found != state.end(), "load: parameter {} is missing", name);
+    if (found == state.end()) continue;
     const Tensor &value = found->second, &own = parameter.value();
     check(value.shape() == own.shape() && value.dtype() == own.dtype(), "load: {}: expected {} {}, found {} {}", name,
           qinco::name(own.dtype()), own.shape(), qinco::name(value.dtype()), value.shape());
+    const auto& [first_name, first] = *chosen.emplace(parameter.node().get(), &*found).first->second;
+    check(same_bytes(first, value), "load: {} and {} are one parameter here, and differ", first_name, name);
   }
-  // All names of ours are there, so more entries than parameters means that some are not ours.
-  for (const auto& [name, value] : state) {
-    const auto same_name = [&wanted = name](const NamedParameter& p) { return p.name == wanted; };
-    check(state.size() == all.size() || std::any_of(all.begin(), all.end(), same_name), "load: unexpected parameter {}",
-          name);
-  }
-  for (auto& [name, parameter] : all) {
-    const Tensor &own = parameter.value(), &value = state.at(name);
+  std::vector<NamedParameter> once = named_parameters();
+  for (const auto& [name, parameter] : once)
+    check(chosen.count(parameter.node().get()) > 0, "load: parameter {} is missing", name);
+  for (const auto& [name, value] : state) check(names.count(name) > 0, "load: unexpected parameter {}", name);
+  for (auto& [name, parameter] : once) {
+    const Tensor &own = parameter.value(), &value = chosen.at(parameter.node().get())->second;
     // A frozen parameter may lie on anything: what cannot be written to, or holds an element twice, is replaced.
     if (own.is_external() || !own.is_contiguous())
       parameter.set_value(value.clone(own.device()));

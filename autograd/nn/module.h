@@ -54,9 +54,10 @@ class Module {
   /// Call before an optimiser is made of them.
   void to(Device device);
 
-  /// Copies of all parameters by name, on the CPU; PyTorch's state dicts have tied ones by each of their names.
+  /// Copies of all parameters by name, on the CPU.
   TensorMap state() const;
-  /// Sets all parameters from copies, wherever they are. Error if a name is missing or unexpected, or a shape or dtype
+  /// Sets all parameters from copies, wherever they are. A tied one may be there by any of its names, or by all, as in
+  /// PyTorch's state dicts, with the same values. Error if a name is missing or unexpected, or a shape or dtype
   /// differs; then nothing has changed.
   void load(const TensorMap& state);
 

@@ -122,6 +122,35 @@ TEST_CASE("parameter: a shared one is listed, trained, saved and loaded once") {
   CHECK(same_bits(other.loss(ids, targets).value(), net.loss(ids, targets).value()));
 }
 
+TEST_CASE("parameter: a shared one loads by any of its names, or by all of one value") {
+  const Tied net(1);
+  Tied other(2);
+  TensorMap state = net.state();
+  const auto loads = [&] {
+    other.load(Tied(3).state());
+    other.load(state);
+    return same_bits(other.tokens.weight.value(), net.tokens.weight.value());
+  };
+  const auto error = [&] {
+    const Tensor before = other.tokens.weight.value().clone();
+    const std::string message = error_of([&] { other.load(state); });
+    CHECK(same_bits(other.tokens.weight.value(), before));
+    return message;
+  };
+  state["scores.weight"] = state["tokens.weight"].clone();
+  state["again"] = state["scale"];
+  CHECK(loads());
+  state.erase("tokens.weight");
+  CHECK(loads());
+  state.erase("scores.weight");
+  CHECK(contains(error(), "load: parameter tokens.weight is missing"));
+  state["tokens.weight"] = net.tokens.weight.value();
+  state["scores.weight"] = add(net.tokens.weight.value(), ones({5, 4}));
+  CHECK(contains(error(), "load: tokens.weight and scores.weight are one parameter here, and differ"));
+  state["scores.weight"] = zeros({4, 5});
+  CHECK(contains(error(), "load: scores.weight: expected f32 [5,4], found f32 [4,5]"));
+}
+
 TEST_CASE("parameter: what cannot be shared is an error, and memory that cannot be written to is copied") {
   const Variable leaf(ones({2}), true), result = leaf * 2.0;
   CHECK(contains(error_of([&] { Given("w", result); }), "parameter w: expected a leaf of f32 or f64"));
