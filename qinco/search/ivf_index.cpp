@@ -30,6 +30,11 @@ ScanTables tables_of(const IvfParameters& p, Device device) {
   return ScanTables(p.codebooks, NormQuantizer(p.levels), device);
 }
 
+std::shared_ptr<const IvfCoder> given(std::shared_ptr<const IvfCoder> coder) {
+  check(coder != nullptr, "index: no coder given");
+  return coder;
+}
+
 /// The graph in the file at `path`.
 Hnsw graph_of(const std::string& path, const IvfParameters& p) {
   try {
@@ -42,7 +47,7 @@ Hnsw graph_of(const std::string& path, const IvfParameters& p) {
 }  // namespace
 
 IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> coder)
-    : coder_(std::move(coder)),
+    : coder_(given(std::move(coder))),
       file_(IvfFile::open(path)),
       tables_(tables_of(file_.parameters(), coder_->device())),
       kernels_(&kernels::table<float>(coder_->device())),
@@ -281,6 +286,8 @@ IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOption
   check(static_cast<int64_t>(queries.size()) == nq * d, "search: {} values are not queries of dimension {}",
         queries.size(), d);
   check(1 <= k && k <= nshort, "search: {} neighbours asked for of {} candidates", k, nshort);
+  check(nshort <= kMaxId, "search: {} candidates, expected at most {}, which is all that an index can hold", nshort,
+        kMaxId);
   check(options.nprobe >= 1, "search: nprobe {}, expected at least 1", options.nprobe);
   check(options.ef_search >= 1, "search: efSearch {}, expected at least 1", options.ef_search);
   check(1 <= decoded && decoded <= codes, "search: {} codes to decode, the index keeps {}", options.M_used, p.M);

@@ -286,6 +286,11 @@ TEST_CASE("IVF index: hostile queries, too few entries, empty lists and bad size
                  }),
                  "7 values are not queries of dimension 6"));
   CHECK(contains(error_of([&] { index.search(span_of(queries), {10, 1, 5}); }), "10 neighbours asked for of 5"));
+  CHECK(contains(error_of([&] {
+                   index.search(span_of(queries), {int64_t{1} << 60, 1, int64_t{1} << 61});
+                 }),
+                 "2305843009213693952 candidates, expected at most 4294967294"));
+  CHECK(contains(error_of([&] { IvfIndex(world.path(), nullptr); }), "no coder given"));
   CHECK(contains(error_of([&] { index.search(span_of(queries), {1, 0, 5}); }), "nprobe 0"));
   CHECK(contains(error_of([&] { index.add(world.rows(0, 4), 10); }), "ids 10 to 10 are in the index already"));
   CHECK(contains(error_of([&] { index.add(world.rows(0, 1), -1); }), "1 ids from -1 on"));
