@@ -119,9 +119,7 @@ void streams(Bench& b, int64_t scale) {
   b.run("copy", 2 * floats, 0, [&] { copy_bytes(b.device(), y, b.device(), x, static_cast<size_t>(n) * 4); });
   b.run("unary relu", 2 * floats, 0, [&] { k.unary(c, UnaryOp::relu, n, x, y); });
   b.run("unary gelu", 2 * floats, 0, [&] { k.unary(c, UnaryOp::gelu, n, x, y); });
-  b.run("binary add", 3 * floats, 0, [&] {
-    k.binary(c, BinaryOp::add, n / 1024, 1024, {x, 1024, 1}, {y, 1024, 1}, z);
-  });
+  b.run("binary add", 3 * floats, 0, [&] { k.binary(c, BinaryOp::add, 1, n, {x, 0, 1}, {y, 0, 1}, z); });
   b.run("binary add row", 2 * floats, 0, [&] {
     k.binary(c, BinaryOp::add, n / 1024, 1024, {x, 1024, 1}, {y, 0, 1}, z);
   });

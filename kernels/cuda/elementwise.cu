@@ -71,7 +71,7 @@ void unary_backward(const Context& context, UnaryOp op, int64_t n, const T* x, c
   });
 }
 
-// Packet p of a row of an operand: its elements, or one of them for all columns.
+// The packet at `at` of an operand, whose column counts packets: its elements, or the one that all columns have.
 template <int size, class T>
 __device__ Packet<T, size> columns_of(const Operand<T>& a, const Place& at) {
   if constexpr (size > 1) {
@@ -108,7 +108,7 @@ bool has_packets(const Operand<T>& a) {
 template <class T>
 void binary(const Context& context, BinaryOp op, int64_t rows, int64_t cols, Operand<T> a, Operand<T> b, T* out) {
   constexpr int kSize = kPacket<T>;
-  const auto whole = [&](const Operand<T>& x) { return x.col_stride == 1 && x.row_stride == cols; };
+  const auto whole = [&](const Operand<T>& x) { return x.col_stride == 1 && (rows == 1 || x.row_stride == cols); };
   if (whole(a) && whole(b)) {  // then the rows need not be of whole packets
     functors::visit_binary(op, [&](auto f) { map(context, rows * cols, Forward<decltype(f)>{}, out, a.data, b.data); });
     return;

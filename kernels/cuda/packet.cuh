@@ -1,5 +1,5 @@
-// Element-wise kernels in packets: a thread loads and stores 16 bytes at a time, as a stream of loads of 4 bytes a
-// thread does not keep enough of them on their way for the memory of an H200.
+// Element-wise kernels in packets: a thread loads and stores as many elements at a time as are 16 bytes of the widest
+// type. A stream of loads of 4 bytes a thread does not keep enough of them on their way for the memory of an H200.
 #pragma once
 
 #include <cstdint>

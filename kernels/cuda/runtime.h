@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cuda_runtime.h>
-#include <functional>
 
 #include "kernels/context.h"
 
@@ -33,11 +32,6 @@ void use_device(int index);
 /// Lets launches of a kernel on the current device, `device`, ask for so much shared memory: for all threads, and never
 /// less again.
 void allow_shared_memory(const void* kernel, int device, size_t bytes);
-
-/// Queues a copy to device memory of what `write` makes in page-locked memory: called with the place of the next bytes,
-/// in order, as often as it takes, each time for a multiple of `unit` of them. `bytes` is one, too.
-void copy_written(int index, void* destination, size_t bytes, size_t unit,
-                  const std::function<void(void*, size_t)>& write);
 
 /// What a thread records (recorder.h): the device, the stream that is captured, and whose memory it takes; else no
 /// owner.

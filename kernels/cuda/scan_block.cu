@@ -63,7 +63,7 @@ void scan_batch(const Context& context, const Scan<float>& all, int64_t first, i
   Batch batch;
   int64_t most_blocks = 0;
   for (int64_t q = first; q < first + count; ++q) {
-    batch.add(all.queries[q]);
+    batch.add(all.queries + q);
     const int64_t blocks = batch.queries.back().blocks;
     most_blocks = blocks > most_blocks ? blocks : most_blocks;
   }

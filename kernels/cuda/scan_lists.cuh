@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/cuda/block_select.cuh"
+#include "kernels/cuda/upload.h"
 #include "kernels/kernels.h"
 
 namespace qinco::kernels::cuda {
@@ -104,7 +105,7 @@ struct BatchQuery {
   __device__ Segments lists(const Segment* segments) const { return {segments + first, count, blocks}; }
 };
 
-/// The host's: queries and their lists, for the device. The queries that are added stay where they are.
+/// The host's: queries and their lists, for the device.
 class Batch {
  public:
   struct OnDevice {
@@ -112,16 +113,16 @@ class Batch {
     const Segment* segments;
   };
 
-  /// `like`: a query of the batch that has the same lists, or -1.
-  void add(const ScanQuery<float>& query, int64_t like = -1) {
-    BatchQuery own{query.tables, segments_, 0, 0, 0};
+  /// The query is read once more by to_device. `like`: one of the batch that has the same lists, or -1.
+  void add(const ScanQuery<float>* query, int64_t like = -1) {
+    BatchQuery own{query->tables, segments_, 0, 0, 0};
     if (like >= 0) {
       own = queries[static_cast<size_t>(like)];
-      own.tables = query.tables;
+      own.tables = query->tables;
     } else {
       bool aligned = words;
-      for (int64_t l = 0; l < query.lists; ++l) {
-        const ScanList<float>& list = query.list[l];
+      for (int64_t l = 0; l < query->lists; ++l) {
+        const ScanList<float>& list = query->list[l];
         if (list.n == 0) continue;
         aligned &=
             ((reinterpret_cast<uintptr_t>(list.codes) & 3) | (reinterpret_cast<uintptr_t>(list.norms) & 15)) == 0;
@@ -130,7 +131,7 @@ class Batch {
       }
       words = aligned;
       segments_ += own.count;
-      sources_.push_back(&query);
+      sources_.push_back(query);
     }
     queries.push_back(own);
   }

@@ -138,7 +138,7 @@ template <int G>
 Batch batch_of(const Scan<float>& all, int64_t first, int64_t count) {
   Batch batch;
   for (int64_t q = 0; q < count; ++q) {
-    batch.add(all.queries[first + q], G > 1 && q > 0 ? 0 : -1);  // what queries share, all share
+    batch.add(all.queries + first + q, G > 1 && q > 0 ? 0 : -1);  // what queries share, all share
     BatchQuery& query = batch.queries.back();
     query.samples = samples_of(query.blocks, all.k);
   }

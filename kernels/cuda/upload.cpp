@@ -1,6 +1,7 @@
 #include "kernels/cuda/upload.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 
 #include "kernels/cuda/runtime.h"
@@ -27,6 +28,7 @@ void UploadRing::copy(cudaStream_t stream, void* destination, const void* host, 
 void UploadRing::copy_written(cudaStream_t stream, void* destination, size_t bytes, size_t unit,
                               const std::function<void(void*, size_t)>& write) {
   constexpr size_t kAlignment = 64;
+  assert(0 < unit && unit <= Parts::kPartBytes && bytes % unit == 0);
   const std::lock_guard lock(mutex_);
   parts_.prepare();
   auto* to = static_cast<unsigned char*>(destination);

@@ -10,6 +10,12 @@
 
 namespace qinco::kernels::cuda {
 
+/// Queues a copy to device memory of what `write` makes in page-locked memory: called with the place of the next bytes,
+/// in order, as often as it takes, each time for a multiple of `unit` of them. `bytes` is one, too, and `unit` a MiB at
+/// most.
+void copy_written(int index, void* destination, size_t bytes, size_t unit,
+                  const std::function<void(void*, size_t)>& write);
+
 /// A ring of page-locked memory through which one device's stream is fed: what is copied is first put there, so that
 /// the host may change its own copy at once, while the device may still be busy with what was queued before. Copies
 /// larger than a part go part by part, one being filled while others are on their way.
@@ -17,7 +23,7 @@ class UploadRing {
  public:
   /// The stream and its device, which is the thread's current one, are the same in every call.
   void copy(cudaStream_t stream, void* destination, const void* host, size_t bytes);
-  /// copy_written of runtime.h.
+  /// The same for what `write` makes, as above.
   void copy_written(cudaStream_t stream, void* destination, size_t bytes, size_t unit,
                     const std::function<void(void*, size_t)>& write);
 

@@ -61,7 +61,8 @@ void check_each(void (*kernel)(const Context&, int64_t, const From*, To*), const
   std::vector<To> expected;
   for (const From each : x) expected.push_back(value(each));
   const auto run = [&](const Context& context) { return run_kernel(kernel, context, x); };
-  CHECK_MESSAGE(same_bits(run(TestContext()), expected), what);
+  for (const int64_t offset : {0, 1})
+    CHECK_MESSAGE(same_bits(run_kernel(kernel, TestContext(), x, offset), expected), what);
   check_any_thread_count(run, what);
   for (const int64_t n : kTailSizes)
     for (const int64_t offset : {0, 1}) {

@@ -71,7 +71,7 @@ std::vector<float> arguments(UnaryOp op, int64_t n) {
 
 std::vector<float> run_unary(const Table<float>& t, const Context& context, UnaryOp op, const std::vector<float>& x,
                              int64_t offset = 1) {
-  Buffer<float> in(x, offset), out(static_cast<int64_t>(x.size()), offset + 2);
+  Buffer<float> in(x, offset), out(static_cast<int64_t>(x.size()), 3 * offset);
   t.unary(context, op, in.size(), in.data(), out.data());
   CHECK(out.guards_hold());
   Buffer<float> both(x, offset);
@@ -181,11 +181,12 @@ TEST_CASE("unary and unary_backward: the same bits at any thread count") {
 namespace {
 
 // The ways an operand can be broadcast over [rows,cols].
-enum class Layout { full, padded_rows, row, column, strided_column, scalar };
-constexpr Layout kLayouts[] = {Layout::full,   Layout::padded_rows,    Layout::row,
-                               Layout::column, Layout::strided_column, Layout::scalar};
+enum class Layout { full, padded_rows, oddly_padded_rows, row, column, strided_column, scalar };
+constexpr Layout kLayouts[] = {Layout::full,  Layout::padded_rows, Layout::oddly_padded_rows,
+                               Layout::row,   Layout::column,      Layout::strided_column,
+                               Layout::scalar};
 
-constexpr int64_t kPadding = 4;
+constexpr int64_t kPadding = 4, kOddPadding = 5;
 
 Operand<float> make_operand(Layout layout, const float* data, int64_t cols) {
   switch (layout) {
@@ -193,6 +194,8 @@ Operand<float> make_operand(Layout layout, const float* data, int64_t cols) {
       return {data, cols, 1};
     case Layout::padded_rows:
       return {data, cols + kPadding, 1};
+    case Layout::oddly_padded_rows:
+      return {data, cols + kOddPadding, 1};
     case Layout::row:
       return {data, 0, 1};
     case Layout::column:
@@ -214,7 +217,7 @@ TEST_CASE("binary: every op with every broadcast is exact") {
         for (const Layout right : kLayouts)
           for (const int64_t rows : {1, 3, 17})
             for (const int64_t cols : kTailSizes) {
-              const int64_t apart = rows == 3 ? 1 : 0, extent = rows * (cols + kPadding);  // not aligned, or aligned
+              const int64_t apart = rows == 3 ? 1 : 0, extent = rows * (cols + kOddPadding);  // not aligned, or aligned
               Buffer<float> lefts(Data(9).normal(extent), apart), rights(Data(10).normal(extent), 2 * apart);
               Buffer<float> out(rows * cols, 3 * apart);
               const Operand<float> a = make_operand(left, lefts.data(), cols);

@@ -189,6 +189,15 @@ TEST_CASE("scan: many vectors in lists of their own") {
   check_against_reference(problem, 20, "own lists");
 }
 
+TEST_CASE("scan: more lists than go to a device in one part") {  // parts of a MiB, 32 bytes a list
+  std::vector<int64_t> lengths;
+  for (int64_t l = 0; l < 200; ++l) lengths.push_back(l % 4);
+  Problem problem(250, 2, lengths, true, Data(13).normal(250 * 2 * 256, 0, 10));
+  for (int64_t q = 0; q < problem.nq; ++q) problem.own.push_back({q % 7, 200 - q % 3});
+  problem.own[100] = {4, 4};
+  check_against_reference(problem, 5, "many lists");
+}
+
 TEST_CASE("scan: long lists of their own") {
   const Restore restore(cuda::fewest_screened_vectors);
   cuda::fewest_screened_vectors = 1;
