@@ -4,6 +4,7 @@
 #include "kernels/cpu/int16_linear.h"
 #include "kernels/cpu/microkernel.h"
 #include "kernels/cpu/pack.h"
+#include "kernels/cpu/store_tile.h"
 #include "kernels/cpu/tile_tasks.h"
 #include "kernels/families.h"
 #include "kernels/parallel.h"
@@ -20,43 +21,6 @@ constexpr int64_t kBlockN = 16 * kTileCols;
 #endif
 constexpr int64_t kPackFloats = 1 << 14;  // floats packed per task
 constexpr int64_t kLine = 16;             // floats per cache line
-
-/// What a tile does with its sums before storing them.
-struct Finish {
-  bool accumulate, relu;
-  const float* bias;      // at the tile's first column, or null
-  const float* residual;  // at the tile's first element, or null
-  int64_t ldr;
-};
-
-template <int kRows, int kVecs>
-QINCO_INLINE void store_tile(Vec (&acc)[kRows][kVecs], float* c, int64_t ldc, int tail, const Finish& finish) {
-  const auto read = [tail](const float* p, int v) {
-    return v + 1 < kVecs ? load(p + v * kLanes) : load_partial(p + v * kLanes, tail);
-  };
-  const auto each = [&acc](auto&& body) {
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 16
-      for (int v = 0; v < kVecs; ++v) acc[r][v] = body(acc[r][v], r, v);
-    }
-  };
-  if (finish.accumulate) each([&](Vec x, int r, int v) { return x + read(c + r * ldc, v); });
-  if (finish.bias) each([&](Vec x, int, int v) { return x + read(finish.bias, v); });
-  if (finish.residual) each([&](Vec x, int r, int v) { return x + read(finish.residual + r * finish.ldr, v); });
-  if (finish.relu) each([](Vec x, int, int) { return max(Vec(0.0f), x); });
-  if (tail == kLanes) {
-    each([&](Vec x, int r, int v) { return store(c + r * ldc + v * kLanes, x), x; });
-  } else {
-    each([&](Vec x, int r, int v) {
-      if (v + 1 < kVecs)
-        store(c + r * ldc + v * kLanes, x);
-      else
-        store_partial(c + r * ldc + v * kLanes, x, tail);
-      return x;
-    });
-  }
-}
 
 template <int kRows, int kVecs, class A>
 __attribute__((noinline)) void tile(int64_t k, A a, Columns<kVecs> b, float* c, int64_t ldc, int tail,
@@ -178,28 +142,68 @@ constexpr int64_t kRowColumns = 64 * kLanes;    // columns whose sums stay in L1
 constexpr int64_t kFewWork = int64_t{1} << 18;  // multiply-adds that are worth a task
 constexpr int64_t kAliased = 1024;              // rows that many floats apart compete for the same lines of L1
 
-/// acc[r][v] += a square of B's columns, stored as rows ldb apart, for `steps` steps, with `columns` of them there.
-template <bool kWhole, int kRows, int kVecs>
-QINCO_INLINE void add_square(StridedRows a, const float* b, int64_t ldb, int64_t columns, int64_t steps, int v,
-                             Vec (&acc)[kRows][kVecs]) {
+/// In an unrolled loop: GCC 12 would otherwise keep the address of every element, on the stack.
+QINCO_INLINE void step_on(StridedRows& rows) {
+  rows.advance();
+  asm("" : "+r"(rows.data));
+}
+
+/// acc[r][v] += a whole square of B's columns, stored as rows ldb apart.
+template <int kRows, int kVecs>
+QINCO_INLINE void add_square(StridedRows a, const float* b, int64_t ldb, int v, Vec (&acc)[kRows][kVecs]) {
   Vec square[kLanes];
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i)
-    square[i] = kWhole ? load(b + i * ldb) : i < columns ? load_partial(b + i * ldb, steps) : Vec(0.0f);
+  for (int i = 0; i < kLanes; ++i) square[i] = load(b + i * ldb);
   transpose(square);
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) {
-    if (!kWhole && i >= steps) break;
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) acc[r][v] = fma(Vec(a.at(r)), square[i], acc[r][v]);
+    step_on(a);
+  }
+}
+
+/// Not inlined into every tile, most of which it would be. square = the transpose of `columns` rows of `steps` values,
+/// zero beyond them.
+__attribute__((noinline)) void transpose_part(const float* b, int64_t ldb, int64_t columns, int64_t steps,
+                                              float* square) {
+  Vec x[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) x[i] = i < columns ? load_partial(b + i * ldb, steps) : Vec(0.0f);
+  transpose(x);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) store(square + i * kLanes, x[i]);
+}
+
+/// acc[r][v] += what is there of a square: `columns` columns, `steps` steps.
+template <int kRows, int kVecs>
+QINCO_INLINE void add_part(StridedRows a, const float* b, int64_t ldb, int64_t columns, int64_t steps, int v,
+                           Vec (&acc)[kRows][kVecs]) {
+  alignas(64) float square[kLanes * kLanes];
+  transpose_part(b, ldb, columns, steps, square);
+  for (int64_t i = 0; i < steps; ++i) {
+    const Vec row = load(square + i * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) acc[r][v] = fma(Vec(a.at(r)), row, acc[r][v]);
     a.advance();
   }
 }
 
-/// The tile over `columns` columns of B that are stored as rows: transposed in registers, a square at a time.
+/// A tile of C whose columns of B are stored as rows.
+struct TransposedTile {
+  int64_t k;
+  StridedRows a;
+  const float* b;
+  int64_t ldb, columns;
+  float* c;
+  int64_t ldc;
+};
+
+/// Transposes in registers, a square at a time.
 template <int kRows, int kVecs>
-__attribute__((noinline)) void transposed_tile(int64_t k, StridedRows a, const float* b, int64_t ldb, int64_t columns,
-                                               float* c, int64_t ldc, const Finish& finish) {
+__attribute__((noinline)) void transposed_tile(const TransposedTile& tile, const Finish& finish) {
+  const int64_t k = tile.k, ldb = tile.ldb;
+  const StridedRows a = tile.a;
   Vec acc[kRows][kVecs];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
@@ -207,44 +211,50 @@ __attribute__((noinline)) void transposed_tile(int64_t k, StridedRows a, const f
   for (int64_t line = 0; line < k; line += kLine) {  // whole cache lines
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) {
+      const float* const columns = tile.b + v * kLanes * ldb;
+      const int64_t there = smaller(kLanes, tile.columns - v * kLanes);
+      StridedRows ahead{columns + kVecs * kLanes * ldb + line, 1, ldb};
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i)  // of the next tile: so many short streams are too many for the hardware
-        __builtin_prefetch(b + ((kVecs + v) * kLanes + i) * ldb + line, 0, 2);
-      const int64_t there = columns - v * kLanes;
+      for (int i = 0; i < kLanes; ++i) {  // of the next tile: so many short streams are too many for the hardware
+        __builtin_prefetch(ahead.data, 0, 2);
+        step_on(ahead);
+      }
 #pragma GCC unroll 2
       for (int64_t p = line; p < line + kLine; p += kLanes) {
         const StridedRows at{a.data + p * a.step, a.row_stride, a.step};
-        const float* const rows = b + v * kLanes * ldb + p;
-        if (p + kLanes <= k && there >= kLanes)
-          add_square<true>(at, rows, ldb, there, kLanes, v, acc);
+        if (p + kLanes <= k && there == kLanes) [[likely]]
+          add_square(at, columns + p, ldb, v, acc);
         else if (p < k)
-          add_square<false>(at, rows, ldb, there, smaller(kLanes, k - p), v, acc);
+          add_part(at, columns + p, ldb, there, smaller(kLanes, k - p), v, acc);
       }
     }
   }
-  store_tile(acc, c, ldc, static_cast<int>(columns - (kVecs - 1) * kLanes), finish);
+  store_tile(acc, tile.c, tile.ldc, static_cast<int>(tile.columns - (kVecs - 1) * kLanes), finish);
 }
 
-/// C for at most kRows rows and a transposed B.
+/// With `rows` rows, up to kRows.
 template <int kRows = kTileRows>
-void few_rows_transposed(const Context& context, const Gemm<float>& g) {
+void transposed_rows(int rows, const TransposedTile& tile, const Finish& finish) {
   if constexpr (kRows > 1)
-    if (g.m < kRows) return few_rows_transposed<kRows - 1>(context, g);
-  constexpr int kVecs = kRows <= kTileRows / 2 ? kTileVecs : 1;
+    if (rows < kRows) return transposed_rows<kRows - 1>(rows, tile, finish);
+  if constexpr (kRows <= kTileRows / 2)
+    if (tile.columns > kLanes) return transposed_tile<kRows, kTileVecs>(tile, finish);
+  transposed_tile<kRows, 1>(tile, finish);
+}
+
+/// C for at most kTileRows rows and a transposed B.
+void few_rows_transposed(const Context& context, const Gemm<float>& g) {
+  const int64_t width = g.m <= kTileRows / 2 ? kTileCols : kLanes;
   const int64_t k_block = Blocks(g.n, g.k).k;
   const int64_t grain = larger(1, kFewWork / larger(1, g.m * kTileCols * g.k)) * kTileCols;
   parallel_for(context, g.n, grain, [&](int64_t begin, int64_t end, int) {
-    for (int64_t j = begin; j < end; j += kVecs * kLanes) {
-      const int64_t columns = smaller(kVecs * kLanes, end - j);
+    for (int64_t j = begin; j < end; j += width) {
+      const int64_t columns = smaller(width, end - j);
       for (int64_t p = 0; p < larger(1, g.k); p += k_block) {
         const int64_t k = smaller(k_block, g.k - p);
-        const Finish finish = Pass{g, p, k, 0, g.n, nullptr}.finish(0, j);
         const StridedRows a = g.trans_a ? StridedRows{g.a + p * g.lda, 1, g.lda} : StridedRows{g.a + p, g.lda, 1};
-        const float* const b = g.b + j * g.ldb + p;
-        if (columns > kLanes)
-          transposed_tile<kRows, kVecs>(k, a, b, g.ldb, columns, g.c + j, g.ldc, finish);
-        else
-          transposed_tile<kRows, 1>(k, a, b, g.ldb, columns, g.c + j, g.ldc, finish);
+        transposed_rows(static_cast<int>(g.m), {k, a, g.b + j * g.ldb + p, g.ldb, columns, g.c + j, g.ldc},
+                        Pass{g, p, k, 0, g.n, nullptr}.finish(0, j));
       }
     }
   });
