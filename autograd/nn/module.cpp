@@ -84,8 +84,9 @@ void Module::load(const TensorMap& state) {
     const Tensor &value = found->second, &own = parameter.value();
     check(value.shape() == own.shape() && value.dtype() == own.dtype(), "load: {}: expected {} {}, found {} {}", name,
           qinco::name(own.dtype()), own.shape(), qinco::name(value.dtype()), value.shape());
-    const auto& [first_name, first] = *chosen.emplace(parameter.node().get(), &*found).first->second;
-    check(same_bytes(first, value), "load: {} and {} are one parameter here, and differ", first_name, name);
+    const auto [at, is_first] = chosen.emplace(parameter.node().get(), &*found);
+    const auto& [first_name, first] = *at->second;
+    check(is_first || same_bytes(first, value), "load: {} and {} are one parameter here, and differ", first_name, name);
   }
   std::vector<NamedParameter> once = named_parameters();
   for (const auto& [name, parameter] : once)

@@ -1,6 +1,6 @@
 // The k least of many keys, by a block: a buffer in shared memory, entered through the worst of the k best so far. When
 // it has enough, the k-th least is found digit by digit (a radix selection) and what is above it goes: for 2,048 keys 3
-// or 4 passes over them, where sorting takes 66. What is sorted, if at all, are the k that remain at the end.
+// or 4 passes over them, where sorting takes 66. Only the k that remain at the end are sorted, if at all.
 #pragma once
 
 #include "kernels/cuda/keys.cuh"
@@ -95,20 +95,16 @@ class BlockSelect {
     pad(k_);
   }
 
-  /// The same, ascending. Few keys are sorted as they are.
+  /// The same, ascending.
   __device__ void finish_sorted() {
-    __syncthreads();
-    if (state_->held > k_ && state_->held > kFewKeys) cut(state_->held);
-    const int held = state_->held, wanted = held < k_ ? k_ : held;
+    finish();
     int size = 2;
-    while (size < wanted) size *= 2;
+    while (size < k_) size *= 2;
     pad(size);
     sort(size);
   }
 
  private:
-  static constexpr int kFewKeys = 2 * kWarp;  // a warp sorts them: no barriers between passes
-
   struct Or {
     __device__ Key operator()(Key a, Key b) const { return a | b; }
   };

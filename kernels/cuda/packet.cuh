@@ -23,7 +23,7 @@ inline constexpr int kPacket = [] {
 
 /// Whether packets of `size` elements can lie at these addresses.
 template <int size, class... Ts>
-bool packs(const Ts*... at) {
+__host__ __device__ bool packs(const Ts*... at) {
   return ((reinterpret_cast<uintptr_t>(at) % (sizeof(Ts) * size) == 0) && ...);
 }
 

@@ -1,7 +1,7 @@
 // Random numbers, the CPU's bit for bit (philox.h): one block of Philox per thread, looping over the grid, which is 16
 // bytes and one store where y is aligned to that, as whole tensors are. Normal values come from the CPU: this device's
 // logarithms and cosines have other last bits.
-#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/packet.cuh"
 #include "kernels/families.h"
 #include "kernels/philox.h"
 
@@ -9,26 +9,20 @@ namespace qinco::kernels::cuda {
 
 namespace {
 
-template <class T>
-struct alignas(16) Values {
-  T of[philox::kValues<T>];
-};
-
 template <class T, class Value>
 __global__ void draw_kernel(RandomState state, int64_t n, Value value, T* y) {
   constexpr int kValues = philox::kValues<T>;
-  const bool aligned = reinterpret_cast<uintptr_t>(y) % sizeof(Values<T>) == 0;
+  const bool aligned = packs<kValues>(y);
   for (int64_t b = grid_thread(); b * kValues < n; b += grid_threads()) {
-    Values<T> values;
-    philox::units(philox::block(state, state.position + static_cast<uint64_t>(b)), values.of);
-    for (int i = 0; i < kValues; ++i) values.of[i] = value(values.of[i]);
-    T* const to = y + b * kValues;
+    Packet<T, kValues> values;
+    philox::units(philox::block(state, state.position + static_cast<uint64_t>(b)), values.at);
+    for (int i = 0; i < kValues; ++i) values.at[i] = value(values.at[i]);
     const int64_t count = n - b * kValues;
     if (aligned && count >= kValues)
-      *reinterpret_cast<Values<T>*>(to) = values;
+      store_packet<kValues>(y, b, values);
     else
       for (int i = 0; i < kValues; ++i)
-        if (i < count) to[i] = values.of[i];
+        if (i < count) y[b * kValues + i] = values.at[i];
   }
 }
 

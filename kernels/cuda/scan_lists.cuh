@@ -94,6 +94,15 @@ class CurrentList {
   float bias_ = 0;
 };
 
+inline int blocks_of(const ScanList<float>& list) {
+  return static_cast<int>((list.n + kScanBlock - 1) / kScanBlock);
+}
+inline int64_t blocks_of(const ScanQuery<float>& query) {
+  int64_t blocks = 0;
+  for (int64_t l = 0; l < query.lists; ++l) blocks += blocks_of(query.list[l]);
+  return blocks;
+}
+
 /// A query of a batch, whose lists are among the batch's segments.
 struct BatchQuery {
   const float* tables;  // [M,256]
@@ -161,8 +170,6 @@ class Batch {
     int64_t list = 0;  // of the source
     int begin = 0;     // of that list
   };
-
-  static int blocks_of(const ScanList<float>& list) { return static_cast<int>((list.n + kScanBlock - 1) / kScanBlock); }
 
   // The next records.
   void write(Written& w, unsigned char* to, const unsigned char* end) const {

@@ -120,12 +120,6 @@ int64_t vectors_of(const ScanQuery<float>& query) {
   return n;
 }
 
-int64_t blocks_of(const ScanQuery<float>& query) {
-  int64_t blocks = 0;
-  for (int64_t l = 0; l < query.lists; ++l) blocks += (query.list[l].n + kScanBlock - 1) / kScanBlock;
-  return blocks;
-}
-
 // Blocks in the sample of a query: n k / sample vectors are listed, each at the cost of some 30 of the sample.
 int samples_of(int64_t blocks, int64_t k) {
   const auto n = static_cast<double>(blocks * kScanBlock);
