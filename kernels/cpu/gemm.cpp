@@ -1,6 +1,7 @@
 // Matrix product after Goto & van de Geijn (2008), with the roles of a BLIS-style kernel fitted to row-major operands:
 // a block of B is packed once for all threads and stays in L2; A is read in place where its rows are contiguous (a tile
 // reads each cache line of it whole), else packed per task; every tile of C is finished in registers.
+#include "kernels/cpu/few_rows.h"
 #include "kernels/cpu/int16_linear.h"
 #include "kernels/cpu/microkernel.h"
 #include "kernels/cpu/pack.h"
@@ -20,7 +21,6 @@ constexpr int64_t kBlockK = 256;
 constexpr int64_t kBlockN = 16 * kTileCols;
 #endif
 constexpr int64_t kPackFloats = 1 << 14;  // floats packed per task
-constexpr int64_t kLine = 16;             // floats per cache line
 
 template <int kRows, int kVecs, class A>
 __attribute__((noinline)) void tile(int64_t k, A a, Columns<kVecs> b, float* c, int64_t ldc, int tail,
@@ -117,6 +117,23 @@ void run_pass(const Context& context, const Pass& pass, const Tasks& tasks, floa
   });
 }
 
+/// C for few rows and a transposed B that is_dot leaves: each panel of B is used while L1 has it.
+void few_rows_packed(const Context& context, const Gemm<float>& g) {
+  ScratchFrame frame(context);
+  const int64_t size = g.k * kTileCols;
+  float* const scratch = frame.get<float>(size * context.threads);
+  const StridedRows a = g.trans_a ? StridedRows{g.a, 1, g.lda} : StridedRows{g.a, g.lda, 1};
+  const int64_t grain = larger(1, kFewWork / larger(1, g.m * size)) * kTileCols;
+  parallel_for(context, g.n, grain, [&](int64_t begin, int64_t end, int worker) {
+    float* const packed = scratch + worker * size;
+    for (int64_t j = begin; j < end; j += kTileCols) {
+      const int64_t columns = smaller(kTileCols, end - j);
+      pack_cols_transposed(columns, g.k, g.b + j * g.ldb, g.ldb, packed);
+      run_tile<kTileRows>({g, 0, g.k, j, columns, packed}, a, static_cast<int>(g.m), 0, j, j + columns);
+    }
+  });
+}
+
 /// How B is cut into blocks, by the sizes alone.
 struct Blocks {
   int64_t k, n;  // largest block
@@ -136,181 +153,31 @@ struct Blocks {
   }
 };
 
-// --- few rows: every element of B is used a few times only, so nothing is packed. The sums are those of the tiles.
-constexpr int64_t kRowSteps = 8;                // rows of B taken together
-constexpr int64_t kRowColumns = 64 * kLanes;    // columns whose sums stay in L1 meanwhile
-constexpr int64_t kFewWork = int64_t{1} << 18;  // multiply-adds that are worth a task
-constexpr int64_t kAliased = 1024;              // rows that many floats apart compete for the same lines of L1
+void gemm(const Context& context, const Gemm<float>& g);
 
-/// In an unrolled loop: GCC 12 would otherwise keep the address of every element, on the stack.
-QINCO_INLINE void step_on(StridedRows& rows) {
-  rows.advance();
-  asm("" : "+r"(rows.data));
-}
-
-/// acc[r][v] += a whole square of B's columns, stored as rows ldb apart.
-template <int kRows, int kVecs>
-QINCO_INLINE void add_square(StridedRows a, const float* b, int64_t ldb, int v, Vec (&acc)[kRows][kVecs]) {
-  Vec square[kLanes];
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) square[i] = load(b + i * ldb);
-  transpose(square);
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) acc[r][v] = fma(Vec(a.at(r)), square[i], acc[r][v]);
-    step_on(a);
+/// One column is one row of the transposed product. Values with gaps between them are brought together first: the order
+/// of sums is to depend on the sizes alone.
+void one_column(const Context& context, const Gemm<float>& g) {
+  Gemm<float> row = g;
+  row.n = g.m, row.m = 1;
+  row.a = g.b, row.lda = g.ldb, row.trans_a = !g.trans_b;
+  row.b = g.a, row.ldb = g.lda, row.trans_b = !g.trans_a;
+  if (g.ldc == 1 && !g.bias && (!g.residual || g.ldr == 1)) return gemm(context, row);
+  ScratchFrame frame(context);
+  float *const c = frame.get<float>(g.m), *const added = frame.get<float>(g.m);
+  for (int64_t i = 0; i < g.m; ++i) {
+    if (g.accumulate) c[i] = g.c[i * g.ldc];
+    added[i] = (g.bias ? *g.bias : 0) + (g.residual ? g.residual[i * g.ldr] : 0);
   }
-}
-
-/// Not inlined into every tile, most of which it would be. square = the transpose of `columns` rows of `steps` values,
-/// zero beyond them.
-__attribute__((noinline)) void transpose_part(const float* b, int64_t ldb, int64_t columns, int64_t steps,
-                                              float* square) {
-  Vec x[kLanes];
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) x[i] = i < columns ? load_partial(b + i * ldb, steps) : Vec(0.0f);
-  transpose(x);
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) store(square + i * kLanes, x[i]);
-}
-
-/// acc[r][v] += what is there of a square: `columns` columns, `steps` steps.
-template <int kRows, int kVecs>
-QINCO_INLINE void add_part(StridedRows a, const float* b, int64_t ldb, int64_t columns, int64_t steps, int v,
-                           Vec (&acc)[kRows][kVecs]) {
-  alignas(64) float square[kLanes * kLanes];
-  transpose_part(b, ldb, columns, steps, square);
-  for (int64_t i = 0; i < steps; ++i) {
-    const Vec row = load(square + i * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) acc[r][v] = fma(Vec(a.at(r)), row, acc[r][v]);
-    a.advance();
-  }
-}
-
-/// A tile of C whose columns of B are stored as rows.
-struct TransposedTile {
-  int64_t k;
-  StridedRows a;
-  const float* b;
-  int64_t ldb, columns;
-  float* c;
-  int64_t ldc;
-};
-
-/// Transposes in registers, a square at a time.
-template <int kRows, int kVecs>
-__attribute__((noinline)) void transposed_tile(const TransposedTile& tile, const Finish& finish) {
-  const int64_t k = tile.k, ldb = tile.ldb;
-  const StridedRows a = tile.a;
-  Vec acc[kRows][kVecs];
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVecs; ++v) acc[r][v] = Vec(0.0f);
-  for (int64_t line = 0; line < k; line += kLine) {  // whole cache lines
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) {
-      const float* const columns = tile.b + v * kLanes * ldb;
-      const int64_t there = smaller(kLanes, tile.columns - v * kLanes);
-      StridedRows ahead{columns + kVecs * kLanes * ldb + line, 1, ldb};
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {  // of the next tile: so many short streams are too many for the hardware
-        __builtin_prefetch(ahead.data, 0, 2);
-        step_on(ahead);
-      }
-#pragma GCC unroll 2
-      for (int64_t p = line; p < line + kLine; p += kLanes) {
-        const StridedRows at{a.data + p * a.step, a.row_stride, a.step};
-        if (p + kLanes <= k && there == kLanes) [[likely]]
-          add_square(at, columns + p, ldb, v, acc);
-        else if (p < k)
-          add_part(at, columns + p, ldb, there, smaller(kLanes, k - p), v, acc);
-      }
-    }
-  }
-  store_tile(acc, tile.c, tile.ldc, static_cast<int>(tile.columns - (kVecs - 1) * kLanes), finish);
-}
-
-/// With `rows` rows, up to kRows.
-template <int kRows = kTileRows>
-void transposed_rows(int rows, const TransposedTile& tile, const Finish& finish) {
-  if constexpr (kRows > 1)
-    if (rows < kRows) return transposed_rows<kRows - 1>(rows, tile, finish);
-  if constexpr (kRows <= kTileRows / 2)
-    if (tile.columns > kLanes) return transposed_tile<kRows, kTileVecs>(tile, finish);
-  transposed_tile<kRows, 1>(tile, finish);
-}
-
-/// C for at most kTileRows rows and a transposed B.
-void few_rows_transposed(const Context& context, const Gemm<float>& g) {
-  const int64_t width = g.m <= kTileRows / 2 ? kTileCols : kLanes;
-  const int64_t k_block = Blocks(g.n, g.k).k;
-  const int64_t grain = larger(1, kFewWork / larger(1, g.m * kTileCols * g.k)) * kTileCols;
-  parallel_for(context, g.n, grain, [&](int64_t begin, int64_t end, int) {
-    for (int64_t j = begin; j < end; j += width) {
-      const int64_t columns = smaller(width, end - j);
-      for (int64_t p = 0; p < larger(1, g.k); p += k_block) {
-        const int64_t k = smaller(k_block, g.k - p);
-        const StridedRows a = g.trans_a ? StridedRows{g.a + p * g.lda, 1, g.lda} : StridedRows{g.a + p, g.lda, 1};
-        transposed_rows(static_cast<int>(g.m), {k, a, g.b + j * g.ldb + p, g.ldb, columns, g.c + j, g.ldc},
-                        Pass{g, p, k, 0, g.n, nullptr}.finish(0, j));
-      }
-    }
-  });
-}
-
-/// C for one row and B as it lies: rows of B are read along, some at a time, into sums of many columns.
-void one_row(const Context& context, const Gemm<float>& g) {
-  const int64_t step = g.trans_a ? g.lda : 1;
-  const int64_t grain = blocks_of(larger(1, kFewWork / larger(1, g.k)), kLanes) * kLanes;
-  parallel_for(context, g.n, smaller(grain, kRowColumns), [&](int64_t begin, int64_t end, int) {
-    alignas(64) float sums[kRowColumns + kLanes];
-    for (int64_t first = begin; first < end; first += kRowColumns) {
-      const int64_t columns = smaller(kRowColumns, end - first);
-      for (int64_t j = 0; j < columns; j += kLanes) store(sums + j, Vec(0.0f));
-      for (int64_t p = 0; p < g.k; p += kRowSteps) {
-        const int64_t steps = smaller(kRowSteps, g.k - p);
-        for (int64_t j = 0; j < columns; j += kLanes) {
-          const float* b = g.b + p * g.ldb + first + j;
-          const float* a = g.a + p * step;
-          const bool whole = columns - j >= kLanes;
-          Vec sum = load(sums + j);
-          for (int64_t i = 0; i < steps; ++i, a += step, b += g.ldb)
-            sum = fma(Vec(*a), whole ? load(b) : load_partial(b, columns - j), sum);
-          store(sums + j, sum);
-        }
-      }
-      const Finish all = Pass{g, 0, g.k, 0, g.n, nullptr}.finish(0, first);
-      for (int64_t j = 0; j < columns; j += kLanes) {
-        Vec acc[1][1] = {{load(sums + j)}};
-        const Finish finish{all.accumulate, all.relu, all.bias ? all.bias + j : nullptr,
-                            all.residual ? all.residual + j : nullptr, all.ldr};
-        store_tile(acc, g.c + first + j, g.ldc, static_cast<int>(smaller(kLanes, columns - j)), finish);
-      }
-    }
-  });
-}
-
-/// One column is one row of the transposed product, where its values lie one after the other. Not where that would cut
-/// k in other places: the order of sums is to depend on the sizes alone.
-bool is_column(const Gemm<float>& g) {
-  const bool same_order = g.k <= kBlockK || (!g.trans_a && (g.m > kTileRows || g.trans_b));
-  return g.n == 1 && g.m > 1 && same_order && g.ldc == 1 && !g.bias && (!g.residual || g.ldr == 1);
-}
-
-Gemm<float> transposed(Gemm<float> g) {
-  g.n = g.m, g.m = 1;
-  const Gemm<float> from = g;
-  g.a = from.b, g.lda = from.ldb, g.trans_a = !from.trans_b;
-  g.b = from.a, g.ldb = from.lda, g.trans_b = !from.trans_a;
-  return g;
+  row.c = c, row.bias = nullptr, row.residual = g.bias || g.residual ? added : nullptr;
+  gemm(context, row);
+  for (int64_t i = 0; i < g.m; ++i) g.c[i * g.ldc] = c[i];
 }
 
 void gemm(const Context& context, const Gemm<float>& g) {
   if (g.m <= 0 || g.n <= 0) return;
-  if (is_column(g)) return gemm(context, transposed(g));
-  if (g.m <= kTileRows && g.trans_b && g.ldb % kAliased != 0) return few_rows_transposed(context, g);
+  if (g.n == 1 && g.m > 1) return one_column(context, g);
+  if (g.m <= kTileRows && g.trans_b) return is_dot(g) ? dot_product(context, g) : few_rows_packed(context, g);
   if (g.m == 1 && !g.trans_b) return one_row(context, g);
   if (g.m <= kTileRows && !g.trans_b) {  // one row of tiles reads B once: packing it would cost more than it saves
     run_pass(context, {g, 0, g.k, 0, g.n, nullptr}, Tasks(g.m, g.n, g.k), nullptr, 0);

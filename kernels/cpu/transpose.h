@@ -32,6 +32,29 @@ QINCO_INLINE void transpose(Vec (&x)[kLanes]) {
     x[i + 12] = _mm512_shuffle_f32x4(c.v, d.v, 0xdd);
   }
 }
+
+/// Lane i: the same bits as horizontal_sum(x[i]), for a fraction of the instructions: two vectors are halved into one.
+QINCO_INLINE Vec horizontal_sums(const Vec (&x)[kLanes]) {
+  __m512 quarters[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    __m512 halves[2];
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      const __m512 a = x[i + 8 * j].v, b = x[i + 8 * j + 4].v;
+      halves[j] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    }
+    quarters[i] = _mm512_add_ps(_mm512_shuffle_f32x4(halves[0], halves[1], 0x88),
+                                _mm512_shuffle_f32x4(halves[0], halves[1], 0xdd));
+  }
+  __m512 pairs[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m512d a = _mm512_castps_pd(quarters[2 * i]), b = _mm512_castps_pd(quarters[2 * i + 1]);
+    pairs[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  return _mm512_add_ps(_mm512_shuffle_ps(pairs[0], pairs[1], 0x88), _mm512_shuffle_ps(pairs[0], pairs[1], 0xdd));
+}
 #else
 /// Transposes the kLanes x kLanes block held by rows of `x`.
 QINCO_INLINE void transpose(Vec (&x)[kLanes]) {
@@ -53,17 +76,23 @@ QINCO_INLINE void transpose(Vec (&x)[kLanes]) {
     x[i + 4] = _mm256_permute2f128_ps(t[i].v, t[i + 4].v, 0x31);
   }
 }
-#endif
 
-/// Lane i: the same bits as horizontal_sum(x[i]), for a fraction of the instructions.
-QINCO_INLINE Vec horizontal_sums(Vec (&x)[kLanes]) {
-  transpose(x);
-#pragma GCC unroll 16
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-#pragma GCC unroll 16
-    for (int i = 0; i < half; ++i) x[i] = x[i] + x[i + half];
+/// Lane i: the same bits as horizontal_sum(x[i]), for a fraction of the instructions: two vectors are halved into one.
+QINCO_INLINE Vec horizontal_sums(const Vec (&x)[kLanes]) {
+  __m256 quarters[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m256 a = x[i].v, b = x[i + 4].v;
+    quarters[i] = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
   }
-  return x[0];
+  __m256 pairs[2];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m256d a = _mm256_castps_pd(quarters[2 * i]), b = _mm256_castps_pd(quarters[2 * i + 1]);
+    pairs[i] = _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(a, b)), _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)));
+  }
+  return _mm256_add_ps(_mm256_shuffle_ps(pairs[0], pairs[1], 0x88), _mm256_shuffle_ps(pairs[0], pairs[1], 0xdd));
 }
+#endif
 
 QINCO_CPU_NAMESPACE_END

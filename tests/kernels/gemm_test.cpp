@@ -189,6 +189,8 @@ TEST_CASE("gemm: exact where B's rows lie 4 KB apart, and for one column without
     for (const bool ta : {false, true}) {
       for (const int64_t m : {1, 3, 6, 14})
         for (const int64_t n : {5, 40}) check_exact({m, n, 1020, ta, true, e});  // of 1024 floats with the padding
+      if (e == everything)
+        for (int64_t m = 1; m <= 15; ++m) check_exact({m, 19, 333, ta, true, e});  // as many as are taken together
       for (const bool tb : {false, true})
         for (const int64_t m : {1, 4, 40})
           for (const int64_t k : {0, 5, 70, 401, 1020, 1021}) check_exact({m, 1, k, ta, tb, e, Precision::exact, true});
@@ -201,7 +203,7 @@ TEST_CASE("gemm: one column has the same bits with gaps and without") {
     for (const bool ta : {false, true})
       for (const bool tb : {false, true})
         for (const int64_t m : {3, 40})
-          for (const int64_t k : {70, 801}) {
+          for (const int64_t k : {5, 70, 801}) {
             Problem loose({m, 1, k, ta, tb, residual}, false),
                 tight({m, 1, k, ta, tb, residual, Precision::exact, true}, false);
             version.table->gemm(with_threads(1), loose.gemm);
