@@ -233,6 +233,13 @@ QINCO_EMULATED __m256i _mm512_cvtsepi32_epi16(__m512i x) {
 }
 
 // --- across lanes
+QINCO_EMULATED __m512 _mm512_shuffle_ps(__m512 a, __m512 b, int which) {
+  alignas(32) float x[16], y[16], out[16];
+  _mm256_store_ps(x, a.low), _mm256_store_ps(x + 8, a.high);
+  _mm256_store_ps(y, b.low), _mm256_store_ps(y + 8, b.high);
+  for (int i = 0; i < 16; ++i) out[i] = (i % 4 < 2 ? x : y)[i / 4 * 4 + (which >> i % 4 * 2 & 3)];
+  return {_mm256_load_ps(out), _mm256_load_ps(out + 8)};
+}
 QINCO_EMULATED __m512 _mm512_shuffle_f32x4(__m512 a, __m512 b, int which) {
   const auto quarter = [which](const __m512& x, int place) {
     const int i = which >> 2 * place & 3;
