@@ -44,6 +44,11 @@ IvfCoder::IvfCoder(const Qinco& model, Device device)
   centroids_ = scale(model.codebook(0).value().to(Device{}), static_cast<double>(config.db_scale));
 }
 
+std::shared_ptr<const IvfCoder> given_coder(std::shared_ptr<const IvfCoder> coder) {
+  check(coder != nullptr, "index: no coder given");
+  return coder;
+}
+
 void split_codes(const QincoConfig& config, int64_t M_kept, int64_t n, const int32_t* codes, int32_t* lists,
                  int32_t* within) {
   for (int64_t i = 0; i < n; ++i) {
@@ -79,7 +84,7 @@ void residual_norms(const IvfCoder& coder, const Tensor& codebooks, int64_t n, c
 }
 
 IvfBuilder::IvfBuilder(std::shared_ptr<const IvfCoder> coder, std::optional<int64_t> M_kept)
-    : coder_(std::move(coder)),
+    : coder_(given_coder(std::move(coder))),
       M_kept_(checked_M_kept(M_kept, coder_->config().M)),
       fit_(M_kept_, coder_->config().K, coder_->config().d) {}
 

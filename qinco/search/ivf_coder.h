@@ -38,6 +38,9 @@ class IvfCoder {
   uint64_t fingerprint_;
 };
 
+/// The coder that an index was given; throws Error for none.
+std::shared_ptr<const IvfCoder> given_coder(std::shared_ptr<const IvfCoder> coder);
+
 /// Splits the model's codes [n,M+1] into lists [n] and the first M_kept codes within them [n,M_kept]. Throws Error
 /// naming the row of an entry out of range.
 void split_codes(const QincoConfig& config, int64_t M_kept, int64_t n, const int32_t* codes, int32_t* lists,
@@ -53,7 +56,7 @@ void residual_norms(const IvfCoder& coder, const Tensor& codebooks, int64_t n, c
 class IvfBuilder {
  public:
   /// The index will keep the first M_kept of the model's M codes of every vector, or all. Throws Error unless M_kept is
-  /// in 1..M.
+  /// in 1..M, or without a coder.
   explicit IvfBuilder(std::shared_ptr<const IvfCoder> coder, std::optional<int64_t> M_kept = {});
 
   /// Takes in n more training vectors x [n,d] with their codes [n,M+1], or null to encode them here. Throws Error after

@@ -30,11 +30,6 @@ ScanTables tables_of(const IvfParameters& p, Device device) {
   return ScanTables(p.codebooks, NormQuantizer(p.levels), device);
 }
 
-std::shared_ptr<const IvfCoder> given(std::shared_ptr<const IvfCoder> coder) {
-  check(coder != nullptr, "index: no coder given");
-  return coder;
-}
-
 /// The graph in the file at `path`.
 Hnsw graph_of(const std::string& path, const IvfParameters& p) {
   try {
@@ -47,7 +42,7 @@ Hnsw graph_of(const std::string& path, const IvfParameters& p) {
 }  // namespace
 
 IvfIndex::IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> coder)
-    : coder_(given(std::move(coder))),
+    : coder_(given_coder(std::move(coder))),
       file_(IvfFile::open(path)),
       tables_(tables_of(file_.parameters(), coder_->device())),
       kernels_(&kernels::table<float>(coder_->device())),

@@ -38,7 +38,7 @@ struct IvfResult {
 /// Searches may run in many threads at once; each uses the context of its thread.
 class IvfIndex {
  public:
-  /// Maps the index. Throws Error as IvfFile::open, or when it was built for another model.
+  /// Maps the index. Throws Error as IvfFile::open, when it was built for another model, or without a coder.
   IvfIndex(const std::string& path, std::shared_ptr<const IvfCoder> coder);
 
   const IvfFile& file() const { return file_; }

@@ -291,6 +291,7 @@ TEST_CASE("IVF index: hostile queries, too few entries, empty lists and bad size
                  }),
                  "2305843009213693952 candidates, expected at most 4294967294"));
   CHECK(contains(error_of([&] { IvfIndex(world.path(), nullptr); }), "no coder given"));
+  CHECK(contains(error_of([] { IvfBuilder{nullptr}; }), "no coder given"));
   CHECK(contains(error_of([&] { index.search(span_of(queries), {1, 0, 5}); }), "nprobe 0"));
   CHECK(contains(error_of([&] { index.add(world.rows(0, 4), 10); }), "ids 10 to 10 are in the index already"));
   CHECK(contains(error_of([&] { index.add(world.rows(0, 1), -1); }), "1 ids from -1 on"));
