@@ -48,17 +48,13 @@ void to_means(const std::vector<double>& sorted, std::vector<double>& levels) {
   }
 }
 
-}  // namespace
-
-void additive_decode(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
-                     int64_t codes_ld, int64_t M_used, float* x) {
-  const int64_t M = codebooks.size(0), K = codebooks.size(1);
-  check(M_used >= 1 && M_used <= M, "decode: expected 1 to {} codes a vector, found {}", M, M_used);
-  check_codes("decode", n, M_used, K, codes, codes_ld);
+/// additive_decode of codes in [0,K).
+void decode_checked(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
+                    int64_t codes_ld, int64_t M_used, float* x) {
   const Tensor tables = codebooks.to(context.device).contiguous();
   kernels::ScratchFrame frame(context);
   kernels::GatherSum<float> sum;
-  sum.n = n, sum.M = M_used, sum.K = K, sum.d = codebooks.size(2);
+  sum.n = n, sum.M = M_used, sum.K = codebooks.size(1), sum.d = codebooks.size(2);
   sum.tables = tables.data<float>();
   sum.codes = to_device(context, frame, codes, n > 0 ? (n - 1) * codes_ld + M_used : 0), sum.codes_ld = codes_ld;
   sum.out = result_of(context, frame, x, n * sum.d);
@@ -66,13 +62,24 @@ void additive_decode(const kernels::Context& context, const Tensor& codebooks, i
   to_host(context, sum.out, x, n * sum.d);
 }
 
+}  // namespace
+
+void additive_decode(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
+                     int64_t codes_ld, int64_t M_used, float* x) {
+  const int64_t M = codebooks.size(0);
+  check(M_used >= 1 && M_used <= M, "decode: expected 1 to {} codes a vector, found {}", M, M_used);
+  check_codes("decode", n, M_used, codebooks.size(1), codes, codes_ld);
+  decode_checked(context, codebooks, n, codes, codes_ld, M_used, x);
+}
+
 void additive_norms(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
                     float* norms) {
   const int64_t M = codebooks.size(0), d = codebooks.size(2);
+  check_codes("fixed codebooks", n, M, codebooks.size(1), codes, M);
   std::vector<float> decoded(static_cast<size_t>(std::min(n, kNormRows) * d));
   for (int64_t begin = 0; begin < n; begin += kNormRows) {
     const int64_t count = std::min(kNormRows, n - begin);
-    additive_decode(context, codebooks, count, codes + begin * M, M, M, decoded.data());
+    decode_checked(context, codebooks, count, codes + begin * M, M, M, decoded.data());
     kernels::table<float>().row_squared_norm(host_context(context), count, d, decoded.data(), norms + begin);
   }
 }

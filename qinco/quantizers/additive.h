@@ -17,7 +17,7 @@ namespace qinco {
 void additive_decode(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
                      int64_t codes_ld, int64_t M_used, float* x);
 
-/// norms [n] = ||x||^2 of that x, for codes [n,M]. Needs bounded memory besides.
+/// norms [n] = ||x||^2 of that x, for codes [n,M]; errors as there. Needs bounded memory besides.
 void additive_norms(const kernels::Context& context, const Tensor& codebooks, int64_t n, const int32_t* codes,
                     float* norms);
 

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "kernels/check.h"
-#include "qinco/quantizers/checks.h"
 #include "tensor/create.h"
 #include "tensor/host_rows.h"
 
@@ -70,18 +69,15 @@ AdditiveIndex::AdditiveIndex(const Tensor& codebooks, std::optional<NormQuantize
 void AdditiveIndex::add(const kernels::Context& context, int64_t n, const int32_t* codes) {
   constexpr int64_t kMost = int64_t{std::numeric_limits<uint32_t>::max()} - 1;
   check(size() + n <= kMost, "search: {} vectors, expected at most {}", size() + n, kMost);
-  check_codes("search", n, M(), codebooks_.size(1), codes, M());
-  const int64_t rows = std::min(n, kAddBlock);
-  std::vector<float> norms(static_cast<size_t>(rows));
-  std::vector<uint8_t> bytes(static_cast<size_t>(rows * tables_.width()));
+  std::vector<float> norms(static_cast<size_t>(n));
+  additive_norms(context, codebooks_, n, codes, norms.data());  // checks all codes before any are taken in
+  std::vector<uint8_t> bytes(static_cast<size_t>(std::min(n, kAddBlock) * tables_.width()));
   for (int64_t begin = 0; begin < n; begin += kAddBlock) {
     const int64_t count = std::min(kAddBlock, n - begin);
-    const int32_t* const block = codes + begin * M();
-    additive_norms(context, codebooks_, count, block, norms.data());
-    tables_.to_bytes(count, block, norms.data(), bytes.data());
+    tables_.to_bytes(count, codes + begin * M(), norms.data() + begin, bytes.data());
     codes_.add(count, bytes.data());
-    if (!tables_.norms()) norms_.insert(norms_.end(), norms.begin(), norms.begin() + count);
   }
+  if (!tables_.norms()) norms_.insert(norms_.end(), norms.begin(), norms.end());
 }
 
 void AdditiveIndex::reserve(int64_t n) {

@@ -73,7 +73,8 @@ class AdditiveIndex {
 
   // Contexts are of the index's device, pointers to the host's memory.
 
-  /// Adds n vectors by their codes [n,M], each in [0,K); ids go on from those before. At most 2^32 - 2 in all.
+  /// Adds n vectors by their codes [n,M]; ids go on from those before. At most 2^32 - 2 in all. Throws Error naming the
+  /// row when a code is not in [0,K), and adds none.
   void add(const kernels::Context& context, int64_t n, const int32_t* codes);
 
   /// Makes room for n vectors in all, so that adding them takes no more memory than they do.

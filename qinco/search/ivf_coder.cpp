@@ -49,17 +49,16 @@ std::shared_ptr<const IvfCoder> given_coder(std::shared_ptr<const IvfCoder> code
   return coder;
 }
 
+void check_codes(const QincoConfig& config, int64_t n, const int32_t* codes) {
+  check_codes("index", n, 1, config.K_ivf, codes, config.codes());
+  check_codes("index", n, config.codes(), config.K, codes, config.codes(), 1);
+}
+
 void split_codes(const QincoConfig& config, int64_t M_kept, int64_t n, const int32_t* codes, int32_t* lists,
                  int32_t* within) {
-  for (int64_t i = 0; i < n; ++i) {
-    lists[i] = *codes++;
-    check(lists[i] >= 0 && lists[i] < config.K_ivf, "index: row {}: expected a list from 0 to {}, found {}", i,
-          config.K_ivf - 1, lists[i]);
-    for (int64_t m = 0; m < config.M; ++m, ++codes) {
-      check(*codes >= 0 && *codes < config.K, "index: row {}: expected codes from 0 to {}, found {}", i, config.K - 1,
-            *codes);
-      if (m < M_kept) *within++ = *codes;
-    }
+  for (int64_t i = 0; i < n; ++i, codes += config.codes()) {
+    lists[i] = codes[0];
+    within = std::copy_n(codes + 1, M_kept, within);
   }
 }
 
@@ -94,6 +93,7 @@ void IvfBuilder::add(int64_t n, const float* x, const int32_t* codes) {
   const kernels::Context& context = kernels::Context::cpu();
   const int64_t d = config.d, entries = config.codes(), rows = std::min(n, kRows);
   check_finite("index", n, d, x);
+  if (codes) check_codes(config, n, codes);  // all, before any are taken in
   std::vector<int32_t> coded(static_cast<size_t>(rows * entries));
   std::vector<float> residuals(static_cast<size_t>(rows * d));
   for (int64_t begin = 0; begin < n; begin += kRows) {

@@ -41,8 +41,10 @@ class IvfCoder {
 /// The coder that an index was given; throws Error for none.
 std::shared_ptr<const IvfCoder> given_coder(std::shared_ptr<const IvfCoder> coder);
 
-/// Splits the model's codes [n,M+1] into lists [n] and the first M_kept codes within them [n,M_kept]. Throws Error
-/// naming the row of an entry out of range.
+/// Throws Error naming the row unless codes [n,M+1] are ones that the model gives.
+void check_codes(const QincoConfig& config, int64_t n, const int32_t* codes);
+
+/// Splits such codes into lists [n] and the first M_kept codes within them [n,M_kept].
 void split_codes(const QincoConfig& config, int64_t M_kept, int64_t n, const int32_t* codes, int32_t* lists,
                  int32_t* within);
 

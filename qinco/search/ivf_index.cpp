@@ -108,6 +108,7 @@ void IvfIndex::add_codes(std::span<const int32_t> codes, int64_t first_id) {
   check(static_cast<int64_t>(codes.size()) == n * config.codes(), "index: {} entries are not codes of {} entries",
         codes.size(), config.codes());
   check_ids(n, first_id);
+  check_codes(config, n, codes.data());
   if (n == 0) return;
   std::vector<int32_t> lists(static_cast<size_t>(n)), within(static_cast<size_t>(n * p.M));
   split_codes(config, p.M, n, codes.data(), lists.data(), within.data());

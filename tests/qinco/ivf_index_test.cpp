@@ -300,7 +300,7 @@ TEST_CASE("IVF index: hostile queries, too few entries, empty lists and bad size
   IvfBuilder builder(world.coder);
   CHECK(contains(error_of([&] { builder.add(3, queries.data<float>()); }), "index: row 1 holds nan, expected finite"));
   std::vector<int32_t> codes = {20, 0, 0, 0};
-  CHECK(contains(error_of([&] { index.add_codes(codes, 50); }), "expected a list from 0 to 19, found 20"));
+  CHECK(contains(error_of([&] { index.add_codes(codes, 50); }), "row 0: expected codes in [0,20), found 20"));
   codes.pop_back();
   CHECK(contains(error_of([&] { index.add_codes(codes, 50); }), "3 entries are not codes of 4 entries"));
   CHECK(index.size() == 4);
@@ -309,6 +309,21 @@ TEST_CASE("IVF index: hostile queries, too few entries, empty lists and bad size
   QincoConfig plain = ivf_config();
   plain.K_ivf = 0;
   CHECK(contains(error_of([&] { IvfCoder{random_model(plain, 1)}; }), "variant qinco, expected ivf-qinco"));
+}
+
+TEST_CASE("IVF index: a code out of range names its row of all that are given, none of which are fitted to") {
+  const World world;
+  const int64_t n = 5000;  // more than are worked on together
+  const Tensor x = random_vectors(ivf_config(), n, 3);
+  std::vector<int32_t> codes(static_cast<size_t>(n * 4));
+  world.coder->codec().encode(n, x.data<float>(), codes.data());
+  IvfBuilder builder(world.coder, 2);
+  const auto add = [&] { builder.add(n, x.data<float>(), codes.data()); };
+  codes[4 * 4500 + 3] = 16;  // a code that is not kept
+  CHECK(contains(error_of(add), "index: row 4500: expected codes in [0,16), found 16"));
+  codes[4 * 4500] = -1;
+  CHECK(contains(error_of(add), "index: row 4500: expected codes in [0,20), found -1"));
+  CHECK(contains(error_of([&] { builder.write(world.directory.file("none.index")); }), "no vectors"));
 }
 
 TEST_CASE("IVF index: searches from many threads at once give what one gives") {

@@ -198,6 +198,12 @@ TEST_CASE("two-stage search: fewer vectors than nshort give -1, any thread count
 
 TEST_CASE("two-stage search: what cannot be is refused") {
   CHECK(contains(error_of([] { AdditiveIndex(zeros({2, 512, 4})); }), "K = 512, expected at most 256"));
+  std::vector<int32_t> codes = random_codes(5000, 2, 4, 13);  // more than are worked on together
+  codes[2 * 4500 + 1] = 4;
+  AdditiveIndex index(zeros({2, 4, 3}));
+  CHECK(contains(error_of([&] { index.add(Context::cpu(), 5000, codes.data()); }),
+                 "fixed codebooks: row 4500: expected codes in [0,4), found 4"));
+  CHECK(index.size() == 0);
   const Base base;
   const Tensor queries = testing::random_vectors(Base::config(), 1, 12);
   CHECK(contains(error_of([&] { two_stage_search(Context::cpu(), *base.index, base.decoder(), queries, 5, 6); }),
