@@ -93,6 +93,7 @@ AdditiveFit::AdditiveFit(int64_t M, int64_t K, int64_t d) : M_(M), K_(K), d_(d) 
 }
 
 void AdditiveFit::add(const kernels::Context& context, int64_t n, const float* x, const int32_t* codes) {
+  check(!gram_.empty(), "fixed codebooks: vectors to fit to come before solving");
   check_codes("fixed codebooks", n, M_, K_, codes, M_);
   check_finite("fixed codebooks", n, d_, x);
   // One owner per codebook's sums, and per pair of codebooks: the order of the additions is that of the vectors.
@@ -115,7 +116,7 @@ void AdditiveFit::add(const kernels::Context& context, int64_t n, const float* x
   n_ += n;
 }
 
-Tensor AdditiveFit::solve() && {
+Tensor AdditiveFit::solve(const std::function<void()>& poll) && {
   check(n_ > 0, "fixed codebooks: no vectors to fit them to");
   const int64_t unknowns = M_ * K_;
   std::vector<double> gram = std::move(gram_), solution = std::move(sums_);
@@ -124,7 +125,7 @@ Tensor AdditiveFit::solve() && {
       if (i / K_ != j / K_) gram[i * unknowns + j] = gram[j * unknowns + i];
     }
   const double mean_diagonal = static_cast<double>(std::exchange(n_, 0)) / static_cast<double>(K_);
-  solve_ridge(unknowns, d_, kRidge * mean_diagonal, gram, solution);
+  solve_ridge(unknowns, d_, kRidge * mean_diagonal, gram, solution, poll);
   Tensor codebooks = Tensor::empty({M_, K_, d_});
   std::transform(solution.begin(), solution.end(), codebooks.data<float>(),
                  [](double value) { return static_cast<float>(value); });

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -30,13 +31,14 @@ class AdditiveFit {
   AdditiveFit(int64_t M, int64_t K, int64_t d);
 
   /// Takes in n more vectors x [n,d] and their codes [n,M], in the host's memory; the context is the CPU's. Throws
-  /// Error naming the row when a code is not in [0,K) or a value not finite.
+  /// Error naming the row when a code is not in [0,K) or a value not finite, and after solve().
   void add(const kernels::Context& context, int64_t n, const float* x, const int32_t* codes);
 
   /// The codebooks f32 [M,K,d]. The equations never have one solution only (a constant can move from one codebook to
   /// another), so a ridge of 1e-8 of the mean diagonal picks one of small norm; codes that never occurred get 0.
-  /// Throws Error when nothing was added. Solves in place, which the fit does not survive.
-  Tensor solve() &&;
+  /// Throws Error when nothing was added. Solves in place, which the fit does not survive. `poll`, if set, is called
+  /// between parts of that: it may throw, and the fit has gone as well.
+  Tensor solve(const std::function<void()>& poll = {}) &&;
 
  private:
   int64_t M_, K_, d_;

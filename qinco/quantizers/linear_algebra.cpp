@@ -3,6 +3,7 @@
 #include <Eigen/Cholesky>
 #include <Eigen/Eigenvalues>
 #include <Eigen/QR>
+#include <algorithm>
 #include <cassert>
 
 #include "kernels/check.h"
@@ -12,6 +13,24 @@ namespace {
 
 template <class T>
 using RowMajor = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+constexpr Eigen::Index kColumns = 128;  // of a block, as in Eigen's own decomposition, which has no place for a poll
+
+/// The Cholesky decomposition in place of the lower triangle of a symmetric matrix, with a poll before each block
+/// column. False where the matrix is not positive definite.
+bool cholesky(Eigen::Ref<Eigen::MatrixXd> matrix, const std::function<void()>& poll) {
+  const Eigen::Index n = matrix.rows();
+  for (Eigen::Index begin = 0; begin < n; begin += kColumns) {
+    if (poll) poll();
+    const Eigen::Index width = std::min(kColumns, n - begin), rest = n - begin - width;
+    Eigen::Ref<Eigen::MatrixXd> corner = matrix.block(begin, begin, width, width);
+    if (Eigen::LLT<Eigen::Ref<Eigen::MatrixXd>>(corner).info() != Eigen::Success) return false;
+    auto below = matrix.block(begin + width, begin, rest, width);
+    corner.transpose().triangularView<Eigen::Upper>().solveInPlace<Eigen::OnTheRight>(below);
+    matrix.bottomRightCorner(rest, rest).selfadjointView<Eigen::Lower>().rankUpdate(below, -1);
+  }
+  return true;
+}
 
 }  // namespace
 
@@ -36,15 +55,21 @@ Tensor procrustes(const Tensor& cross) {
   return rotation;
 }
 
-void solve_ridge(int64_t n, int64_t m, double ridge, std::vector<double>& gram, std::vector<double>& right) {
+void solve_ridge(int64_t n, int64_t m, double ridge, std::vector<double>& gram, std::vector<double>& right,
+                 const std::function<void()>& poll) {
   assert(static_cast<int64_t>(gram.size()) == n * n && static_cast<int64_t>(right.size()) == n * m);
   for (int64_t i = 0; i < n; ++i) gram[i * n + i] += ridge;
   // The matrix is symmetric: read as column-major it is the same, and Eigen is faster on it.
   Eigen::Map<Eigen::MatrixXd> matrix(gram.data(), n, n);
-  const Eigen::LLT<Eigen::Ref<Eigen::MatrixXd>> factor(matrix);
-  check(factor.info() == Eigen::Success, "least squares: the normal equations of {} unknowns are singular", n);
+  check(cholesky(matrix, poll), "least squares: the normal equations of {} unknowns are singular", n);
+  const auto factor = matrix.triangularView<Eigen::Lower>();
   Eigen::Map<RowMajor<double>> solution(right.data(), n, m);
-  factor.solveInPlace(solution);
+  for (Eigen::Index begin = 0; begin < m; begin += kColumns) {
+    if (poll) poll();
+    auto columns = solution.middleCols(begin, std::min<Eigen::Index>(kColumns, m - begin));
+    factor.solveInPlace(columns);
+    factor.transpose().solveInPlace(columns);
+  }
 }
 
 }  // namespace qinco

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "tensor/tensor.h"
@@ -14,7 +15,9 @@ namespace qinco {
 Tensor procrustes(const Tensor& cross);
 
 /// Solves (gram + ridge I) T = right in place of `right` [n,m] by a Cholesky decomposition in double, in place of
-/// `gram` [n,n], symmetric and positive semidefinite; both row-major. Throws Error when that is singular.
-void solve_ridge(int64_t n, int64_t m, double ridge, std::vector<double>& gram, std::vector<double>& right);
+/// `gram` [n,n], symmetric and positive semidefinite; both row-major. Throws Error when that is singular. `poll`, if
+/// set, is called between their block columns, and may throw, which leaves neither of use.
+void solve_ridge(int64_t n, int64_t m, double ridge, std::vector<double>& gram, std::vector<double>& right,
+                 const std::function<void()>& poll = {});
 
 }  // namespace qinco

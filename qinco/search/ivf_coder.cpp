@@ -116,7 +116,7 @@ void IvfBuilder::write(const std::string& path, int64_t links, int64_t ef_constr
   IvfParameters p;
   p.d = config.d, p.M = M_kept_, p.K = config.K, p.K_ivf = config.K_ivf;
   p.model = coder_->fingerprint();
-  if (!codebooks_.defined()) codebooks_ = std::move(fit_).solve();
+  if (!codebooks_.defined()) codebooks_ = std::move(fit_).solve(poll);
   if (poll) poll();
   p.codebooks = codebooks_;
   std::vector<float> norms(lists_.size());

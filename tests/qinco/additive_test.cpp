@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -92,6 +93,38 @@ TEST_CASE("fixed codebooks: sums of codewords are found again, and decode from a
           truth.data<float>()[codes[M] * kD + j] + truth.data<float>()[(kK + codes[M + 1]) * kD + j]);
 }
 
+TEST_CASE("fixed codebooks: many unknowns are solved for in blocks, between which a poll can end it") {
+  const int64_t n = 3000, M = 6, K = 64, d = 130, unknowns = M * K;
+  Random random(5);
+  const Tensor x = tests::normal_vectors(n, d, 6);
+  std::vector<int32_t> codes;
+  for (int64_t i = 0; i < n * M; ++i) codes.push_back(static_cast<int32_t>(random.below(K)));
+  const auto solve = [&](const std::function<void()>& poll) {
+    AdditiveFit fit(M, K, d);
+    fit.add(Context::cpu(), n, x.data<float>(), codes.data());
+    return std::move(fit).solve(poll);
+  };
+  int64_t polls = 0;
+  const Tensor codebooks = solve([&] { ++polls; });
+  const int64_t blocks = (unknowns + 127) / 128 + (d + 127) / 128;
+  CHECK(polls == blocks);
+  // Least squares: the errors of each codeword's vectors add up to 0.
+  const Tensor xhat = Tensor::empty({n, d});
+  additive_decode(Context::cpu(), codebooks, n, codes.data(), M, M, xhat.data<float>());
+  std::vector<double> sums(static_cast<size_t>(unknowns * d));
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t m = 0; m < M; ++m)
+      for (int64_t j = 0; j < d; ++j)
+        sums[static_cast<size_t>((m * K + codes[static_cast<size_t>(i * M + m)]) * d + j)] +=
+            static_cast<double>(x.data<float>()[i * d + j]) - static_cast<double>(xhat.data<float>()[i * d + j]);
+  CHECK(std::all_of(sums.begin(), sums.end(), [](double sum) { return std::abs(sum) < 1e-3; }));
+  for (const int64_t last : {int64_t{1}, blocks}) {
+    polls = 0;
+    CHECK(error_of([&] { solve([&] { check(++polls < last, "stopped"); }); }) == "stopped");
+    CHECK(polls == last);
+  }
+}
+
 TEST_CASE("fixed codebooks: what cannot be fitted is refused") {
   AdditiveFit fit(2, 4, 1);
   CHECK(contains(error_of([] { AdditiveFit(2, 4, 1).solve(); }), "no vectors"));
@@ -103,6 +136,9 @@ TEST_CASE("fixed codebooks: what cannot be fitted is refused") {
   CHECK(contains(error_of([&] { fit.add(Context::cpu(), 2, bad, codes); }), "row 1: expected codes"));
   CHECK(
       contains(error_of([&] { fit.add(Context::cpu(), 2, bad, std::vector<int32_t>(4).data()); }), "row 1 holds inf"));
+  fit.add(Context::cpu(), 1, x, codes);
+  std::move(fit).solve();
+  CHECK(contains(error_of([&] { fit.add(Context::cpu(), 1, x, codes); }), "come before solving"));
 }
 
 TEST_CASE("fixed codebooks: decoding takes any strides, and refuses codes and prefixes out of range") {

@@ -190,15 +190,27 @@ TEST_CASE("IVF index: fewer codes kept, or decoded, give the search of what the 
 TEST_CASE("IVF index: what a poll throws ends building and adding, and nothing is written") {
   const World world;
   const std::string path = world.directory.file("stopped.index");
-  IvfBuilder builder(world.coder);
-  builder.add(kN, world.x.data<float>(), world.codes.data());
+  const auto filled = [&world] {
+    IvfBuilder builder(world.coder);
+    builder.add(kN, world.x.data<float>(), world.codes.data());
+    return builder;
+  };
+  int64_t polls = 0;
+  const auto stop_at = [&](int64_t last) {
+    polls = 0;
+    return [&polls, last] { check(++polls < last, "stopped"); };
+  };
+  constexpr int64_t kSolving = 2;
+  for (int64_t last = 1; last <= kSolving; ++last) {
+    IvfBuilder ended = filled();
+    CHECK(error_of([&] { ended.write(path, 0, 20, stop_at(last)); }) == "stopped");
+    CHECK(contains(error_of([&] { ended.write(path); }), "no vectors"));
+    CHECK(contains(error_of([&] { ended.add(1, world.x.data<float>()); }), "come before"));
+  }
+  IvfBuilder builder = filled();
+  CHECK(error_of([&] { builder.write(path, 0, 20, stop_at(kSolving + 1)); }) == "stopped");
   for (const int64_t links : {0, 8}) {
     const int64_t expected = 2 + (links > 0 ? ivf_config().K_ivf : 0);
-    int64_t polls = 0;
-    const auto stop_at = [&](int64_t last) {
-      polls = 0;
-      return [&polls, last] { check(++polls < last, "stopped"); };
-    };
     for (const int64_t last : {int64_t{1}, expected})
       CHECK(error_of([&] { builder.write(path, links, 20, stop_at(last)); }) == "stopped");
     CHECK(polls == expected);
