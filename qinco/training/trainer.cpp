@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <limits>
 #include <span>
 #include <utility>
 #include <vector>
@@ -24,6 +25,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Seconds = std::chrono::duration<double>;
 
+constexpr int64_t kMostEpochs = std::numeric_limits<int32_t>::max();  // as many vectors: their batches can be counted
 constexpr size_t kUnreadLosses = 16;  // batches queued on a device before the host waits for their losses
 
 double seconds_since(Clock::time_point start) {
@@ -49,7 +51,8 @@ void check_same(const char* name, const T& now, const T& then) {
 
 void TrainOptions::validate() const {
   check(batch_size >= 1, "batch_size: expected 1 or more, found {}", batch_size);
-  check(max_epochs >= 1, "max_epochs: expected 1 or more, found {}", max_epochs);
+  check(1 <= max_epochs && max_epochs <= kMostEpochs, "max_epochs: expected 1 to {}, found {}", kMostEpochs,
+        max_epochs);
   check(std::isfinite(lr) && lr > 0, "lr: expected a finite value above 0, found {}", lr);
   const double least = PlateauSchedule{}.min_lr;
   check(cosine || lr >= least, "lr: expected {} or more, below which the plateau schedule ends, found {}", least, lr);

@@ -29,7 +29,7 @@ struct TrainOptions {
   std::string checkpoint_path = {};                          // where to save every epoch and on a stop; empty: nowhere
   double checkpoint_seconds = 600;                           // and so often within a long epoch
 
-  /// Throws Error naming the value unless batch_size and max_epochs are 1 or more and lr is finite and above 0.
+  /// Throws Error naming the value unless batch_size is 1 or more, max_epochs 1 to 2^31 - 1, and lr finite and above 0.
   void validate() const;
 };
 

@@ -54,10 +54,12 @@ TEST_CASE("usage: parts of a group name their own help") {
   check_error(run({"index", "ad"}), 2, {"qinco index --help"});
 }
 
-TEST_CASE("usage: a learning rate at which training would end at once") {
+TEST_CASE("usage: a learning rate, or a number of epochs, at which training would end at once") {
   const Workspace space;
   expect_error(space.path(), with(space.train(1), "--lr", "1e-6"), 1, {"lr", "2e-06", "1e-06"});
   CHECK(run(with(with(space.train(1), "--lr", "1e-6"), "--lr_schedule", "cosine")).code == 0);
+  const Arguments endless = with(space.train(1), "--max_epochs", "9223372036854775807");
+  expect_error(space.path(), with(endless, "--lr_schedule", "cosine"), 1, {"max_epochs: expected 1 to 2147483647"});
 }
 
 TEST_CASE("usage: training in parts and recombining") {
