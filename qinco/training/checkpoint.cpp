@@ -1,5 +1,6 @@
 #include "qinco/training/checkpoint.h"
 
+#include <algorithm>
 #include <cmath>
 #include <fmt/format.h>
 #include <map>
@@ -79,6 +80,8 @@ void read_progress(const std::string& path, const SafetensorsFile& file, Checkpo
   const double* v = doubles(path, file.tensors, kNumbers, {kNumberCount});
   p.schedule.lr = v[0], p.schedule.best = v[1], p.loss_sum = v[2], p.seconds = v[3], p.train_seconds = v[4];
   p.start_mse = v[5], c.run.base_lr = v[6];
+  check(std::none_of(v, v + kNumberCount, [](double x) { return std::isnan(x); }), "{}: tensor '{}' holds a NaN", path,
+        kNumbers);
   check(std::isfinite(v[0]) && v[0] > 0, "{}: expected a learning rate above 0, found {}", path, v[0]);
   v = doubles(path, file.tensors, kHistory, {p.schedule.epochs, kHistoryColumns});
   for (int64_t i = 0; i < p.schedule.epochs; ++i, v += kHistoryColumns)

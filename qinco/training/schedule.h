@@ -21,9 +21,13 @@ struct PlateauSchedule {
   int64_t since_best = 0;    // epochs since the best one
   int64_t since_change = 0;  // epochs since the best one or the last change of the rate
 
+  /// Throws Error naming the value unless max_epochs, patience and stop_after are 1 or more, lr and min_lr finite and 0
+  /// or more, and best no NaN, which no epoch could better.
+  void validate() const;
   /// Takes the validation error of the epoch that ended (NaN is never better); returns whether it is the best so far.
+  /// Errors as validate().
   bool update(double val_error);
-  /// Whether training is over.
+  /// Whether training is over; errors as validate().
   bool finished() const;
 };
 

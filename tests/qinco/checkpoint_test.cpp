@@ -116,6 +116,8 @@ TEST_CASE("a file that is no whole checkpoint is an error that says why") {
   CHECK(load_error([](SafetensorsFile& file) { file.tensors["other"] = zeros({1}); }) == "unexpected tensor 'other'");
   CHECK(load_error([](SafetensorsFile& file) { file.tensors.at("progress.numbers").data<double>()[0] = 0; }) ==
         "expected a learning rate above 0, found 0");
+  CHECK(load_error([](SafetensorsFile& file) { file.tensors.at("progress.numbers").data<double>()[1] = NAN; }) ==
+        "tensor 'progress.numbers' holds a NaN");
   CHECK(load_error([](SafetensorsFile& file) { file.tensors.erase("model.codebook0.weight"); }).rfind("expected", 0) ==
         0);
 }

@@ -3,6 +3,9 @@
 #include <cmath>
 #include <doctest/doctest.h>
 #include <initializer_list>
+#include <string>
+
+#include "tests/support.h"
 
 using qinco::PlateauSchedule;
 
@@ -74,4 +77,22 @@ TEST_CASE("a NaN is never better") {
   CHECK(schedule.update(5));
   CHECK_FALSE(schedule.update(std::nan("")));
   CHECK(schedule.best == 5);
+}
+
+TEST_CASE("a schedule that says nothing of use is an error that names the value") {
+  const auto refused = [](auto set, const std::string& message) {
+    PlateauSchedule schedule;
+    set(schedule);
+    CHECK(qinco::tests::contains(qinco::tests::error_of([&] { schedule.update(1); }), message));
+    CHECK(qinco::tests::contains(qinco::tests::error_of([&] { return schedule.finished(); }), message));
+  };
+  for (const double rate : {std::nan(""), -1e-3, HUGE_VAL}) {
+    refused([&](PlateauSchedule& schedule) { schedule.lr = rate; }, fmt::format("found lr {} and min_lr 2e-06", rate));
+    refused([&](PlateauSchedule& schedule) { schedule.min_lr = rate; },
+            fmt::format("found lr 0.001 and min_lr {}", rate));
+  }
+  refused([](PlateauSchedule& schedule) { schedule.max_epochs = 0; }, "max_epochs 0");
+  refused([](PlateauSchedule& schedule) { schedule.patience = -1; }, "patience -1");
+  refused([](PlateauSchedule& schedule) { schedule.stop_after = 0; }, "stop_after 0");
+  refused([](PlateauSchedule& schedule) { schedule.best = std::nan(""); }, "best validation error, found nan");
 }
