@@ -22,16 +22,16 @@ bool names(const std::string& path, int fd, struct stat& status) {
 
 }  // namespace
 
-Claim::Claim(const std::string& checkpoint) : path_(file_place(checkpoint) + ".lock") {
+Claim::Claim(const std::string& file) : path_(file_place(file) + ".lock") {
   struct stat status = {};
-  if (::stat(checkpoint.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) return;
+  if (::stat(file.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) return;
   for (;;) {
     fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     check_call(fd_ >= 0, path_, "write");
     const bool taken = ::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
     if (!taken && names(path_, fd_, status)) return;
     ::close(fd_);  // between the calls, a run that ended may have removed the file: then there is another to lock
-    check(!taken, "{}: another training uses this checkpoint", checkpoint);
+    check(!taken, "{}: another training uses this file", file);
   }
 }
 

@@ -51,7 +51,7 @@ void train(const Common& common, const TrainArguments& arguments, const CLI::App
   const bool product = arguments.nsub > 1;
   if (arguments.opq && !product) throw UsageError("--opq: expected --nsub 2 or more");
   const StopSignals signals;
-  const Claim claim(arguments.checkpoint_path());  // first: what is checked stays so
+  const Claim checkpoint(arguments.checkpoint_path()), model(arguments.model);  // first: what is checked stays so
   (product ? check_product_run : check_run)(common, arguments);
   const Split data = read_split(arguments);
   const std::string resume = resume_command(command);

@@ -128,7 +128,7 @@ Json train_product(const Common& common, const TrainArguments& arguments, const 
   Json results = Json::array();
   for (int64_t j = 0; j < nsub; ++j) {
     TrainArguments part = part_arguments(arguments, j);
-    const Claim claim(part.checkpoint_path());
+    const Claim checkpoint(part.checkpoint_path()), part_model(part.model);
     part.resume = arguments.resume && has_checkpoint(part.checkpoint_path());
     if (!part.resume) check_run(common, part);  // again: since then, a run of its own may have left a checkpoint
     common.print("sub-quantizer {} of {}", j + 1, nsub);

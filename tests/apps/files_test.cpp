@@ -116,6 +116,10 @@ TEST_CASE("files: one model has one training at a time") {
   Process first(longer_training(space));
   const std::string checkpoint = wait_for_claim(space, first);
   check_error(run(space.train(1)), 1, {checkpoint, "another training uses"});
+  const std::string model = space.file("trained.safetensors");
+  while (first.running() && !std::filesystem::exists(model + ".lock")) std::this_thread::yield();
+  const Arguments elsewhere = with(space.train(1), "--checkpoint", space.file("other"));
+  check_error(run(elsewhere), 1, {model + ":", "another training uses"});
 }
 
 TEST_CASE("files: a training that was saved, or resumed, keeps others away until it is killed") {
@@ -141,13 +145,15 @@ TEST_CASE("files: a training that was saved, or resumed, keeps others away until
   CHECK_FALSE(std::filesystem::exists(checkpoint + ".lock"));
 }
 
-TEST_CASE("files: the parts of PQ-QINCo have their checkpoints for themselves too") {
-  const Workspace space;
-  const std::string part = space.file("trained.safetensors.sub1.checkpoint");
-  const int lock = ::open((part + ".lock").c_str(), O_RDWR | O_CREAT, 0666);
-  REQUIRE(::flock(lock, LOCK_EX | LOCK_NB) == 0);
-  check_error(run(with(space.train(1), "--nsub", "2")), 1, {part, "another training uses"});
-  ::close(lock);
+TEST_CASE("files: the parts of PQ-QINCo have their checkpoints and models for themselves too") {
+  for (const char* name : {"trained.safetensors.sub1.checkpoint", "trained.safetensors.sub1"}) {
+    const Workspace space;
+    const std::string part = space.file(name);
+    const int lock = ::open((part + ".lock").c_str(), O_RDWR | O_CREAT, 0666);
+    REQUIRE(::flock(lock, LOCK_EX | LOCK_NB) == 0);
+    check_error(run(with(space.train(1), "--nsub", "2")), 1, {part + ":", "another training uses"});
+    ::close(lock);
+  }
 }
 
 TEST_CASE("files: a training that is stopped before its first batch leaves no checkpoint") {
