@@ -267,7 +267,7 @@ double Trainer::read_losses() {
 
 double Trainer::validate() {
   trainer_.forget_recording();  // its memory may be needed here
-  trainer_.codec().update(model_);
+  trainer_.codec().update_trained(model_);
   return codec_mse(trainer_.codec(), val_);
 }
 
