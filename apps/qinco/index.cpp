@@ -20,7 +20,6 @@
 namespace qinco::app {
 namespace {
 
-constexpr int64_t kBlock = 4096;            // rows encoded together
 constexpr int64_t kBatch = 1 << 16;         // rows of a batch, if that is ..
 constexpr int64_t kEntriesAList = 16;       // .. so many a list, whose entries are padded to 32
 constexpr int64_t kBatchBytes = 2LL << 30;  // what a batch may take while it is added
@@ -75,7 +74,7 @@ void build(const BuildOptions& options, const Common& common) {
   check_writable(options.output);
   IvfBuilder builder(coder, M);
   const double flops = source.codes ? 0 : coder->config().encode_flops();
-  const int64_t block = std::min(nt, encode_block_rows(d, flops, kBlock, common.device()));
+  const int64_t block = std::min(nt, encode_rows_together(d, flops, common.device()));
   std::vector<float> x(static_cast<size_t>(block * d));
   std::vector<int32_t> codes(static_cast<size_t>(block * coder->config().codes()));
   const StopSignals signals;

@@ -23,8 +23,6 @@
 namespace qinco::app {
 namespace {
 
-constexpr int64_t kSearchRows = 1024;
-
 struct TwoStageOptions {
   std::string model, training_data, codes, training_codes, norms = "u8";
   EvaluationFiles files;
@@ -36,7 +34,7 @@ struct TwoStageOptions {
 /// Vectors with their codes [n,nsub*M_used]: encoded, or read from a file of codes.
 class CodedVectors {
  public:
-  CodedVectors(const ProductCodec& codec, int64_t M_used, const std::string& vectors, const std::string& codes,
+  CodedVectors(ProductCodec& codec, int64_t M_used, const std::string& vectors, const std::string& codes,
                std::optional<int64_t> n)
       : codec_(codec), M_used_(M_used), vectors_(VectorFile::open(vectors)), n_(n.value_or(vectors_.size())) {
     check(vectors_.dim() == codec.d(), "{}: vectors have dimension {}, expected {}", vectors, vectors_.dim(),
@@ -53,11 +51,11 @@ class CodedVectors {
   /// body(count, x, codes) for block after block.
   template <class Body>
   void for_blocks(const Common& common, const std::string& title, Body body) const {
-    const int64_t block =
-        encode_block_rows(codec_.d(), codes_ ? 0 : codec_.encode_flops(), kSearchRows, codec_.device());
+    const int64_t block = encode_rows_together(codec_.d(), codes_ ? 0 : codec_.encode_flops(), codec_.device());
     std::vector<float> x(static_cast<size_t>(block * codec_.d()));
     std::vector<int32_t> codes(static_cast<size_t>(block * codec_.codes_per_vector(M_used_)));
     const StopSignals signals;
+    codec_.set_poll([&] { stop_if_asked(signals); });
     Progress progress(common.text(), title, n_);
     for (int64_t i = 0; i < n_; i += block) {
       const int64_t count = std::min(block, n_ - i);
@@ -74,7 +72,7 @@ class CodedVectors {
   }
 
  private:
-  const ProductCodec& codec_;
+  ProductCodec& codec_;
   int64_t M_used_;
   VectorFile vectors_;
   std::optional<CodeFile> codes_;
@@ -110,19 +108,17 @@ BaseError add_base(const Common& common, const ProductCodec& codec, const CodedV
   std::vector<float> decoded;
   BaseError error;
   index.reserve(base.size());
-  const auto squared_error = [&](int64_t n, const float* x) {
-    return kernels::table<float>().sum_squared_difference(kernels::Context::cpu(), n * codec.d(), x, decoded.data()) /
-           static_cast<double>(base.size());
-  };
   base.for_blocks(common, "adding the base", [&](int64_t n, const float* x, const int32_t* codes) {
     decoded.resize(static_cast<size_t>(n * codec.d()));
     index.add(context, n, codes);
     codec.decode(n, codes, M_used, M_used, decoded.data());
-    error.decoded += squared_error(n, x);
+    add_squared_error(n, codec.d(), x, decoded.data(), error.decoded);
     if (exhaustive) exhaustive->add(n, decoded.data());
     additive_decode(context, index.codebooks(), n, codes, index.M(), index.M(), decoded.data());
-    error.fixed += squared_error(n, x);
+    add_squared_error(n, codec.d(), x, decoded.data(), error.fixed);
   });
+  error.decoded /= static_cast<double>(base.size());
+  error.fixed /= static_cast<double>(base.size());
   return error;
 }
 
@@ -147,7 +143,7 @@ void check_options(const TwoStageOptions& options) {
 
 void search(const TwoStageOptions& options, const Common& common) {
   check_options(options);
-  const ProductCodec codec(load_product(options.model), kernels::Precision::exact, common.device());
+  ProductCodec codec(load_product(options.model), kernels::Precision::exact, common.device());
   check(codec.coarse() == 0, "{}: a model of variant ivf-qinco, expected one without a coarse quantizer",
         options.model);
   check(codec.K() <= kernels::kScanEntries, "{}: K = {}, expected at most {} for look-up tables", options.model,

@@ -32,16 +32,6 @@ inline int64_t block_rows(int64_t d, int64_t most, Device device) {
   return std::clamp<int64_t>((int64_t{1} << 24) / d, 1, most);
 }
 
-/// The same for rows to encode at `flops` each: fewer where that would take a CPU more than a few seconds a block,
-/// which is how long progress waits, and Ctrl-C without a poll. By the sizes alone, so that sums over blocks are the
-/// same in every run.
-inline int64_t encode_block_rows(int64_t d, double flops, int64_t most, Device device) {
-  constexpr double kBlockFlops = 5e11, kLeastRows = 16;
-  const double rows = std::max(kBlockFlops / std::max(flops, 1.0), kLeastRows);
-  if (device.type == DeviceType::cpu && rows < static_cast<double>(most)) most = static_cast<int64_t>(rows);
-  return block_rows(d, most, device);
-}
-
 /// Rows whose squared errors are summed together, so that the sum does not depend on the blocks they come in.
 inline constexpr int64_t kErrorRows = 16;
 
