@@ -105,6 +105,7 @@ void AdditiveIndex::copy_to_device(Device device) const {
 
 void AdditiveIndex::search(const kernels::Context& context, int64_t nq, const float* queries, int64_t k, int64_t* ids,
                            float* scores) const {
+  check(k >= 1, "search: {} neighbours asked for, expected at least 1", k);
   const int64_t table = tables_.width() * kScanEntries, d = tables_.d();
   const int64_t block = std::clamp<int64_t>(kTableFloats / table, 1, std::max<int64_t>(nq, 1));
   const bool cpu = context.device.type == DeviceType::cpu;

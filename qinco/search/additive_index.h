@@ -82,6 +82,7 @@ class AdditiveIndex {
 
   int64_t size() const { return codes_.size(); }
   int64_t M() const { return tables_.M(); }
+  int64_t d() const { return tables_.d(); }
   const Tensor& codebooks() const { return codebooks_; }
   /// Bytes a vector takes: its codes and its norm.
   int64_t bytes_per_vector() const { return M() + (tables_.norms() ? 1 : static_cast<int64_t>(sizeof(float))); }
@@ -89,7 +90,8 @@ class AdditiveIndex {
   void codes(int64_t id, int32_t* out) const;
 
   /// The k vectors of least ||q - x_AQ||^2 for each of queries [nq,d], ascending: ids [nq,k], -1 where there are fewer,
-  /// and scores [nq,k], that distance less ||q||^2 (+infinity beside -1), both by the tables of ScanTables.
+  /// and scores [nq,k], that distance less ||q||^2 (+infinity beside -1), both by the tables of ScanTables. Throws
+  /// Error unless k is 1 or more.
   void search(const kernels::Context& context, int64_t nq, const float* queries, int64_t k, int64_t* ids,
               float* scores) const;
 

@@ -119,6 +119,8 @@ void rerank(const kernels::Context& context, const Decoder& decode, const CodeRe
 TwoStageResult two_stage_search(const kernels::Context& context, const AdditiveIndex& index, const Decoder& decode,
                                 const Tensor& queries, int64_t nshort, int64_t k) {
   check(1 <= k && k <= nshort, "search: {} neighbours asked for of {} candidates", k, nshort);
+  check(queries.dim() == 2 && queries.size(1) == index.d(), "search: queries {}, expected [nq,{}]", queries.shape(),
+        index.d());
   const Tensor rows = queries.contiguous().to(Device{});
   const int64_t nq = rows.size(0), d = rows.size(1);
   const int64_t scanned = std::clamp<int64_t>(kCandidates / nshort, 1, kScanQueries);

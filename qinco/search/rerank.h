@@ -34,7 +34,8 @@ struct TwoStageResult {
   SearchSeconds seconds;
 };
 
-/// Scans the index for the nshort best of queries f32 [nq,d] and re-ranks them; keeps the k <= nshort first.
+/// Scans the index for the nshort best of queries f32 [nq,d] and re-ranks them; keeps the k <= nshort first. Throws
+/// Error for sizes that do not fit.
 TwoStageResult two_stage_search(const kernels::Context& context, const AdditiveIndex& index, const Decoder& decode,
                                 const Tensor& queries, int64_t nshort, int64_t k);
 

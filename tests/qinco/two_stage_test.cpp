@@ -208,6 +208,11 @@ TEST_CASE("two-stage search: what cannot be is refused") {
   const Tensor queries = testing::random_vectors(Base::config(), 1, 12);
   CHECK(contains(error_of([&] { two_stage_search(Context::cpu(), *base.index, base.decoder(), queries, 5, 6); }),
                  "6 neighbours asked for of 5 candidates"));
+  const Tensor narrow = queries.slice(1, 0, 5);
+  CHECK(contains(error_of([&] { two_stage_search(Context::cpu(), *base.index, base.decoder(), narrow, 5, 5); }),
+                 "queries [1,5], expected [nq,12]"));
+  CHECK(contains(error_of([&] { base.index->search(Context::cpu(), 1, queries.data<float>(), 0, nullptr, nullptr); }),
+                 "0 neighbours asked for, expected at least 1"));
 }
 
 }  // namespace
