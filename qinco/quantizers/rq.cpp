@@ -145,10 +145,10 @@ Tensor residuals_of(const kernels::Context& context, const TrainingState& state,
 Tensor train_codebook(const kernels::Context& context, int64_t n, int64_t d, const float* x, int64_t K,
                       const Tensor& codebooks, const RqOptions& options, const TrainingState& state) {
   const int64_t rows = n * state.width;
-  const int64_t limit = options.max_points_per_centroid > 0 ? options.max_points_per_centroid * K : rows;
   const uint64_t stream = kRqStream + static_cast<uint64_t>(state.steps);
   std::vector<int32_t> sample = Random(options.seed, stream).permutation(rows);
-  if (limit < rows) sample.resize(static_cast<size_t>(limit));
+  const int64_t most = options.max_points_per_centroid;
+  if (most > 0 && rows / most >= K) sample.resize(static_cast<size_t>(most * K));
   const Tensor points = residuals_of(context, state, d, K, x, codebooks, sample);
   KmeansOptions clustering;
   clustering.iterations = options.iterations;

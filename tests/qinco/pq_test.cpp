@@ -197,6 +197,16 @@ TEST_CASE("PQ and OPQ: the same bits at any thread count, and steps are counted 
   CHECK(same_bits(a.rotation, b.rotation));
 }
 
+TEST_CASE("PQ: a limit of points that is no limit, times K beyond 64 bits, leaves all") {
+  const Tensor x = normal_vectors(500, 4, 5);
+  const auto trained = [&](int64_t limit) {
+    PqOptions options;
+    options.max_points_per_centroid = limit;
+    return train_pq(Context::cpu(), 500, 4, x.data<float>(), 2, 8, options).codebooks;
+  };
+  CHECK(same_bits(trained((int64_t{1} << 61) + 1), trained(0)));
+}
+
 TEST_CASE("PQ and OPQ on real data: within 1% of Faiss's error") {
   constexpr double kFaissPq = 35452.5, kFaissOpq = 37864.8;  // Faiss 1.15: tests/golden/quantizers_faiss.py
   const std::string folder = QINCO_SOURCE_DIR "/data/sift-sample/";

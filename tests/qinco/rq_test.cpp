@@ -192,6 +192,16 @@ TEST_CASE("RQ: on SIFT, few clusters are left with one point and the error is Fa
   CHECK(mse(rq, x, 1) < 1.01 * 31882);
 }
 
+TEST_CASE("RQ: a limit of points that is no limit, times K beyond 64 bits, leaves all") {
+  const Tensor x = normal_vectors(500, 4, 5);
+  const auto trained = [&](int64_t limit) {
+    RqOptions options;
+    options.max_points_per_centroid = limit;
+    return train_rq(Context::cpu(), 500, 4, x.data<float>(), 2, 8, options).codebooks;
+  };
+  CHECK(same_bits(trained((int64_t{1} << 61) + 1), trained(0)));
+}
+
 TEST_CASE("RQ: bad sizes are refused") {
   const Tensor x = normal_vectors(100, 2, 4);
   const auto message = [&](int64_t M, int64_t K, int64_t beam) {
