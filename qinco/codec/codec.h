@@ -50,7 +50,9 @@ class Codec {
   /// i*codes_ld. Throws Error naming the row when a code is outside [0,K), or the first one outside [0,K0()). Needs
   /// bounded memory besides.
   void decode(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
-  /// The same with x in the device's memory.
+  /// What decode() throws for these codes, if anything.
+  void check_codes(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used) const;
+  /// The same as decode with x in the device's memory.
   void decode_to_device(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
 
   /// As encode with x [n,d], codes and `first` in the device's memory, and codes [codes(),n] step by step. Needs memory
@@ -84,7 +86,6 @@ class Codec {
                     const int32_t* first) const;
   void search(const kernels::Context& context, const Step& step, int64_t n, const float* target, const float* r,
               const float* u, int32_t* ids) const;
-  void check_codes(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used) const;
   void decode_rows(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
   void decode_block(const kernels::Context& context, int64_t n, const int32_t* ids, int64_t ids_ld, int64_t M_used,
                     float* x) const;

@@ -68,6 +68,8 @@ void ProductCodec::decode(int64_t n, const int32_t* codes, int64_t M_stored, int
   check(M_stored >= 1 && M_stored <= M(), "decode: expected 1 to {} codes a vector, found {}", M(), M_stored);
   check(M_used >= 1 && M_used <= M_stored, "decode: expected 1 to {} codes a vector, found {}", M_stored, M_used);
   if (plain()) return parts_.front().decode(n, codes, M_stored, M_used, x);
+  for (int64_t j = 0; j < nsub(); ++j)  // all, before they are decoded in blocks, to name the row
+    parts_[static_cast<size_t>(j)].check_codes(n, codes + j * M_stored, codes_per_vector(M_stored), M_used);
   for (int64_t begin = 0; begin < n; begin += kBlock)
     decode_block(std::min(kBlock, n - begin), codes + begin * codes_per_vector(M_stored), M_stored, M_used,
                  x + begin * d_);

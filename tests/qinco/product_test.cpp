@@ -108,6 +108,17 @@ TEST_CASE("product codec: fewer codes, stored or used, decode to the same prefix
   }
 }
 
+TEST_CASE("product codec: a code out of range names its row of all that are given, if it is used") {
+  const int64_t n = 5000;  // more than one block of rows
+  const ProductCodec codec(make_model(false));
+  const Tensor xhat = Tensor::empty({n, 10});
+  std::vector<int32_t> codes(static_cast<size_t>(n * 2 * kM));
+  codes[2 * kM * 4500 + kM + 1] = kK;
+  const auto decode = [&](int64_t used) { codec.decode(n, codes.data(), kM, used, xhat.data<float>()); };
+  CHECK(contains(error_of([&] { decode(2); }), "decode: row 4500: expected codes in [0,8), found 8"));
+  decode(1);
+}
+
 TEST_CASE("product codec: a plain model is the case of one part") {
   const int64_t n = 50;
   ProductQinco model;
