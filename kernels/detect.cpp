@@ -59,6 +59,8 @@ bool detect(Feature feature) {
     return best_isa() >= Isa::avx512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & kAvx512Vnni);
   if (feature == Feature::amx_int8)
     return best_isa() >= Isa::amx && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kAmxInt8);
+  if (feature == Feature::fast_gather)
+    return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && c == signature_INTEL_ecx;
   return best_isa() >= Isa::avx2 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & kAvxVnni);
 }
 

@@ -14,7 +14,7 @@ namespace {
 
 constexpr int kUnset = -1;
 std::atomic<int> scoped_isa{kUnset}, scoped_screen{kUnset};
-std::atomic<bool> hidden[3];  // by feature
+std::atomic<bool> hidden[kFeatures];
 
 Isa clamp(Isa isa) {
   return isa < best_isa() ? isa : best_isa();
@@ -75,7 +75,8 @@ Isa best_isa() {
 }
 
 bool cpu_has(Feature feature) {
-  static const bool there[] = {detect(Feature::avx_vnni), detect(Feature::avx512_vnni), detect(Feature::amx_int8)};
+  static const bool there[kFeatures] = {detect(Feature::avx_vnni), detect(Feature::avx512_vnni),
+                                        detect(Feature::amx_int8), detect(Feature::fast_gather)};
   const int i = static_cast<int>(feature);
   return there[i] && !hidden[i].load(std::memory_order_relaxed);
 }

@@ -4,6 +4,7 @@
 // side, a load and an addition serve all of them.
 #include "kernels/cpu/heap.h"
 #include "kernels/cpu/pack.h"
+#include "kernels/dispatch.h"
 #include "kernels/families.h"
 #include "kernels/parallel.h"
 
@@ -25,6 +26,7 @@ float worst(const uint64_t* heap) {
   return heap[0] == kNone ? __builtin_inff() : value_of(heap[0]);
 }
 
+template <bool gathered>
 void scan_list(int64_t M, const float* tables, const ScanList<float>& list, uint64_t* heap, int64_t k) {
   alignas(64) float scores[kScanBlock];
   float limit = worst(heap);
@@ -41,7 +43,7 @@ void scan_list(int64_t M, const float* tables, const ScanList<float>& list, uint
     for (int64_t m = 0; m < M; ++m)
 #pragma GCC unroll 4
       for (int64_t v = 0; v < kVecs; ++v)
-        sum[v] = sum[v] + look_up(tables + m * kScanEntries, codes + m * kScanBlock + v * kLanes);
+        sum[v] = sum[v] + look_up<gathered>(tables + m * kScanEntries, codes + m * kScanBlock + v * kLanes);
     uint32_t below = 0;
 #pragma GCC unroll 4
     for (int64_t v = 0; v < kVecs; ++v) below |= bits_of(sum[v] <= Vec(limit)) << (v * kLanes);
@@ -66,12 +68,13 @@ void scan_apart(const Context& context, const Scan<float>& all) {
   const int64_t k = all.k;
   ScratchFrame frame(context);
   uint64_t* const heaps = frame.get<uint64_t>(context.threads * k);
+  const auto scan_one = kGathers && cpu_has(Feature::fast_gather) ? scan_list<kGathers> : scan_list<false>;
   parallel_for(context, all.nq, 1, [&](int64_t begin, int64_t end, int worker) {
     uint64_t* const heap = heaps + worker * k;
     for (int64_t q = begin; q < end; ++q) {
       const ScanQuery<float>& query = all.queries[q];
       for (int64_t i = 0; i < k; ++i) heap[i] = kNone;
-      for (int64_t l = 0; l < query.lists; ++l) scan_list(all.M, query.tables, query.list[l], heap, k);
+      for (int64_t l = 0; l < query.lists; ++l) scan_one(all.M, query.tables, query.list[l], heap, k);
       take_results(heap, k, all.ids + q * k, all.scores + q * k);
     }
   });

@@ -17,6 +17,21 @@
 
 #define QINCO_INLINE inline __attribute__((always_inline))
 
+QINCO_CPU_NAMESPACE_BEGIN
+
+// table[ids[i]] in lane i, load by load.
+QINCO_INLINE __m128 look_up_four(const float* table, const uint8_t* ids) {
+  __m128 x = _mm_load_ss(table + ids[0]);
+  x = _mm_insert_ps(x, _mm_load_ss(table + ids[1]), 0x10);
+  x = _mm_insert_ps(x, _mm_load_ss(table + ids[2]), 0x20);
+  return _mm_insert_ps(x, _mm_load_ss(table + ids[3]), 0x30);
+}
+QINCO_INLINE __m256 look_up_eight(const float* table, const uint8_t* ids) {
+  return _mm256_set_m128(look_up_four(table, ids + 4), look_up_four(table, ids));
+}
+
+QINCO_CPU_NAMESPACE_END
+
 #if defined(QINCO_CPU_avx512)
 #include "kernels/cpu/simd_avx512.h"
 #else

@@ -162,7 +162,13 @@ QINCO_INLINE IntVec lane_numbers() {
 }
 
 // table[ids[i]] in lane i.
+constexpr bool kGathers = true;
+template <bool gathered>
 QINCO_INLINE Vec look_up(const float* table, const uint8_t* ids) {
+  if constexpr (!gathered) {
+    const __m256 low = look_up_eight(table, ids), high = look_up_eight(table, ids + 8);
+    return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+  }
   const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(ids)));
   return _mm512_i32gather_ps(wide, table, 4);
 }

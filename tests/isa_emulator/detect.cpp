@@ -8,7 +8,7 @@ Isa detect_isa() {
 }
 
 bool detect(Feature feature) {
-  return feature == Feature::avx512_vnni || feature == Feature::amx_int8;
+  return feature != Feature::avx_vnni;
 }
 
 }  // namespace qinco::kernels

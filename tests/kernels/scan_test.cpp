@@ -129,6 +129,13 @@ TEST_CASE("scan: real tables give the reference's bits: every version adds in th
                             fmt::format("real, nq={}", nq));
 }
 
+TEST_CASE("scan: where gathering is slow, too, real tables give the reference's bits") {
+  const ScopedWithout without(Feature::fast_gather);
+  for (const int64_t M : {4, 9})
+    check_against_reference(Problem(4, M, {1000, 333, 64}, true, Data(8).normal(4 * M * 256, 0, 10)), 20,
+                            fmt::format("M={}", M));
+}
+
 TEST_CASE("scan: NaN never enters, infinities order, and nothing to scan gives nothing") {
   std::vector<float> tables = Data(4).integers(2 * 256, 5);
   for (size_t i = 0; i < 512; i += 7) tables[i] = kNan;
