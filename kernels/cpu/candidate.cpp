@@ -1,4 +1,4 @@
-// The candidate search of one QINCo step: in float where the step is small, else screened in integers of 7 bits
+// The candidate search of one QINCo step: in float where the step is small, else screened in integers of 7 or 8 bits
 // (screen.h) and decided in float, with the same result.
 #include "kernels/cpu/candidate_pairs.h"
 #include "kernels/cpu/candidate_probes.h"
@@ -104,16 +104,12 @@ class Chunk {
   void search(int64_t begin, int64_t end, float* float_scratch) {
     ScreenedSearch<Chunk> screened(*this, margin_, s_, p_.stride(), distances_, PairTiles::capacity(p_.step), pairs_,
                                    decided_);
-    // The first few show whether the screen is worth its time.
-    const int64_t middle = begin + larger(1, (end - begin) / 4);
-    const int64_t compared = screened.search(begin, middle);
-    if (2 * compared <= (middle - begin) * p_.step.K)
-      screened.search(middle, end);
-    else
-      search_chunk(p_.step, packed_, s_, middle, end, float_scratch);
+    if (!screened.search(begin, end)) search_chunk(p_.step, packed_, s_, begin, end, float_scratch);
   }
 
   // --- what ScreenedSearch asks for
+  bool gives_up(int64_t open, int64_t all) const { return 2 * open > all; }
+
   void screen(int64_t begin, int64_t end, float* out, float* norms) {
     const int64_t vectors = end - begin, units = vectors * p_.step.blocks();
     for (int64_t i = 0; i < vectors; ++i) norms[i] = vector_norm(p_.step, s_, begin + i);
@@ -193,12 +189,14 @@ void pack_screen(const Context& context, const Layout& p, const CandidateStep<fl
     return __builtin_sqrtf(squared_norm(s.d, s.z_table + k * s.d) + squared_norm(s.h, s.a_table + k * s.h));
   };
   for (int64_t i = 0; i < p.screen.norms(); ++i) part[i] = 0;
+  part[p.screen.eight()] = has_vnni() && larger(s.d, s.h) <= kMostEightBits ? 1 : 0;
+  const ByteRange range = byte_range(p.screen, part);
   parallel_for(context, blocks_of(s.K, 16) * 16, 64, [&](int64_t begin, int64_t end, int) {
     for (int64_t k = begin; k < end; ++k) part[p.screen.norms() + k] = k < s.K ? norm(k) : 0;
   });
   for (int64_t l = 0; l < s.L; ++l) {
-    if (l > 0) pack_screen_matrix(context, p.screen.up(), s.w_up[l], part + p.screen.w_up(l));
-    pack_screen_matrix(context, p.screen.down(), s.w_down[l], part + p.screen.w_down(l));
+    if (l > 0) pack_screen_matrix(context, p.screen.up(), range, s.w_up[l], part + p.screen.w_up(l));
+    pack_screen_matrix(context, p.screen.down(), range, s.w_down[l], part + p.screen.w_down(l));
   }
   part[0] = __builtin_inff();  // rules nothing out
   if (s.precision == Precision::fast) return;

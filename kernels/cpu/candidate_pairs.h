@@ -25,8 +25,10 @@ class PairTiles {
   // Computes z of pairs of the vectors of s from `first` on; count is in [1, capacity].
   void forward(const CandidateSearch<float>& s, int64_t first, const Pair* pairs, int64_t count) {
     const int64_t tiles = blocks_of(count, kTileWidth);
-    for (int64_t j = 0; j < tiles * kTileWidth; ++j) {
-      const Pair& pair = pairs[smaller(j, count - 1)];
+    // Lanes of no pair hold what was there: no other lane sees it.
+    for (int64_t t = 0; t < tiles; ++t) tiles_[t].units = count - t * kTileWidth > kLanes ? kUnits : 1;
+    for (int64_t j = 0; j < count; ++j) {
+      const Pair& pair = pairs[j];
       begin(make_unit(p_, packed_, s, pair.candidate / kLanes, first + pair.vector), pair.candidate % kLanes, j);
     }
     for (int64_t l = 0; l < p_.L; ++l) {

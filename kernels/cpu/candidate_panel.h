@@ -30,9 +30,10 @@ struct Unit {
 
 struct Tile {
   Unit unit[kUnits];
-  float* hidden;     // [h][kTileWidth]
-  float* z;          // [d][kTileWidth]
-  float* distances;  // [kTileWidth]
+  float* hidden;       // [h][kTileWidth]
+  float* z;            // [d][kTileWidth]
+  float* distances;    // [kTileWidth]
+  int units = kUnits;  // computed, the first of them
 };
 
 enum class Start : uint8_t { zero, stored, table };         // the product is added to: 0, the output, z_table + row
@@ -49,37 +50,38 @@ struct Panel {
   Finish finish;
 };
 
-// `out` is the tile's hidden or z at feature `first`; R is the panel's height, its rows from p.rows on are padding.
-template <int R>
+// For the first V units. `out` is the tile's hidden or z at feature `first`; R is the panel's height, its rows from
+// p.rows on are padding.
+template <int R, int V>
 [[gnu::noinline]] void multiply_panel(const Panel& p, const Tile& tile, float* out) {
-  Vec sum[R][kUnits];
+  Vec sum[R][V];
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < kUnits; ++v) sum[i][v] = Vec(0.0f);
+    for (int v = 0; v < V; ++v) sum[i][v] = Vec(0.0f);
   const float* w = p.weights;
   const float* x = p.x;
   for (int64_t k = 0; k < p.inner; ++k, w += R, x += kTileWidth) {
-    Vec column[kUnits];
+    Vec column[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < kUnits; ++v) column[v] = load(x + v * kLanes);
+    for (int v = 0; v < V; ++v) column[v] = load(x + v * kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < R; ++i) {
       const Vec weight = Vec(w[i]);
 #pragma GCC unroll 2
-      for (int v = 0; v < kUnits; ++v) sum[i][v] = fma(weight, column[v], sum[i][v]);
+      for (int v = 0; v < V; ++v) sum[i][v] = fma(weight, column[v], sum[i][v]);
     }
   }
 
-  Vec total[kUnits];
+  Vec total[V];
 #pragma GCC unroll 2
-  for (int v = 0; v < kUnits; ++v) total[v] = load(tile.distances + v * kLanes);
+  for (int v = 0; v < V; ++v) total[v] = load(tile.distances + v * kLanes);
 #pragma GCC unroll 8
   for (int i = 0; i < R; ++i) {
     if (i >= p.rows) break;
     const int64_t feature = p.first + i;
 #pragma GCC unroll 2
-    for (int v = 0; v < kUnits; ++v) {
+    for (int v = 0; v < V; ++v) {
       const Unit& unit = tile.unit[v];
       float* const place = out + i * kTileWidth + v * kLanes;
       Vec value = sum[i][v];
@@ -98,7 +100,12 @@ template <int R>
     }
   }
 #pragma GCC unroll 2
-  for (int v = 0; v < kUnits; ++v) store(tile.distances + v * kLanes, total[v]);
+  for (int v = 0; v < V; ++v) store(tile.distances + v * kLanes, total[v]);
+}
+
+template <int R>
+void multiply_panel(const Panel& p, const Tile& tile, float* out) {
+  tile.units == 1 ? multiply_panel<R, 1>(p, tile, out) : multiply_panel<R, kUnits>(p, tile, out);
 }
 
 QINCO_CPU_NAMESPACE_END

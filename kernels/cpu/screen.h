@@ -1,9 +1,9 @@
 // The screen of the candidate search: distances of all candidates with products in integers of 7 bits, which cost
-// three eighths of float's, with VNNI a quarter.
+// three eighths of float's, or with VNNI of 8, a quarter.
 //
 // Only the operands of the products are rounded: tables, the residual stream z and all scales stay in float. A weight's
-// scale is its row's (an output feature's), an activation's its candidate's: the largest value of the layer is 127, or
-// 63 where it has a sign. So the screen, as the step, is positively homogeneous, which the margin needs. A hidden value
+// scale is its row's (an output feature's), an activation's its candidate's: the largest value of the layer becomes the
+// largest byte. So the screen, as the step, is positively homogeneous, which the margin needs. A hidden value
 // or a weight that is not finite makes its candidates' distances NaN, which leaves them to the float search.
 #pragma once
 
@@ -22,30 +22,35 @@ struct ScreenMatrix {
   int64_t padded_rows() const { return blocks_of(rows, 16) * 16; }
   int64_t padded_inner() const { return blocks_of(inner, kScreenInner) * kScreenInner; }
 
-  // Where things stand in its pack, in floats: what a weight of 1 stands for, by row; kZero times the sum of a row's
-  // weights; the weights, in panels [rows/kScreenRows][inner/kFour][kScreenRows][kFour].
+  // Where things stand in its pack, in floats: what a weight of 1 stands for, by row; the zero byte times the sum of a
+  // row's weights; the weights, in panels [rows/kScreenRows][inner/kFour][kScreenRows][kFour].
   int64_t shifts() const { return padded_rows(); }
   int64_t weights() const { return 2 * padded_rows(); }
   int64_t size() const { return weights() + padded_rows() * padded_inner() / kFour; }
 };
 
-// Where things stand in the screen's part of a pack, in floats: the bound of candidate_margin.h, ||(a_k, z_k)|| per
-// candidate, and the matrices down 1, up 2, down 2, .., down L.
+// Where things stand in the screen's part of a pack, in floats: the bound of candidate_margin.h, whether its bytes have
+// 8 bits (1, else 0), ||(a_k, z_k)|| per candidate, and the matrices down 1, up 2, down 2, .., down L.
 struct ScreenLayout {
   int64_t K, d, h, L;
 
   ScreenMatrix down() const { return {d, h}; }
   ScreenMatrix up() const { return {h, d}; }
+  int64_t eight() const { return 1; }
   int64_t norms() const { return 16; }
   int64_t w_down(int64_t l) const { return norms() + blocks_of(K, 16) * 16 + l * (down().size() + up().size()); }
   int64_t w_up(int64_t l) const { return w_down(l) - up().size(); }
   int64_t size() const { return w_down(L - 1) + down().size(); }
 };
 
-void pack_screen_row(const ScreenMatrix& m, const float* x, int64_t row, float* packed) {
+ByteRange byte_range(const ScreenLayout& p, const float* packed) {
+  return packed[p.eight()] != 0 ? kEightBits : kSevenBits;
+}
+
+void pack_screen_row(const ScreenMatrix& m, const ByteRange& range, const float* x, int64_t row, float* packed) {
   const float largest = largest_magnitude(m.inner, x);
   // A row of tiny numbers may as well be zero: what that does is inside the measured error.
-  const float scale = !(largest < kInfinity) ? __builtin_nanf("") : largest > kTiny ? largest / kMostWeight : 0;
+  const float scale = !(largest < kInfinity) ? __builtin_nanf("") : largest > kTiny ? largest / range.weight : 0;
   const float inverse = scale > 0 ? 1 / scale : 0;
   int8_t* const panel =
       reinterpret_cast<int8_t*>(packed + m.weights()) + row / kScreenRows * kScreenRows * m.padded_inner();
@@ -56,12 +61,13 @@ void pack_screen_row(const ScreenMatrix& m, const float* x, int64_t row, float* 
     sum += weight;
   }
   packed[row] = scale;
-  packed[m.shifts() + row] = static_cast<float>(kZero * sum);
+  packed[m.shifts() + row] = static_cast<float>(range.zero * sum);
 }
 
-void pack_screen_matrix(const Context& context, const ScreenMatrix& m, const float* x, float* packed) {
+void pack_screen_matrix(const Context& context, const ScreenMatrix& m, const ByteRange& range, const float* x,
+                        float* packed) {
   parallel_for(context, m.padded_rows(), 16, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) pack_screen_row(m, x + smaller(i, m.rows - 1) * m.inner, i, packed);
+    for (int64_t i = begin; i < end; ++i) pack_screen_row(m, range, x + smaller(i, m.rows - 1) * m.inner, i, packed);
   });
 }
 
@@ -73,14 +79,15 @@ class Screen {
   }
 
   // `packed` is the screen's part.
-  Screen(const ScreenLayout& layout, const float* pack, float* memory) : p_(layout), packed_(pack) {
+  Screen(const ScreenLayout& layout, const float* pack, float* memory)
+      : p_(layout), packed_(pack), range_(byte_range(layout, pack)) {
     hidden_ = memory;
     z_ = hidden_ + p_.h * kTileWidth;
     scales_ = z_ + p_.d * kTileWidth;
     distances_ = scales_ + kTileWidth;
     largest_ = reinterpret_cast<int32_t*>(distances_ + kTileWidth);
     bytes_ = reinterpret_cast<uint8_t*>(largest_ + kTileWidth);
-    multiply_ = has_vnni() ? multiply_bytes_vnni : multiply_bytes;
+    multiply_ = packed_[p_.eight()] != 0 ? multiply_bytes_vnni : multiply_bytes;
   }
 
   // The distances [kTileWidth] of a tile's candidates, until the next call.
@@ -89,10 +96,10 @@ class Screen {
     begin();
     for (int64_t l = 0; l < p_.L; ++l) {
       if (l > 0) {
-        to_bytes(z_, p_.d, kMostSigned, kZero);
+        to_bytes(z_, p_.d, range_.zero - 1, range_.zero);
         up(packed_ + p_.w_up(l));
       }
-      to_bytes(hidden_, p_.h, kMostActivation, 0);
+      to_bytes(hidden_, p_.h, range_.activation, 0);
       down(packed_ + p_.w_down(l), l == 0, l == p_.L - 1);
     }
     return distances_;
@@ -229,6 +236,7 @@ class Screen {
 
   const ScreenLayout& p_;
   const float* packed_;
+  const ByteRange range_;
   MultiplyBytes multiply_;
   Unit unit_[kUnits];
   float* hidden_;     // [h][kTileWidth]

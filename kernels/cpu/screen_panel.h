@@ -1,9 +1,10 @@
 // The inner loop of the candidate search's screen: one panel of output features times one tile of candidates, in
-// integers of 7 bits.
+// bytes.
 //
-// An activation is an unsigned byte of at most 127, a weight a signed one of at most 63: the sum of four products is at
-// most 32,004, which 16 bits hold. So eight products a lane take five instructions, three of them multiplications,
-// where float takes eight; with VNNI they take two. The sums are the same.
+// An activation is an unsigned byte, a weight a signed one. With VNNI, which adds four products to a sum of 32 bits,
+// they use all bits. Without, an activation is at most 127 and a weight 63 in size: the sum of four products is at most
+// 32,004, which 16 bits hold. So eight products a lane take five instructions, three of them multiplications, where
+// float takes eight; with VNNI they take two.
 #pragma once
 
 #include "kernels/cpu/candidate_panel.h"
@@ -11,9 +12,13 @@
 
 QINCO_CPU_NAMESPACE_BEGIN
 
-constexpr int kMostActivation = 127, kMostWeight = 63;
-constexpr int kZero = 64;                    // the byte that stands for 0 where activations have a sign
-constexpr int kMostSigned = kZero - 1;       // the most above and below it
+// The most that an activation and a weight may be, and the byte that stands for 0 where activations have a sign.
+struct ByteRange {
+  int activation, weight, zero;
+};
+constexpr ByteRange kSevenBits{127, 63, 64}, kEightBits{255, 127, 128};
+constexpr int64_t kMostEightBits = 65536;  // of an inner dimension, whose sums 32 bits hold
+
 constexpr int64_t kFour = 4;                 // features side by side in a lane
 constexpr int64_t kScreenInner = 2 * kFour;  // inner dimensions are padded to a multiple of this
 #if defined(QINCO_CPU_avx512)

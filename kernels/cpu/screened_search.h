@@ -36,6 +36,8 @@ struct Margin {
 //   void screen(int64_t begin, int64_t end, float* distances, float* norms)
 //     distances [end - begin][stride] of the vectors [begin, end), stride being K padded to kLanes or more, and their
 //     ||(u, r)||
+//   bool gives_up(int64_t open, int64_t all)
+//     whether so many open candidates, of all of the chunk, are better searched in another way
 //   void compare(int64_t begin, const Pair* pairs, int64_t count, float* distances)
 //     the distances [count] of pairs of vectors from `begin` on, count <= capacity
 template <class Version>
@@ -53,39 +55,41 @@ class ScreenedSearch {
         pairs_(pairs),
         decided_(decided) {}
 
-  // Codes and distances of the vectors [begin, end), at most kMostVectors. Returns how many candidates were compared.
-  int64_t search(int64_t begin, int64_t end) {
+  // Codes and distances of the vectors [begin, end), at most kMostVectors. False where the version gives up: then they
+  // are nobody's yet.
+  bool search(int64_t begin, int64_t end) {
     begin_ = begin;
-    compared_ = 0;
     const int64_t count = end - begin;
     version_.screen(begin, end, distances_, norms_);
     if (s_.precision == Precision::fast) {
       for (int64_t i = 0; i < count; ++i) take_screened(i);
-      return 0;
+      return true;
     }
     // The screen's nearest first: what it comes to exactly leaves less open than its screened distance would.
     for (int64_t i = 0; i < count; ++i) {
       start(i);
-      doubted_[i] = all_[i] = false;
+      doubted_[i] = false;
       nearest_[i] = screened_nearest(i);
       add(i, nearest_[i]);
     }
     compare();
+    int64_t open = 0;
     for (int64_t i = 0; i < count; ++i) {
-      if (doubted_[i]) continue;
-      const int64_t before = compared_ + waiting_;
-      add_possible(i);
-      all_[i] = compared_ + waiting_ - before == margin_.K - 1;
+      open_[i] = doubted_[i] ? 0 : count_possible(i);
+      open += doubted_[i] ? margin_.K : open_[i];
     }
+    if (version_.gives_up(open, count * margin_.K)) return false;
+    for (int64_t i = 0; i < count; ++i)
+      if (open_[i] > 0) add_possible(i);
     compare();
     for (int64_t i = 0; i < count; ++i) {
-      if (!doubted_[i] || all_[i]) continue;
+      if (!doubted_[i] || open_[i] == margin_.K - 1) continue;
       start(i);
       for (int64_t k = 0; k < margin_.K; ++k) add(i, k);
     }
     compare();
     for (int64_t i = 0; s_.distances && i < count; ++i) s_.distances[begin + i] = best_[i];
-    return compared_;
+    return true;
   }
 
  private:
@@ -115,17 +119,25 @@ class ScreenedSearch {
     if (s_.distances) s_.distances[begin_ + i] = best_[i];
   }
 
-  // Has the candidates compared that may come nearer than the screen's nearest, which has been compared.
-  void add_possible(int64_t i) {
-    const float* const mine = distances_ + i * stride_;
+  // Those of the candidates k, k + 1, .. that may come nearer than the screen's nearest, which has been compared.
+  uint32_t possible(int64_t i, int64_t k, Vec ceiling) const {
+    const Vec root = sqrt(load(distances_ + i * stride_ + k));
+    const Vec low = root - margin_.error(k, norms_[i], root);
+    const uint32_t kept = bits_of(lanes_from(k)) & ~bits_of(ceiling < low);  // NaN is kept
+    return nearest_[i] / kLanes == k / kLanes ? kept & ~(1u << nearest_[i] % kLanes) : kept;
+  }
+
+  int64_t count_possible(int64_t i) const {
     const Vec ceiling(__builtin_sqrtf(best_[i]));
-    for (int64_t k = 0; k < margin_.K; k += kLanes) {
-      const Vec root = sqrt(load(mine + k));
-      const Vec low = root - margin_.error(k, norms_[i], root);
-      uint32_t kept = bits_of(lanes_from(k)) & ~bits_of(ceiling < low);  // NaN is kept
-      for (; kept; kept &= kept - 1)
-        if (const int64_t candidate = k + __builtin_ctz(kept); candidate != nearest_[i]) add(i, candidate);
-    }
+    int64_t count = 0;
+    for (int64_t k = 0; k < margin_.K; k += kLanes) count += __builtin_popcount(possible(i, k, ceiling));
+    return count;
+  }
+
+  void add_possible(int64_t i) {
+    const Vec ceiling(__builtin_sqrtf(best_[i]));
+    for (int64_t k = 0; k < margin_.K; k += kLanes)
+      for (uint32_t kept = possible(i, k, ceiling); kept; kept &= kept - 1) add(i, k + __builtin_ctz(kept));
   }
 
   // Those of the candidates k, k + 1, .. that there are.
@@ -152,7 +164,6 @@ class ScreenedSearch {
         code = static_cast<int32_t>(k);
       }
     }
-    compared_ += waiting_;
     waiting_ = 0;
   }
 
@@ -164,11 +175,12 @@ class ScreenedSearch {
   int64_t capacity_;
   Pair* pairs_;
   float* decided_;
-  int64_t begin_ = 0, waiting_ = 0, compared_ = 0;
+  int64_t begin_ = 0, waiting_ = 0;
   float norms_[kMostVectors];
-  int64_t nearest_[kMostVectors];                   // by the screen
-  float best_[kMostVectors];                        // of those compared
-  bool doubted_[kMostVectors], all_[kMostVectors];  // all: every candidate has been compared
+  int64_t nearest_[kMostVectors];  // by the screen
+  int64_t open_[kMostVectors];     // how many others were left to compare, 0 where doubted by then
+  float best_[kMostVectors];       // of those compared
+  bool doubted_[kMostVectors];     // the screen's distances are not to be relied on
 };
 
 QINCO_CPU_NAMESPACE_END

@@ -168,9 +168,31 @@ inline std::vector<float> normal(std::mt19937& random, int64_t size, double devi
   return x;
 }
 
-// The versions, and the matrix unit once more with its byte screen.
+// The table of `isa` that packs as where `feature` is not there. A search goes by what its pack says.
+template <Isa isa, Feature feature>
+const Table<float>& packs_without() {
+  static const Table<float> changed = [] {
+    Table<float> t = table<float>(isa);
+    t.candidate_pack = [](const Context& context, const CandidateStep<float>& step, float* packed) {
+      const ScopedWithout without(feature);
+      table<float>(isa).candidate_pack(context, step, packed);
+    };
+    return t;
+  }();
+  return changed;
+}
+
+// The versions, those with VNNI once more without, and the matrix unit once more with its byte screen.
 inline std::vector<Version> screened_versions() {
   std::vector<Version> all = versions();
+  const auto add = [&](Isa isa, const char* name, const Table<float>& table) {
+    all.emplace_back(isa);
+    all.back().name = name;
+    all.back().table = &table;
+  };
+  if (cpu_has(Feature::avx_vnni)) add(Isa::avx2, "avx2 7 bits", packs_without<Isa::avx2, Feature::avx_vnni>());
+  if (cpu_has(Feature::avx512_vnni))
+    add(Isa::avx512, "avx512 7 bits", packs_without<Isa::avx512, Feature::avx512_vnni>());
   if (best_isa() < Isa::amx || !cpu_has(Feature::amx_int8)) return all;
   static const Table<float> in_bytes = [] {
     Table<float> t = table<float>(Isa::amx);
@@ -182,11 +204,9 @@ inline std::vector<Version> screened_versions() {
       const ScopedAmxScreen bytes(AmxScreen::int8);
       table<float>(Isa::amx).candidate_pack(context, step, packed);
     };
-    return t;  // a search goes by what its pack says
+    return t;
   }();
-  all.emplace_back(Isa::amx);
-  all.back().name = "amx int8";
-  all.back().table = &in_bytes;
+  add(Isa::amx, "amx int8", in_bytes);
   return all;
 }
 

@@ -109,8 +109,8 @@ TEST_CASE("candidate search reaches the double reference's distances") {
   CHECK(mismatches * 1000 <= total);
 }
 
-// The search in float on `isa`, which screens no step of so few candidates: in slices.
-Result<float> search_in_float(Isa isa, const Problem<float>& p) {
+// The search in float, in slices: a step of so few candidates is not screened.
+Result<float> search_in_float(const Version& version, const Problem<float>& p) {
   constexpr int64_t kSlice = 32;
   const auto [K, d, h, L] = p.sizes;
   Result<float> best{std::vector<int32_t>(p.n), std::vector<float>(p.n, std::numeric_limits<float>::infinity())};
@@ -119,7 +119,7 @@ Result<float> search_in_float(Isa isa, const Problem<float>& p) {
     slice.sizes.K = std::min(kSlice, K - first);
     slice.z_table.assign(p.z_table.begin() + first * d, p.z_table.begin() + (first + slice.sizes.K) * d);
     slice.a_table.assign(p.a_table.begin() + first * h, p.a_table.begin() + (first + slice.sizes.K) * h);
-    const Result<float> found = search(isa, slice);
+    const Result<float> found = search(version, slice);
     for (int64_t i = 0; i < p.n; ++i) {
       if (!(found.distances[i] < best.distances[i])) continue;
       best.distances[i] = found.distances[i];
@@ -136,8 +136,8 @@ struct Comparison {
   int64_t total = 0, differing = 0, screened_wrong = 0;
 
   void add(const Problem<float>& p) {
-    const Isa in_float_isa = version.matrix_unit ? Isa::avx512 : parse_isa(version.name);
-    const Result<float> in_float = search_in_float(in_float_isa, p), exact = search(version, p);
+    const Result<float> in_float = search_in_float(version.matrix_unit ? Isa::avx512 : version, p);
+    const Result<float> exact = search(version, p);
     const Result<float> fast = search(version, p, 0, p.n, 1, Precision::fast);
     for (int64_t i = 0; i < p.n; ++i) {
       ++total;
@@ -186,16 +186,29 @@ TEST_CASE("a screen leaves the exact codes on steps that deceive its probes, too
   });
 }
 
-TEST_CASE("the byte screen's sums are the same integers with and without VNNI") {
+// The mean of how far the distance that a fast search reports is off what its candidate comes to.
+double mean_error(const Problem<float>& p, const Problem<double>& exact, Isa isa) {
+  const Result<float> found = search(isa, p, 0, p.n, 1, Precision::fast);
+  double total = 0;
+  for (int64_t i = 0; i < p.n; ++i)
+    total += std::abs(found.distances[i] - exact_search(exact, found.codes[i], 1, i, i + 1).distances[0]);
+  return total / static_cast<double>(p.n);
+}
+
+TEST_CASE("with VNNI the byte screen has a bit more, and half the error") {
   int tried = 0;
   for (const auto& [isa, feature] : {std::pair{Isa::avx2, Feature::avx_vnni}, {Isa::avx512, Feature::avx512_vnni}}) {
     if (!cpu_has(feature)) continue;
     ++tried;
     for (const Sizes& s : {Sizes{256, 32, 48, 2}, Sizes{70, 39, 45, 3}, Sizes{64, 128, 256, 1}}) {
+      CAPTURE(s);
       const Problem<float> p = random_problem(s, 100, 21);
-      const Result<float> with = search(isa, p, 0, p.n, 1, Precision::fast);
+      const Problem<double> exact = p.as<double>();
+      const double with = mean_error(p, exact, isa);
       const ScopedWithout without(feature);
-      CHECK(search(isa, p, 0, p.n, 1, Precision::fast) == with);
+      const double seven = mean_error(p, exact, isa);
+      CHECK(with <= 0.7 * seven);
+      CHECK(with >= 0.3 * seven);
     }
   }
   if (tried == 0) MESSAGE("skipped: this machine has no VNNI");

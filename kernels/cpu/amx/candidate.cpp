@@ -37,6 +37,8 @@ class Chunk {
     ScreenedSearch<Chunk>(*this, margin_, s_, stride(), distances_, kPairs, pairs_, decided_).search(begin, end);
   }
 
+  bool gives_up(int64_t, int64_t) const { return false; }
+
   // Candidates outside, vectors inside, so that a block of the tables serves all.
   void screen(int64_t begin, int64_t end, float* distances, float* norms) {
     const int64_t count = end - begin;
