@@ -72,6 +72,7 @@ void build(const BuildOptions& options, const Common& common) {
   const int64_t nt = checked_nt(options.nt, *source.vectors), d = coder->config().d;
   const int64_t M = checked_codes_after_list(options.M_used, coder->config().M, options.model);
   check_writable(options.output);
+  IvfBuilder::check_output(options.output);
   IvfBuilder builder(coder, M);
   const double flops = source.codes ? 0 : coder->config().encode_flops();
   const int64_t block = std::min(nt, encode_rows_together(d, flops, common.device()));

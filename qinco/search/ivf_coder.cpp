@@ -10,6 +10,7 @@
 #include "qinco/search/hnsw.h"
 #include "qinco/search/ivf_file.h"
 #include "qinco/search/ivf_layout.h"
+#include "qinco/search/ivf_lock.h"
 #include "tensor/ops.h"
 
 namespace qinco {
@@ -32,6 +33,15 @@ uint64_t fingerprint_of(const Qinco& model) {
 int64_t checked_M_kept(std::optional<int64_t> M_kept, int64_t M) {
   check(!M_kept || *M_kept <= M, "index: {} codes a vector, the model has {}", M_kept.value_or(M), M);
   return M_kept.value_or(M);
+}
+
+/// The lock under which an empty index takes the place of the file at `path`, if there is one.
+std::unique_ptr<IvfLock> lock_output(const std::string& path) {
+  std::unique_ptr<IvfLock> lock = lock_replaced(path, "build");
+  if (!lock || !IvfFile::is_index(path)) return lock;
+  const int64_t n = IvfFile::open(path).size();
+  check(n == 0, "{}: cannot build: an index of {} vectors is there, which would be lost: remove it first", path, n);
+  return lock;
 }
 
 }  // namespace
@@ -110,6 +120,10 @@ void IvfBuilder::add(int64_t n, const float* x, const int32_t* codes) {
   }
 }
 
+void IvfBuilder::check_output(const std::string& path) {
+  lock_output(path);
+}
+
 void IvfBuilder::write(const std::string& path, int64_t links, int64_t ef_construction,
                        const std::function<void()>& poll) {
   const QincoConfig& config = coder_->config();
@@ -129,6 +143,7 @@ void IvfBuilder::write(const std::string& path, int64_t links, int64_t ef_constr
         Hnsw::build(config.K_ivf, config.d, coder_->centroids().data<float>(), links, ef_construction, poll).bytes();
   p.graph = graph;
   if (poll) poll();
+  const std::unique_ptr<IvfLock> lock = lock_output(path);
   IvfFile::create(path, p);
 }
 

@@ -64,10 +64,13 @@ class IvfBuilder {
   /// Takes in n more training vectors x [n,d] with their codes [n,M+1], or null to encode them here. Throws Error after
   /// write(), on a value that is not finite or a code out of range.
   void add(int64_t n, const float* x, const int32_t* codes = nullptr);
-  /// Writes the empty index, atomically. With `links` > 0 the coarse quantizer is an HNSW graph of that many links a
-  /// centroid, else flat. `poll`, if set, is called while the least squares are solved and while linking, and last
-  /// before the file is written: it may throw, and nothing is; where it ends the least squares, the vectors to fit to
-  /// have gone. Throws Error when nothing was added.
+  /// Throws Error where `path` is an index that holds entries, or that somebody adds to: what write() would say after
+  /// long work.
+  static void check_output(const std::string& path);
+  /// Writes the empty index, atomically, also in the place of another empty one. With `links` > 0 the coarse quantizer
+  /// is an HNSW graph of that many links a centroid, else flat. `poll`, if set, is called while the least squares are
+  /// solved and while linking, and last before the file is written: it may throw, and nothing is; where it ends the
+  /// least squares, the vectors to fit to have gone. Throws Error as check_output, and when nothing was added.
   void write(const std::string& path, int64_t links = 0, int64_t ef_construction = 200,
              const std::function<void()>& poll = {});
 

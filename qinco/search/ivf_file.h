@@ -67,10 +67,10 @@ class IvfFile {
 
   /// Adds entries to the file at path(), durably: after a crash at any moment all of them are in it, or none. Entries
   /// of a list are put in the order of their ids; they were made for these parameters. Throws Error when another
-  /// process is adding or merging, the file is of another build, an id is in it already, it would hold more blocks than
-  /// can be searched, or the disk is full; file and object are then what they were. Else the object is what is in the
-  /// file, and its segments the same and one more, or, as false says, others: where somebody else wrote to the file
-  /// meanwhile. Unless that is so, what was verified is not read again.
+  /// process is adding or merging, the file is of another build or lacks ids that this object has, an id is in it
+  /// already, it would hold more blocks than can be searched, or the disk is full; file and object are then what they
+  /// were. Else the object is what is in the file, and its segments the same and one more, or, as false says, others:
+  /// where somebody else wrote to the file meanwhile. Unless that is so, what was verified is not read again.
   bool append(const IvfEntries& entries);
 
   /// Whether the file begins as an index does. Throws Error where it cannot be read.

@@ -113,7 +113,7 @@ class IvfIndex {
 
 /// Writes one index with the entries of all `paths`, which must have been built for the same model from the same
 /// training: lists are whole then, and quicker to scan. Throws Error naming the file that does not fit, or the ids that
-/// are in two of them.
+/// are in two of them, or `output` where somebody adds to an index of that name.
 void merge_indexes(const std::vector<std::string>& paths, const std::string& output);
 
 }  // namespace qinco

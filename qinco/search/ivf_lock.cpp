@@ -2,6 +2,7 @@
 
 #include <cerrno>
 #include <fcntl.h>
+#include <filesystem>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <system_error>
@@ -41,6 +42,12 @@ IvfLock::IvfLock(const std::string& path, bool exclusive, const std::string& int
 
 IvfLock::~IvfLock() {
   ::close(fd_);
+}
+
+std::unique_ptr<IvfLock> lock_replaced(const std::string& path, const std::string& intent) {
+  std::error_code missing;
+  if (!std::filesystem::is_regular_file(path, missing)) return nullptr;
+  return std::make_unique<IvfLock>(path, true, intent);
 }
 
 }  // namespace qinco

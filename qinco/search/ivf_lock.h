@@ -1,6 +1,7 @@
 // A lock on an index file, between those who add to it and those who put another in its place.
 #pragma once
 
+#include <memory>
 #include <string>
 
 namespace qinco {
@@ -20,5 +21,8 @@ class IvfLock {
  private:
   int fd_;
 };
+
+/// The exclusive lock of who puts an index in the place of the file at `path`; null where there is no regular file.
+std::unique_ptr<IvfLock> lock_replaced(const std::string& path, const std::string& intent);
 
 }  // namespace qinco

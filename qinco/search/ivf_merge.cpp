@@ -1,5 +1,7 @@
+#include <algorithm>
 #include <deque>
 #include <filesystem>
+#include <memory>
 #include <system_error>
 
 #include "kernels/check.h"
@@ -10,13 +12,19 @@ namespace qinco {
 
 void merge_indexes(const std::vector<std::string>& paths, const std::string& output) {
   check(!paths.empty(), "merge: no indexes");
-  std::deque<IvfLock> locks;  // what somebody added meanwhile would be lost when `output` takes the place of an input
+  const auto is_output = [&](const std::string& path) {
+    std::error_code missing;
+    return std::filesystem::equivalent(path, output, missing);
+  };
+  // What somebody added meanwhile would be lost when `output` takes the place of an input, or of another index.
+  std::deque<IvfLock> locks;
+  const bool in_place = std::any_of(paths.begin(), paths.end(), is_output);
+  const std::unique_ptr<IvfLock> lock = in_place ? nullptr : lock_replaced(output, "merge");
   std::vector<IvfFile> files;
   std::vector<IvfSegment> segments;
   std::vector<IdRange> ranges;
   for (const std::string& path : paths) {
-    std::error_code missing;
-    locks.emplace_back(path, std::filesystem::equivalent(path, output, missing), "merge");
+    locks.emplace_back(path, is_output(path), "merge");
     files.push_back(IvfFile::open(path));
     check(same_build(files.back().parameters(), files.front().parameters()),
           "{}: not a copy of the index that {} is one of: built apart", path, paths.front());

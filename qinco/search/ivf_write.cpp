@@ -224,21 +224,33 @@ std::vector<IdRange> joined(std::vector<IdRange> ranges) {
   return result;
 }
 
+std::vector<IdRange> ranges_of(const std::vector<IvfSegment>& segments) {
+  std::vector<IdRange> ranges;
+  for (const IvfSegment& segment : segments) ranges.insert(ranges.end(), segment.ranges.begin(), segment.ranges.end());
+  return joined(std::move(ranges));
+}
+
+/// Whether all ids of `some` are among those of `segments`.
+bool holds(const std::vector<IvfSegment>& segments, const std::vector<IvfSegment>& some) {
+  const std::vector<IdRange> held = ranges_of(segments), wanted = ranges_of(some);
+  return std::all_of(wanted.begin(), wanted.end(), [&](const IdRange& range) {
+    const auto after = std::upper_bound(held.begin(), held.end(), range.first,
+                                        [](int64_t id, const IdRange& other) { return id < other.first; });
+    return after != held.begin() && range.second <= (after - 1)->second;
+  });
+}
+
 /// One segment's section of the entries of all, for the file at `path`.
 std::vector<std::byte> merged_section(const std::string& path, int64_t width, const std::vector<IvfSegment>& segments) {
-  std::vector<IdRange> ranges;
   int64_t n = 0;
-  for (const IvfSegment& segment : segments) {
-    ranges.insert(ranges.end(), segment.ranges.begin(), segment.ranges.end());
-    n += segment.n;
-  }
+  for (const IvfSegment& segment : segments) n += segment.n;
   check_blocks(path, blocks_of(n));  // which 32 bits can count
   Pieces pieces;
   for_lists(segments, [&](uint32_t list, const std::vector<Part>& parts) {
     for (const Part& part : parts) pieces.add(list, part.count());
   });
   check_blocks(path, pieces.blocks());
-  SegmentSection section(width, joined(std::move(ranges)), std::move(pieces));
+  SegmentSection section(width, ranges_of(segments), std::move(pieces));
   std::vector<std::pair<uint32_t, const uint8_t*>> entries;
   for_lists(segments, [&](uint32_t, const std::vector<Part>& parts) {
     entries.clear();
@@ -317,6 +329,8 @@ bool IvfFile::append(const IvfEntries& entries) {
         "{}: cannot add: another process has just replaced it", path);
   check(unchanged || same_build(next.parameters(), parameters()),
         "{}: cannot add: an index of another build has taken its place", path);
+  check(unchanged || holds(next.segments(), segments_),
+        "{}: cannot add: another index has taken its place, without vectors that were in it", path);
   for (const IvfSegment& segment : next.segments()) check_disjoint(path, segment.ranges, entries.ranges);
   const std::vector<uint32_t> order = order_of(entries);
   Pieces pieces;

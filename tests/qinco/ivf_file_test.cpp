@@ -13,6 +13,7 @@
 #include "qinco/search/hnsw.h"
 #include "qinco/search/ivf_layout.h"
 #include "qinco/search/ivf_limits.h"
+#include "qinco/search/ivf_lock.h"
 #include "tests/kernels/harness.h"
 #include "tests/qinco/ivf_fixtures.h"
 
@@ -148,6 +149,7 @@ TEST_CASE("IVF file: hostile sizes with sound checksums are refused") {
   CHECK(refused(2, 2 * kAlign, uint32_t{0xffffffff}));
   IvfBuilder builder(world.coder);
   builder.add(kN, world.x.data<float>());
+  std::filesystem::remove(world.path());
   builder.write(world.path(), 8, 50);
   write_bytes(hostile, with_section(read_bytes(world.path()), 1, [](std::string& payload) {
                 put(payload, kAlign + 52, uint32_t{1000});  // where searches start
@@ -171,10 +173,43 @@ TEST_CASE("IVF file: an index of another build in its place, or a lock on it, an
   ::close(lock);
   IvfBuilder builder(world.coder);
   builder.add(500, world.x.data<float>());
+  std::filesystem::remove(world.path());
   builder.write(world.path());
   CHECK(contains(error_of([&] { index.add(world.rows(100, 200), 100); }), "another build"));
   CHECK(IvfFile::open(world.path()).size() == 0);
   CHECK(index.size() == 100);
+}
+
+TEST_CASE("IVF file: neither a merge nor a build takes an index away from those who add to it") {
+  const World world;
+  const std::string part = world.directory.file("part.index");
+  std::filesystem::copy_file(world.path(), part);
+  IvfIndex(part, world.coder).add(world.rows(100, 200), 100);
+  IvfIndex index(world.path(), world.coder);
+  index.add(world.rows(0, 100), 0);
+  const std::string before = read_bytes(world.path());
+  IvfBuilder builder(world.coder);
+  builder.add(kN, world.x.data<float>());
+  {
+    const IvfLock lock(world.path(), true, "add");
+    CHECK(contains(error_of([&] { merge_indexes({part}, world.path()); }), "cannot merge: another process is adding"));
+    CHECK(contains(error_of([&] { builder.write(world.path()); }), "cannot build: another process is adding"));
+  }
+  CHECK(contains(error_of([&] { builder.write(world.path()); }), "cannot build: an index of 100 vectors is there"));
+  CHECK(contains(error_of([&] { IvfBuilder::check_output(world.path()); }), "remove it first"));
+  CHECK(read_bytes(world.path()) == before);
+  merge_indexes({part}, world.path());  // between two additions
+  CHECK(contains(error_of([&] { index.add(world.rows(200, 300), 200); }), "without vectors that were in it"));
+  CHECK(index.size() == 100);
+  CHECK(IvfFile::open(world.path()).size() == 100);
+  std::filesystem::remove(world.path());
+  builder.write(world.path());
+  builder.write(world.path());  // an empty one may go
+  CHECK(IvfFile::open(world.path()).size() == 0);
+  CHECK(contains(error_of([&] { index.add(world.rows(200, 300), 200); }), "without vectors that were in it"));
+  write_bytes(world.path(), "no index");
+  builder.write(world.path());
+  IvfIndex(world.path(), world.coder).add(world.rows(0, 100), 0);
 }
 
 TEST_CASE("IVF file: an open index stays what it was while others add and merge") {
