@@ -168,6 +168,7 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), buffer_(new s
     if (fd_ < 0 && errno != EEXIST) break;
   }
   check_call(fd_ >= 0, path_, "write");
+  if (exists) ::fchmod(fd_, mode);  // what the umask took away; there are file systems without modes
 }
 
 AtomicFile::~AtomicFile() {

@@ -103,11 +103,15 @@ TEST_CASE("file: permissions of a replaced file stay") {
   const TemporaryDirectory directory;
   const std::string path = directory.file("data");
   write_file(path, "old");
-  REQUIRE(::chmod(path.c_str(), 0600) == 0);
-  write_file(path, "new");
-  struct stat info {};
-  REQUIRE(::stat(path.c_str(), &info) == 0);
-  CHECK((info.st_mode & 0777) == 0600);
+  const mode_t earlier = ::umask(022);
+  for (const mode_t mode : {mode_t{0600}, mode_t{0666}, mode_t{0664}}) {
+    REQUIRE(::chmod(path.c_str(), mode) == 0);
+    write_file(path, "new");
+    struct stat info {};
+    REQUIRE(::stat(path.c_str(), &info) == 0);
+    CHECK((info.st_mode & 0777) == mode);
+  }
+  ::umask(earlier);
 }
 
 TEST_CASE("file: what cannot be written is a one-line error") {
