@@ -156,9 +156,12 @@ Kmeans lloyd(const kernels::Context& context, const Points& points, int64_t k, T
     check(std::isfinite(result.mse),
           "k-means: the vectors or the initial centroids hold NaN or infinity, or values too large for their squares");
     if (options.on_update) options.on_update(i + 1, result.mse);
-    if (ids == earlier) break;
+    if (ids == earlier) return result;
     update(context, points, device_ids, ids, k, result.centroids);
   }
+  if (!options.measure) return result;
+  assign(context, points, result.centroids, device_ids, distances.data<float>(), options);
+  result.mse = mean_distance(context, points, distances);
   return result;
 }
 

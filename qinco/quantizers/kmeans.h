@@ -21,7 +21,9 @@ struct KmeansOptions {
   KmeansInit init = KmeansInit::random;
   Tensor initial = {};             // f32 [k,d] to start from instead; undefined: as init says
   const float* weights = nullptr;  // the host's [n], finite, >= 0, not all 0; null: all 1
-  std::function<void(int iteration, double mse)> on_update = {};  // called after each iteration, if set
+  // Called after each iteration with the MSE before its update, if set.
+  std::function<void(int iteration, double mse)> on_update = {};
+  bool measure = true;  // give the MSE of the last update's centroids, for one more assignment; else that before it
   std::function<void()> poll = {};  // called between points while they are assigned, or drawn by plus_plus, if set: may
                                     // throw, which ends the clustering
   int64_t poll_rows = 0;            // points assigned between two calls; 0: a fraction of a second's
@@ -29,8 +31,7 @@ struct KmeansOptions {
 
 struct Kmeans {
   Tensor centroids;    // f32 [k,d] on the context's device
-  double mse = 0;      // (weighted) mean squared distance of the points used to their nearest centroid, before the last
-                       // update
+  double mse = 0;      // (weighted) mean squared distance of the points used to their nearest centroid
   int iterations = 0;  // fewer than asked for when the assignment no longer changed
 };
 

@@ -97,6 +97,7 @@ Tensor cluster_blocks(const kernels::Context& context, int64_t n, int64_t d, con
   clustering.iterations = iterations;
   clustering.max_points_per_centroid = 0;
   clustering.init = KmeansInit::plus_plus;
+  clustering.measure = false;
   for (int64_t m = 0; m < M; ++m) {
     copy_block(context, n, d, x, m, width, block.data<float>());
     clustering.seed = options.seed + kPqStream + static_cast<uint64_t>(m);

@@ -155,6 +155,7 @@ Tensor train_codebook(const kernels::Context& context, int64_t n, int64_t d, con
   clustering.seed = options.seed + stream;
   clustering.max_points_per_centroid = 0;
   clustering.poll = options.poll;
+  clustering.measure = false;
   return kmeans(context, points.size(0), d, points.data<float>(), K, clustering).centroids;
 }
 

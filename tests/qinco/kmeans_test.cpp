@@ -193,6 +193,7 @@ TEST_CASE("k-means: initial centroids are where it starts, and on_update sees a 
   KmeansOptions options;
   options.iterations = 1;
   options.initial = x.slice(0, 10, 15).clone();
+  options.measure = false;
   CHECK(cluster(x, 5, options).mse == doctest::Approx(mse_of(x, options.initial)).epsilon(1e-5));
   options.iterations = 10;
   std::vector<double> errors;
@@ -201,6 +202,31 @@ TEST_CASE("k-means: initial centroids are where it starts, and on_update sees a 
   REQUIRE(static_cast<int>(errors.size()) == result.iterations);
   CHECK(result.mse == errors.back());
   CHECK(std::is_sorted(errors.rbegin(), errors.rend()));
+}
+
+TEST_CASE("k-means: the error is that of the centroids returned, however few the iterations") {
+  const Tensor x = normal_vectors(500, 4, 8);
+  std::vector<float> weights;
+  for (int i = 0; i < 500; ++i) weights.push_back(static_cast<float>(1 + i % 3));
+  for (const int iterations : {1, 2, 5}) {
+    KmeansOptions options;
+    options.iterations = iterations;
+    const Kmeans measured = cluster(x, 20, options);
+    CHECK(measured.mse == doctest::Approx(mse_of(x, measured.centroids)).epsilon(1e-5));
+    CHECK(measured.iterations == iterations);
+    options.measure = false;
+    const Kmeans before = cluster(x, 20, options);
+    CHECK(before.mse > measured.mse * 1.001);
+    CHECK(same_bits(before.centroids, measured.centroids));
+    options.measure = true;
+    options.weights = weights.data();
+    options.initial = measured.centroids;
+    const Kmeans weighted = cluster(x, 20, options);
+    options.iterations = 1;
+    options.measure = false;
+    options.initial = weighted.centroids;
+    CHECK(weighted.mse == cluster(x, 20, options).mse);
+  }
 }
 
 TEST_CASE("k-means: poll is called within an iteration, changes nothing, and ends the clustering by throwing") {
@@ -214,7 +240,7 @@ TEST_CASE("k-means: poll is called within an iteration, changes nothing, and end
     options.poll = [&] { ++polls; };
     options.poll_rows = 64;
     const Kmeans result = cluster(x, 20, options);
-    CHECK(polls == 8 * result.iterations + (init == KmeansInit::plus_plus ? 20 : 0));
+    CHECK(polls == 8 * (result.iterations + 1) + (init == KmeansInit::plus_plus ? 20 : 0));
     CHECK(result.mse == expected.mse);
     CHECK(same_bits(result.centroids, expected.centroids));
     polls = 0;
