@@ -81,7 +81,7 @@ ModelSizes infer_sizes(const TensorMap& tensors) {
           part.M, part.K, first.M, first.K);
     whole.d = checked_add(whole.d, part.d, "d");
   }
-  whole.M = whole.parts.front().M;
+  whole.M = whole.parts.front().M + (whole.parts.front().K_ivf > 0);
   whole.K = whole.parts.front().K;
   if (has(tensors, "opq_matrix")) {
     const Shape& rotation = matrix(tensors, "opq_matrix");

@@ -12,7 +12,8 @@ namespace qinco {
 
 struct ModelSizes {
   std::string variant;                        // qinco, qinco-lr, ivf-qinco or pq-qinco
-  int64_t d = 0, M = 0, K = 0, L = 0, h = 0;  // pq-qinco: d of the vectors, M of one part; L and h are the parts'
+  int64_t d = 0, M = 0, K = 0, L = 0, h = 0;  // pq-qinco: d of the vectors, M the codes of a part, an IVF-QINCo's list
+                                              // among them; L and h are the parts'
   int64_t K_ivf = 0;                          // ivf-qinco: coarse centroids
   std::vector<ModelSizes> parts;              // pq-qinco: its sub-quantizers
 };

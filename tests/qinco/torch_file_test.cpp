@@ -198,6 +198,22 @@ TEST_CASE("torch files: what is written reads back bit for bit, with its db_scal
   CHECK(read_torch_file(MappedFile::open(path)).metadata.count("db_scale") == 0);
 }
 
+TEST_CASE("torch files: a rotated IVF-QINCo reads back, whose codes are one more than its steps") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("model.pt"), ours = directory.file("model.safetensors");
+  ProductQinco product;
+  product.parts.push_back(random_model(small_config(4, false, 20), 4));
+  product.rotation = random_vectors({.d = 12}, 12, 5);
+  save_product(ours, product);
+  const ModelContents contents = read_model_file(ours);
+  write_torch_file(path, contents);
+  CHECK(read_model_file(path).metadata == contents.metadata);
+  const ProductQinco back = load_product(path);
+  CHECK(back.M() == 5);
+  CHECK(testing::same_bits(back.rotation, product.rotation));
+  check_same(back.parts[0].state(), product.parts[0].state());
+}
+
 TEST_CASE("torch files: models with M = 1 keep L and h, and need none from others") {
   const TemporaryDirectory directory;
   const std::string path = directory.file("model.pt"), ours = directory.file("model.safetensors");
