@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fcntl.h>
 #include <limits>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "kernels/check.h"
 #include "kernels/kernels.h"
@@ -123,6 +125,12 @@ bool IvfFile::is_index(const std::string& path) {
   const int64_t size = file->size(), slot = sizeof(Slot);
   return (size >= slot && has_magic(read_slot(*file, 0))) ||
          (size >= kSlotStride + slot && has_magic(read_slot(*file, 1)));
+}
+
+void IvfFile::check_writable() const {
+  const int fd = ::open(path().c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK);
+  check_call(fd >= 0, path(), "write");
+  ::close(fd);
 }
 
 void IvfFile::map(const std::string& path) {

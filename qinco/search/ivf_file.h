@@ -72,6 +72,8 @@ class IvfFile {
   /// were. Else the object is what is in the file, and its segments the same and one more, or, as false says, others:
   /// where somebody else wrote to the file meanwhile. Unless that is so, what was verified is not read again.
   bool append(const IvfEntries& entries);
+  /// Throws Error where the file at path() cannot be opened for writing.
+  void check_writable() const;
 
   /// Whether the file begins as an index does. Throws Error where it cannot be read.
   static bool is_index(const std::string& path);

@@ -138,6 +138,7 @@ void IvfIndex::check_ids(int64_t n, int64_t first_id) const {
         first_id, kMaxId);
   for (const IvfSegment& segment : file_.segments())
     check_disjoint(file_.path(), segment.ranges, {{first_id, first_id + n}});
+  if (n > 0) file_.check_writable();
 }
 
 const IvfIndex::Piece& IvfIndex::piece_of(int64_t slot) const {

@@ -52,7 +52,8 @@ class IvfIndex {
   void add(std::span<const float> x, int64_t first_id);
   /// The same for vectors known by their codes [n,M+1], all that the model has.
   void add_codes(std::span<const int32_t> codes, int64_t first_id);
-  /// Throws Error where n ids from first_id on are not free, or are no ids: what adding them would say after long work.
+  /// Throws Error where n ids from first_id on are not free, or are no ids, or the file cannot be opened for writing:
+  /// what adding them would say after long work.
   void check_ids(int64_t n, int64_t first_id) const;
 
   /// The neighbours of queries [nq,d]. Those with a NaN or an infinity, and lists that are empty, give ids -1. Throws

@@ -180,6 +180,28 @@ TEST_CASE("IVF file: an index of another build in its place, or a lock on it, an
   CHECK(index.size() == 100);
 }
 
+TEST_CASE("IVF file: one that cannot be written is refused before anything is encoded") {
+  const World world;
+  const auto coder = std::make_shared<IvfCoder>(random_model(ivf_config(), 1));
+  int encodings = 0;
+  coder->set_poll([&] { ++encodings; }, 64);
+  IvfIndex index(world.path(), coder);
+  index.file().check_writable();
+  std::filesystem::permissions(world.path(), std::filesystem::perms::owner_read);
+  std::filesystem::permissions(world.directory.path(), std::filesystem::perms::all);
+  const uid_t user = ::geteuid();
+  if (user == 0) REQUIRE(::seteuid(65534) == 0);  // permissions do not bind root
+  const std::string refused = error_of([&] { index.add(world.rows(0, 100), 0); });
+  const std::string checked = error_of([&] { index.file().check_writable(); });
+  REQUIRE(::seteuid(user) == 0);
+  CHECK(refused == world.path() + ": cannot write: Permission denied");
+  CHECK(checked == refused);
+  CHECK(encodings == 0);
+  std::filesystem::permissions(world.path(), std::filesystem::perms::owner_all);
+  index.add(world.rows(0, 100), 0);
+  CHECK(encodings > 0);
+}
+
 TEST_CASE("IVF file: neither a merge nor a build takes an index away from those who add to it") {
   const World world;
   const std::string part = world.directory.file("part.index");
