@@ -20,6 +20,7 @@ namespace qinco {
 namespace {
 
 constexpr size_t kBufferSize = size_t{1} << 16;
+constexpr size_t kStem = 200;  // bytes of a name that its temporary name keeps: names have 255 at most
 
 std::string directory_of(const std::string& path) {
   const std::string directory = std::filesystem::path(path).parent_path().string();
@@ -144,6 +145,7 @@ void MappedFile::expect_scattered_reads() const {
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), buffer_(new std::byte[kBufferSize]) {
   struct stat info {};
   const bool exists = ::stat(path_.c_str(), &info) == 0;
+  check_call(exists || errno != ENAMETOOLONG, path_, "write");
   check(!exists || !S_ISDIR(info.st_mode), "{}: cannot write: is a directory", path_);
   if (exists && !S_ISREG(info.st_mode)) {
     fd_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
@@ -161,9 +163,10 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), buffer_(new s
   const std::filesystem::path name(path_);
   check(name.has_filename(), "{}: cannot write: no file name", path_);
   const auto mode = exists ? info.st_mode & 0777 : 0666;
+  const std::string stem = name.filename().string().substr(0, kStem);
   for (int attempt = 0; fd_ < 0 && attempt < 100; ++attempt) {  // others may write beside us, or have left theirs
     const std::string suffix = fmt::format("{}.{:08x}", ::getpid(), std::random_device()());
-    temporary_ = (name.parent_path() / fmt::format(".{}.tmp.{}", name.filename().string(), suffix)).string();
+    temporary_ = (name.parent_path() / fmt::format(".{}.tmp.{}", stem, suffix)).string();
     fd_ = temporary_files.create(temporary_, mode);
     if (fd_ < 0 && errno != EEXIST) break;
   }

@@ -114,13 +114,24 @@ TEST_CASE("file: permissions of a replaced file stay") {
   ::umask(earlier);
 }
 
+TEST_CASE("file: names may be as long as the file system allows, whose temporary name is shorter") {
+  const TemporaryDirectory directory;
+  for (const size_t length : {size_t{200}, size_t{201}, size_t{240}, size_t{255}}) {
+    const std::string path = directory.file(std::string(length, 'n'));
+    write_file(path, "new");
+    write_file(path, "replaced");
+    CHECK(contents(path) == "replaced");
+  }
+  CHECK(entries(directory) == 4);
+}
+
 TEST_CASE("file: what cannot be written is a one-line error") {
   const TemporaryDirectory directory;
   const std::string nowhere = directory.file("no/such/place");
   CHECK(error_of([&] { AtomicFile file(nowhere); }) == nowhere + ": cannot write: No such file or directory");
   CHECK(contains(error_of([&] { AtomicFile file(directory.path().string()); }), "is a directory"));
   CHECK(error_of([] { write_file("/dev/full", "x"); }) == "/dev/full: cannot write: No space left on device");
-  CHECK(contains(error_of([&] { AtomicFile file(directory.file(std::string(300, 'n'))); }), "too long"));
+  CHECK(contains(error_of([&] { AtomicFile file(directory.file(std::string(256, 'n'))); }), "too long"));
   CHECK(contains(error_of([&] {
                    AtomicFile file(directory.file("twice"));
                    file.commit();
