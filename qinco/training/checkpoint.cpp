@@ -35,6 +35,7 @@ Metadata metadata_of(const Checkpoint& c) {
   put("nt", c.run.nt);
   put("nval", c.run.nval);
   put("data", static_cast<int64_t>(c.run.data));
+  if (c.run.val_data) put("val_data", static_cast<int64_t>(*c.run.val_data));
   put("max_epochs", c.progress.schedule.max_epochs);
   put("epochs", c.progress.schedule.epochs);
   put("since_best", c.progress.schedule.since_best);
@@ -135,6 +136,7 @@ Checkpoint load_checkpoint(const std::string& path) {
   c.run.nt = count(path, metadata, "nt");
   c.run.nval = count(path, metadata, "nval");
   c.run.data = static_cast<uint64_t>(metadata_int(path, metadata, "data"));
+  if (metadata.count("val_data") > 0) c.run.val_data = static_cast<uint64_t>(metadata_int(path, metadata, "val_data"));
   read_progress(path, file, c);
   return c;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,7 +33,8 @@ struct RunIdentity {
   uint64_t seed = 1;
   int64_t nt = 0;
   int64_t nval = 0;
-  uint64_t data = 0;  // VectorSet::fingerprint of the training vectors
+  uint64_t data = 0;                      // VectorSet::fingerprint of the training vectors ..
+  std::optional<uint64_t> val_data = {};  // .. and of those to validate on, which older checkpoints lack
 };
 
 /// How far a run is. Random numbers need no state: an epoch's order is a function of seed and epoch.

@@ -100,7 +100,8 @@ Trainer::Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, con
           .seed = options.seed,
           .nt = train.size(),
           .nval = val.size(),
-          .data = train.fingerprint()};
+          .data = train.fingerprint(),
+          .val_data = val.fingerprint()};
   progress_.schedule.lr = options.lr;
   fit_schedule();
 }
@@ -161,6 +162,7 @@ void Trainer::resume(const Checkpoint& c) {
   check_same("nt", run_.nt, c.run.nt);
   check_same("nval", run_.nval, c.run.nval);
   check(run_.data == c.run.data, "training data: not what the checkpoint was made with");
+  check(!c.run.val_data || run_.val_data == c.run.val_data, "validation data: not what the checkpoint was made with");
   check(c.config.same_sizes(model_.config()) && c.config.db_scale == model_.config().db_scale,
         "checkpoint: the model has other sizes or another db_scale");
   check(c.progress.batch <= batches(), "checkpoint: expected at most {} batches an epoch, found {}", batches(),

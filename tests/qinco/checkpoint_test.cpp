@@ -14,7 +14,15 @@ const QincoConfig kConfig{.d = 4, .M = 2, .K = 4, .L = 1, .h = 3, .lowrank = tru
 
 Checkpoint example() {
   Checkpoint c;
-  c.run = {17, 0.1 + 0.2, true, kernels::Precision::fast, 0xffffffffffffffff, 1000, 10, 0xfedcba9876543210};
+  c.run = {17,
+           0.1 + 0.2,
+           true,
+           kernels::Precision::fast,
+           0xffffffffffffffff,
+           1000,
+           10,
+           0xfedcba9876543210,
+           0xfedcba9876543211};
   c.progress.schedule.lr = 1e-4 / 3;
   c.progress.schedule.max_epochs = 77;
   c.progress.schedule.epochs = 2;
@@ -77,6 +85,7 @@ TEST_CASE("a checkpoint reads back bit for bit") {
   CHECK(after.run.nt == 1000);
   CHECK(after.run.nval == 10);
   CHECK(after.run.data == before.run.data);
+  CHECK(after.run.val_data == before.run.val_data);
   const PlateauSchedule& schedule = after.progress.schedule;
   CHECK(schedule.lr == before.progress.schedule.lr);
   CHECK(std::isinf(schedule.best));
@@ -130,7 +139,7 @@ TEST_CASE("a run goes on only from a checkpoint of its own data and options") {
   options.checkpoint_path = directory.file("run.checkpoint");
   Run run;
   CHECK(run.trainer(options).run());
-  const Checkpoint checkpoint = load_checkpoint(options.checkpoint_path);
+  Checkpoint checkpoint = load_checkpoint(options.checkpoint_path);
 
   const auto resume_error = [&](Run& other, const TrainOptions& changed) {
     try {
@@ -159,4 +168,14 @@ TEST_CASE("a run goes on only from a checkpoint of its own data and options") {
   CHECK(resume_error(other, options) == "training data: not what the checkpoint was made with");
   other.train = VectorSet(random_vectors(kConfig, 41, 1));
   CHECK(resume_error(other, options) == "nt: the checkpoint was made with 40, found 41");
+  other.train = run.train;
+  CHECK(resume_error(other, options) == "no error");
+  other.val = VectorSet(random_vectors(kConfig, 10, 9));
+  CHECK(resume_error(other, options) == "validation data: not what the checkpoint was made with");
+  SafetensorsFile file = read_safetensors(options.checkpoint_path);
+  REQUIRE(file.metadata.erase("val_data") == 1);  // as older checkpoints are
+  const std::string older = directory.file("older.checkpoint");
+  write_safetensors(older, file);
+  checkpoint = load_checkpoint(older);
+  CHECK(resume_error(other, options) == "no error");
 }
