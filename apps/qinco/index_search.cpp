@@ -26,7 +26,7 @@ struct SearchOptions {
   int64_t k = 100;
 };
 
-/// i32 [nq,k], as recall wants them: ids that no ground truth can hold become negative.
+/// i32 [nq,k], as recall compares them: the lower 32 bits, as read_ids gives those of the ground truth.
 Tensor as_tensor(const std::vector<int64_t>& ids, int64_t nq) {
   Tensor out = Tensor::empty({nq, static_cast<int64_t>(ids.size()) / nq}, DType::i32);
   std::transform(ids.begin(), ids.end(), out.data<int32_t>(), [](int64_t id) { return static_cast<int32_t>(id); });
@@ -108,7 +108,7 @@ void search(const SearchOptions& options, const Common& common) {
   const bool judged = !options.groundtruth.empty();
   Tensor truth;
   if (judged) {
-    truth = read_ids(options.groundtruth, std::numeric_limits<int32_t>::max());
+    truth = read_ids(options.groundtruth, std::numeric_limits<uint32_t>::max());  // ids that an index may hold
     check(truth.size(0) == nq, "{}: {} rows, expected {}, one for each vector of {}", options.groundtruth,
           truth.size(0), nq, options.queries);
   }

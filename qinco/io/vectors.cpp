@@ -118,6 +118,7 @@ Tensor read_all(const std::string& path) {
 }
 
 Tensor read_ids(const std::string& path, int64_t limit) {
+  check(limit <= std::numeric_limits<uint32_t>::max(), "ids: a limit of {}, expected less than 2^32", limit);
   const RowLayout rows = open_rows(path);
   const bool known = rows.dtype == DType::i32 || rows.dtype == DType::i64;
   check(known, "{}: ids of type {}, expected i32 or i64", path, name(rows.dtype));

@@ -44,7 +44,8 @@ Tensor read_rows(const std::string& path, int64_t begin, int64_t end);
 Tensor read_all(const std::string& path);
 
 /// Ids of neighbours, i32 [n,R], from .ivecs or .npy (i32 i64): row i lists the neighbours of query i, nearest first.
-/// Throws Error naming file and row when an id is outside [0,limit).
+/// Throws Error naming file and row when an id is outside [0,limit), limit < 2^32: ids from 2^31 on are their lower 32
+/// bits, which compare as ids do and are never -1.
 Tensor read_ids(const std::string& path, int64_t limit);
 
 /// Row i of n that are spread evenly over `size` rows, n <= size.

@@ -129,6 +129,24 @@ TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive searc
                {"ivf_codes.npy: row 550 holds a code outside 0 to 15"});
 }
 
+TEST_CASE("index: recall counts ids up to the largest that an index holds") {
+  const IvfWorkspace space;
+  const int64_t first = (int64_t{1} << 32) - 2 - Workspace::kN;
+  const std::string truth = space.file("large.npy"), plain = space.copy_of("base.index", "plain.index");
+  IvfWorkspace::run_well(with(space.add(), "--index", plain));
+  IvfWorkspace::run_well(with(space.add(), "--first_id", std::to_string(first)));
+  const Tensor ids = read_ids(space.groundtruth(), Workspace::kN).to(DType::i64);
+  for (int64_t i = 0; i < ids.numel(); ++i) ids.data<int64_t>()[i] += first;
+  write_npy(truth, ids);
+  const Arguments search = with(space.search_index(), "--groundtruth", truth);
+  const Json expected = results_of(with(space.search_index(), "--index", plain)).at("points");
+  CHECK(expected.back().at("recall").at("10") > 0.5);
+  CHECK(without_times(results_of(search).at("points")) == without_times(expected));
+  ids.data<int64_t>()[0] = (int64_t{1} << 32) - 1;
+  write_npy(truth, ids);
+  expect_error(space.path(), search, 1, {"row 0 holds id 4294967295, expected 0 to 4294967294"});
+}
+
 TEST_CASE("index: an HNSW coarse quantizer, swept over efSearch") {
   const IvfWorkspace space;
   const std::string graph = space.file("graph.index");

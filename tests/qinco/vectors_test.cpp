@@ -192,6 +192,12 @@ TEST_CASE("vectors: ids of .ivecs and .npy keep their value and must be below th
   const std::string npy = files.directory.file("a.npy");
   write_npy(npy, from_vector<int64_t>({3, 2, 1, 0}, {2, 2}));
   CHECK(same_bits(read_ids(npy, 4), from_vector<int32_t>({3, 2, 1, 0}, {2, 2})));
+  constexpr int64_t kLarge = (int64_t{1} << 32) - 1;  // 32 bits, as those of an index
+  write_npy(npy, from_vector<int64_t>({kLarge - 1, kLarge >> 1, (kLarge >> 1) + 1}, {1, 3}));
+  constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
+  CHECK(same_bits(read_ids(npy, kLarge), from_vector<int32_t>({-2, kMost, -kMost - 1}, {1, 3})));
+  CHECK(contains(error_of([&] { read_ids(npy, kLarge - 1); }), "row 0 holds id 4294967294"));
+  CHECK(contains(error_of([&] { read_ids(npy, kLarge + 1); }), "expected less than 2^32"));
   write_npy(npy, from_vector<int64_t>({3, -1}, {1, 2}));
   CHECK(contains(error_of([&] { read_ids(npy, 4); }), "row 0 holds id -1, expected 0 to 3"));
   CHECK(contains(error_of([&] { read_ids(files.write("a.fvecs", vecs<float>({{1}})), 4); }), "ids of type f32"));
