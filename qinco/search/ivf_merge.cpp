@@ -2,6 +2,7 @@
 #include <deque>
 #include <filesystem>
 #include <memory>
+#include <sys/resource.h>
 #include <system_error>
 
 #include "kernels/check.h"
@@ -9,9 +10,23 @@
 #include "qinco/search/ivf_lock.h"
 
 namespace qinco {
+namespace {
+
+/// All inputs stay open, with a few other files.
+void check_open_files(size_t inputs) {
+  constexpr rlim_t kOthers = 8;
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  check(inputs + kOthers <= limit.rlim_cur,
+        "merge: {} indexes, ulimit -n allows {} open files: raise it to {}, or merge some of them first", inputs,
+        limit.rlim_cur, inputs + kOthers);
+}
+
+}  // namespace
 
 void merge_indexes(const std::vector<std::string>& paths, const std::string& output) {
   check(!paths.empty(), "merge: no indexes");
+  check_open_files(paths.size());
   const auto is_output = [&](const std::string& path) {
     std::error_code missing;
     return std::filesystem::equivalent(path, output, missing);

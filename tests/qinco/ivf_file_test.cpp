@@ -7,6 +7,7 @@
 #include <functional>
 #include <limits>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <unistd.h>
 #include <vector>
 
@@ -200,6 +201,18 @@ TEST_CASE("IVF file: one that cannot be written is refused before anything is en
   std::filesystem::permissions(world.path(), std::filesystem::perms::owner_all);
   index.add(world.rows(0, 100), 0);
   CHECK(encodings > 0);
+}
+
+TEST_CASE("IVF file: a merge of more indexes than may be open says what to do") {
+  const World world;
+  const std::vector<std::string> paths(20, world.path());
+  rlimit limit{};
+  REQUIRE(::getrlimit(RLIMIT_NOFILE, &limit) == 0);
+  const rlimit lower{std::min<rlim_t>(limit.rlim_cur, 27), limit.rlim_max};
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &lower) == 0);
+  const std::string error = error_of([&] { merge_indexes(paths, world.directory.file("merged.index")); });
+  REQUIRE(::setrlimit(RLIMIT_NOFILE, &limit) == 0);
+  CHECK(contains(error, "merge: 20 indexes, ulimit -n allows 27 open files: raise it to 28, or merge some"));
 }
 
 TEST_CASE("IVF file: neither a merge nor a build takes an index away from those who add to it") {
