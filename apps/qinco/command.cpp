@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "apps/qinco/signals.h"
+#include "apps/standard_streams.h"
 #include "kernels/device.h"
 #include "kernels/dispatch.h"
 #include "qinco/io/rows.h"
@@ -249,6 +250,7 @@ void Program::run(const std::vector<std::string>& arguments) {
 }
 
 int Program::main(int argc, char** argv) {
+  open_standard_streams();
   std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
   handle_signals();
   hyphens_to_underscores(arguments);

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "apps/report/page.h"
+#include "apps/standard_streams.h"
 #include "kernels/check.h"
 #include "tensor/file.h"
 
@@ -22,6 +23,7 @@ report::Method read_argument(const std::string& argument) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  app::open_standard_streams();
   CLI::App app("Compares methods from the JSON files of bin/qinco: a table on stdout, an HTML page with charts.");
   report::Page page;
   page.title = "QINCo";

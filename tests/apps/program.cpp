@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstdlib>
 #include <fcntl.h>
 #include <fstream>
 #include <iterator>
@@ -123,6 +124,13 @@ Outcome Process::finish() {
 
 Outcome run(const Arguments& arguments, const Limits& limits) {
   return Process(arguments, limits).finish();
+}
+
+int run_by_shell(const Arguments& arguments, const std::string& redirections) {
+  std::string command = QINCO_BINARY;
+  for (const std::string& argument : arguments) command += " '" + argument + "'";
+  const int status = std::system((command + " " + redirections).c_str());
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 Json results_of(Arguments arguments) {

@@ -61,6 +61,9 @@ class Process {
 /// Runs to the end.
 Outcome run(const Arguments& arguments, const Limits& limits = {});
 
+/// Runs to the end with standard input, output and error as the shell's `redirections` say; returns the exit code.
+int run_by_shell(const Arguments& arguments, const std::string& redirections);
+
 /// Runs what must succeed with --json; returns the results.
 Json results_of(Arguments arguments);
 
