@@ -1,6 +1,8 @@
 // qinco train --nsub: the parts of a PQ-QINCo model, one after the other.
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -100,14 +102,38 @@ Json combined_results(const TrainArguments& arguments, const ProductQinco& model
   return all;
 }
 
+/// What stands beside the model until it is whole, but for the checkpoints.
+std::vector<std::string> part_files(const TrainArguments& arguments) {
+  std::vector<std::string> files;
+  for (int64_t j = 0; j < arguments.nsub; ++j) files.push_back(part_arguments(arguments, j).model);
+  if (arguments.opq) files.push_back(rotation_path(arguments));
+  return files;
+}
+
 /// Removes what only resuming needs.
 void remove_parts(const TrainArguments& arguments) {
-  for (int64_t j = 0; j < arguments.nsub; ++j) {
-    const TrainArguments part = part_arguments(arguments, j);
-    std::remove(part.checkpoint_path().c_str());
-    std::remove(part.model.c_str());
+  for (int64_t j = 0; j < arguments.nsub; ++j) std::remove(part_arguments(arguments, j).checkpoint_path().c_str());
+  for (const std::string& file : part_files(arguments)) std::remove(file.c_str());
+}
+
+/// Nobody's file may be written over, and then removed, under a name that no option gives: not one of the options'
+/// files, and, where a run begins, no file at all.
+void check_part_files(const Common& common, const TrainArguments& arguments) {
+  std::vector<std::string> files = part_files(arguments);
+  for (int64_t j = 0; j < arguments.nsub; ++j) files.push_back(part_arguments(arguments, j).checkpoint_path());
+  for (const auto& [option, path] : {std::pair("--training_data", &arguments.training_data),
+                                     {"--model", &arguments.model},
+                                     {"--checkpoint", &arguments.checkpoint},
+                                     {"--json", &common.json}})
+    for (const std::string& file : files)
+      check(path->empty() || file_place(*path) != file_place(file),
+            "{}: given as {}, and where a part of {} is kept until it is whole", *path, option, arguments.model);
+  if (arguments.resume) return;
+  for (const std::string& file : part_files(arguments)) {
+    std::error_code unknown;
+    check(!std::filesystem::exists(std::filesystem::symlink_status(file, unknown)),
+          "{}: would be replaced by a part of {}: remove it, or name another --model", file, arguments.model);
   }
-  if (arguments.opq) std::remove(rotation_path(arguments).c_str());
 }
 
 }  // namespace
@@ -117,6 +143,7 @@ void check_product_run(const Common& common, const TrainArguments& arguments) {
   for (int64_t j = 0; j < arguments.nsub; ++j) check_run(common, part_arguments(arguments, j));
   check(!arguments.resume || has_checkpoint(part_arguments(arguments, 0).checkpoint_path()),
         "{}: no checkpoint to go on from", part_arguments(arguments, 0).checkpoint_path());
+  check_part_files(common, arguments);
 }
 
 Json train_product(const Common& common, const TrainArguments& arguments, const Split& data, const StopSignals& signals,

@@ -60,7 +60,7 @@ void check_run(const Common& common, const TrainArguments& arguments);
 /// the checkpoint stays. Throws Stopped, naming the command that goes on, once a signal has arrived.
 Json train_model(const Common& common, const TrainArguments& arguments, const Split& data, const Stopping& stopping);
 
-/// check_run for every part.
+/// check_run for every part; throws Error, too, where a file of the user's has the name of a part's.
 void check_product_run(const Common& common, const TrainArguments& arguments);
 /// Trains the nsub models of PQ-QINCo on the blocks of the dimensions, after a rotation with --opq, and combines them
 /// in arguments.model. Until then MODEL.opq.npy and, per part j, MODEL.sub{j} and its checkpoint are beside it.

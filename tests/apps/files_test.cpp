@@ -156,6 +156,27 @@ TEST_CASE("files: the parts of PQ-QINCo have their checkpoints and models for th
   }
 }
 
+TEST_CASE("files: the parts of PQ-QINCo take nobody's file for theirs") {
+  const Workspace space;
+  const Arguments arguments = with(space.train(1), "--nsub", "2");
+  Arguments rotated = arguments;
+  rotated.push_back("--opq");
+  const std::string model = space.file("trained.safetensors"), data = model + ".opq.npy";
+  write_vectors(data, space.base_vectors());
+  const std::string before = read_bytes(data);
+  expect_error(space.path(), with(rotated, "--training_data", data), 1, {data, "--training_data", "a part of"});
+  expect_error(space.path(), rotated, 1, {data, "would be replaced by a part"});
+  CHECK(read_bytes(data) == before);
+  CHECK(run(with(arguments, "--training_data", data)).code == 0);  // no rotation, no file of one
+  CHECK(read_bytes(data) == before);
+  std::filesystem::remove(model);
+  write_bytes(model + ".sub1", "notes");
+  expect_error(space.path(), arguments, 1, {model + ".sub1", "would be replaced by a part"});
+  CHECK(read_bytes(model + ".sub1") == "notes");
+  expect_error(space.path(), with(arguments, "--json", model + ".sub0.checkpoint"), 1, {"--json", "checkpoint"});
+  expect_error(space.path(), with(arguments, "--checkpoint", model + ".sub0"), 1, {"--checkpoint", "a part of"});
+}
+
 TEST_CASE("files: a training that is stopped before its first batch leaves no checkpoint") {
   const Workspace space;
   Process process(longer_training(space));
