@@ -1,6 +1,9 @@
 #include "apps/qinco/train_run.h"
 
+#include <algorithm>
+#include <filesystem>
 #include <sys/stat.h>
+#include <vector>
 
 #include "apps/qinco/progress.h"
 #include "apps/qinco/signals.h"
@@ -201,6 +204,17 @@ TrainOptions train_options(const Common& common, const TrainArguments& arguments
   return options;
 }
 
+// A run goes on as it was begun: what it stored last, and may never beat, must be there at the end too.
+void check_stored_model(const TrainArguments& arguments) {
+  const Progression progress = load_checkpoint(arguments.checkpoint_path()).progress;
+  const std::vector<EpochRecord>& epochs = progress.history;
+  const bool stored = !progress.from_rq ||
+                      std::any_of(epochs.begin(), epochs.end(), [](const EpochRecord& epoch) { return epoch.best; });
+  check(!stored || std::filesystem::exists(arguments.model),
+        "{}: no such file, expected the best model so far of the run of {}", arguments.model,
+        arguments.checkpoint_path());
+}
+
 // Whether a file is a whole checkpoint.
 bool is_checkpoint(const std::string& path) {
   try {
@@ -242,6 +256,7 @@ void check_run(const Common& common, const TrainArguments& arguments) {
         "start anew",
         checkpoint);
   }
+  if (arguments.resume && has_checkpoint(checkpoint)) check_stored_model(arguments);
   check_writable(arguments.model);
   check_writable(checkpoint);
   if (!arguments.save_rq_codebooks.empty()) check_writable(arguments.save_rq_codebooks);

@@ -71,6 +71,8 @@ TEST_CASE("interrupt: a checkpoint is not overwritten by a new run, nor resumed 
 
   Arguments resume = arguments;
   resume.push_back("--resume");
+  const Arguments elsewhere = with(with(resume, "--model", space.file("other")), "--checkpoint", checkpoint);
+  expect_error(space.path(), elsewhere, 1, {space.file("other"), "expected the best model so far"});
   expect_error(space.path(), with(resume, "--M", "4"), 1, {"checkpoint", "M=4", "3"});
   Arguments ivf = with(resume, "--IVF_centroids", space.queries());
   ivf.push_back("--ivf");
