@@ -12,6 +12,8 @@
 #include "qinco/quantizers/rq.h"
 #include "qinco/training/initialise.h"
 #include "qinco/training/trainer.h"
+#include "tensor/create.h"
+#include "tensor/ops.h"
 
 namespace qinco::app {
 namespace {
@@ -105,12 +107,22 @@ Start start_from_model(const Common& common, const TrainArguments& arguments, co
   return start;
 }
 
+// Where --ivf was given again, its centroids must be those that the run began with: they stay as they are.
+void check_centroids(const TrainArguments& arguments, const Checkpoint& checkpoint, int64_t d) {
+  const Tensor centroids = read_centroids(arguments, d);
+  check(centroids.size(0) == checkpoint.config.K_ivf, "{}: expected the {} centroids as given, found {}",
+        arguments.checkpoint_path(), centroids.size(0), checkpoint.config.K_ivf);
+  const Tensor given = div(centroids, scalar(checkpoint.config.db_scale));  // as initial_model scales them
+  const float* const found = checkpoint.parameters.at("codebook0.weight").data<float>();
+  check(std::equal(found, found + given.numel(), given.data<float>()),
+        "{}: expected the centroids of {} as given, found others", arguments.checkpoint_path(),
+        arguments.ivf_centroids);
+}
+
 Start start_from_checkpoint(const Common& common, const TrainArguments& arguments, const Checkpoint& checkpoint,
                             const Split& data) {
   check_agrees(arguments, checkpoint.config, data.train.dim(), arguments.checkpoint_path());
-  const int64_t lists = arguments.ivf ? read_centroids(arguments, data.train.dim()).size(0) : 0;
-  check(lists == checkpoint.config.K_ivf, "{}: expected the {} centroids as given, found {}",
-        arguments.checkpoint_path(), lists, checkpoint.config.K_ivf);
+  if (arguments.ivf) check_centroids(arguments, checkpoint, data.train.dim());
   Random unused(0);
   Start start{Qinco(checkpoint.config, unused)};
   common.print("{}: going on in epoch {} after {} batches", arguments.checkpoint_path(),

@@ -86,6 +86,25 @@ TEST_CASE("interrupt: a checkpoint is not overwritten by a new run, nor resumed 
   expect_error(space.path(), with(resume, "--training_data", space.file("other.fvecs")), 1, {"checkpoint", "data"});
 }
 
+TEST_CASE("interrupt: IVF-QINCo goes on with the centroids it has, of --init_model too, and with no others") {
+  const Workspace space;
+  const std::string model = space.file("ivf.safetensors"), checkpoint = model + ".checkpoint";
+  Arguments ivf = with(training(space, model), "--IVF_centroids", space.queries());
+  ivf.push_back("--ivf");
+  stop_training(ivf, checkpoint, SIGINT, "epoch   1");
+  write_vectors(space.file("others.fvecs"), space.base_vectors().slice(0, 0, 20).clone());
+  Arguments resume = ivf;
+  resume.push_back("--resume");
+  expect_error(space.path(), with(resume, "--IVF_centroids", space.file("others.fvecs")), 1,
+               {checkpoint, "expected the centroids of", "others.fvecs"});
+  stop_training(resume, checkpoint, SIGINT, "going on in epoch");
+  std::filesystem::remove(checkpoint);
+  Arguments tuned = with(training(space, model), "--init_model", model);
+  stop_training(tuned, checkpoint, SIGINT, "epoch   1");
+  tuned.push_back("--resume");
+  stop_training(tuned, checkpoint, SIGINT, "going on in epoch");
+}
+
 TEST_CASE("interrupt: broken checkpoints are refused and kept") {
   const Workspace space;
   const std::string model = space.file("m.safetensors"), checkpoint = model + ".checkpoint";
