@@ -19,7 +19,7 @@ namespace {
 struct ConvertOptions {
   std::string input, output;
   bool raw = false;
-  std::optional<int64_t> M, K;
+  std::optional<int64_t> M, K, K_ivf;
   std::optional<float> db_scale;
 };
 
@@ -72,8 +72,9 @@ Json convert_rows(const ConvertOptions& options, const ConvertProgress& progress
     check(columns == *options.M, "{}: {} codes a row, expected {} as given with --M", options.input, columns,
           *options.M);
   }
-  const int64_t n = packs ? pack_code_file(options.input, options.output, *options.K, progress)
-                          : unpack_code_file(options.input, options.output, *options.M, *options.K, progress);
+  const int64_t K = *options.K, K_ivf = options.K_ivf.value_or(0);
+  const int64_t n = packs ? pack_code_file(options.input, options.output, K, K_ivf, progress)
+                          : unpack_code_file(options.input, options.output, *options.M, K, K_ivf, progress);
   return {{"kind", "codes"}, {"n", n}};
 }
 
@@ -82,7 +83,7 @@ void convert(const ConvertOptions& options, const Common& common) {
   Json results;
   const bool rows = options.raw || is_row_file(options.input);
   if (rows && options.db_scale) throw UsageError("--db_scale is for models");
-  if (!options.raw && (options.M || options.K)) throw UsageError("--M and --K need --raw");
+  if (!options.raw && (options.M || options.K || options.K_ivf)) throw UsageError("--M, --K and --K_ivf need --raw");
   if (rows) {
     const StopSignals signals;
     std::optional<Progress> shown;
@@ -118,6 +119,9 @@ void add_convert(Program& program) {
   command.add_flag("--raw", options->raw, "codes: the one that is not .npy or .ivecs is packed bits without a header");
   command.add_option("--M", options->M, "raw codes: indices per vector")->check(CLI::Range(1, 1 << 20));
   command.add_option("--K", options->K, "raw codes: codewords per step")->check(CLI::Range(2, 65536));
+  command
+      .add_option("--K_ivf", options->K_ivf, "raw codes of IVF-QINCo: lists, one of which is a vector's first index")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 31));
   command.add_option("--db_scale", options->db_scale, "of a model whose file does not say it")
       ->check(CLI::PositiveNumber);
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -119,17 +120,20 @@ int64_t convert_rows(const std::string& in, const std::string& out, const Conver
   return rows.n;
 }
 
-int64_t pack_code_file(const std::string& in, const std::string& out, int64_t K, const ConvertProgress& progress) {
+int64_t pack_code_file(const std::string& in, const std::string& out, int64_t K, int64_t K_first,
+                       const ConvertProgress& progress) {
   const RowLayout rows = open_rows(in);
   check(rows.dtype == DType::i32 || rows.dtype == DType::i64, "{}: codes of type {}, expected i32 or i64", in,
         name(rows.dtype));
-  CodeWriter writer(out, CodeFormat::raw, rows.n, rows.d, K);
+  CodeWriter writer(out, CodeFormat::raw, rows.n, rows.d, K, K_first);
   std::vector<int32_t> codes;
   for_blocks(rows, progress, [&](int64_t first, const double* values, int64_t count) {
     codes.resize(static_cast<size_t>(count * rows.d));
     for (size_t i = 0; i < codes.size(); ++i) {
-      check(values[i] >= 0 && values[i] < static_cast<double>(K), "{}: row {} holds a code outside 0 to {}", in,
-            first + static_cast<int64_t>(i) / rows.d, K - 1);
+      const auto [row, column] = std::ldiv(static_cast<int64_t>(i), rows.d);
+      const int64_t most = column == 0 && K_first > 0 ? K_first : K;
+      check(values[i] >= 0 && values[i] < static_cast<double>(most), "{}: row {} holds a code outside 0 to {}", in,
+            first + row, most - 1);
       codes[i] = static_cast<int32_t>(values[i]);
     }
     writer.write(count, codes.data());
@@ -138,9 +142,9 @@ int64_t pack_code_file(const std::string& in, const std::string& out, int64_t K,
   return rows.n;
 }
 
-int64_t unpack_code_file(const std::string& in, const std::string& out, int64_t M, int64_t K,
+int64_t unpack_code_file(const std::string& in, const std::string& out, int64_t M, int64_t K, int64_t K_first,
                          const ConvertProgress& progress) {
-  const CodeFile file = CodeFile::open(in, CodeFormat::raw, M, K);
+  const CodeFile file = CodeFile::open(in, CodeFormat::raw, M, K, K_first);
   RowWriter writer(out, file.size(), M, DType::i32);
   const int64_t n = file.size(), block = std::min(rows_per_block(M), n);
   std::vector<int32_t> codes(static_cast<size_t>(block * M));

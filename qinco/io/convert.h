@@ -16,10 +16,12 @@ using ConvertProgress = std::function<void(int64_t done, int64_t n)>;
 /// for other values, NaN and infinities. Needs bounded memory. Returns the number of rows.
 int64_t convert_rows(const std::string& in, const std::string& out, const ConvertProgress& progress);
 
-/// Packs codes, rows of i32 or i64 in [0,K), into raw codes (codes.h).
-int64_t pack_code_file(const std::string& in, const std::string& out, int64_t K, const ConvertProgress& progress);
-/// Unpacks raw codes of M indices below K into i32 rows.
-int64_t unpack_code_file(const std::string& in, const std::string& out, int64_t M, int64_t K,
+/// Packs codes, rows of i32 or i64 in [0,K), the first of each in [0,K_first) if that is not 0, into raw codes
+/// (codes.h).
+int64_t pack_code_file(const std::string& in, const std::string& out, int64_t K, int64_t K_first,
+                       const ConvertProgress& progress);
+/// Unpacks raw codes of M indices below K, the first below K_first if that is not 0, into i32 rows.
+int64_t unpack_code_file(const std::string& in, const std::string& out, int64_t M, int64_t K, int64_t K_first,
                          const ConvertProgress& progress);
 
 }  // namespace qinco

@@ -255,11 +255,36 @@ TEST_CASE("convert: codes to packed bits and back") {
                {"codes.bin"});
 }
 
+TEST_CASE("convert: codes of IVF-QINCo are packed as encode does") {
+  const Workspace space;
+  QincoConfig config = Workspace::config();
+  config.K_ivf = 300;
+  Random random(9);
+  const std::string model = space.file("ivf.safetensors"), packed = space.file("packed"), raw = space.file("raw");
+  Qinco lists(config, random);
+  const Tensor centroids = Tensor::empty({config.K_ivf, config.d});
+  random.normal(centroids);
+  lists.set_centroids(centroids);
+  for (int64_t m = 1; m < config.codes(); ++m) random.normal(lists.codebook(m).value(), 0, 0.2);
+  save_model(model, lists);
+  Arguments encode = with(space.encode(), "--model", model);
+  succeed(encode);
+  encode.push_back("--raw");
+  succeed(with(encode, "--o", packed));
+  const std::string codes = space.file("out.npy"), back = space.file("back.npy");
+  succeed({"convert", "--raw", "--K", "16", "--K_ivf", "300", codes, raw});
+  CHECK(read_bytes(raw) == read_bytes(packed));
+  succeed({"convert", "--raw", "--M", "4", "--K", "16", "--K_ivf", "300", packed, back});
+  CHECK(read_bytes(back) == read_bytes(codes));
+  expect_error(space.path(), {"convert", "--raw", "--K", "16", "--K_ivf", "30", codes, raw}, 1, {"outside 0 to 29"});
+  expect_error(space.path(), {"convert", "--raw", "--K", "4", "--K_ivf", "300", codes, raw}, 1, {"outside 0 to 3"});
+}
+
 TEST_CASE("convert: options of other inputs are usage errors") {
   const Workspace space;
   const std::string out = space.file("out.npy");
   expect_error(space.path(), {"convert", space.base(), out, "--db_scale", "2"}, 2, {"--db_scale is for models"});
-  expect_error(space.path(), {"convert", space.base(), out, "--M", "2"}, 2, {"--M and --K need --raw"});
+  expect_error(space.path(), {"convert", space.base(), out, "--M", "2"}, 2, {"--K_ivf need --raw"});
   expect_error(space.path(), {"convert", space.model(), space.file("out.pt"), "--K", "16"}, 2, {"need --raw"});
   expect_error(space.path(), {"convert", "--raw", "--K", "16", space.codes(), out + ".bin", "--db_scale", "2"}, 2,
                {"--db_scale is for models"});
