@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "apps/qinco/command.h"
@@ -113,13 +114,14 @@ void search(const SearchOptions& options, const Common& common) {
           truth.size(0), nq, options.queries);
   }
   Json points = Json::array();
+  std::vector<int64_t> ids;  // of the last setting
   std::vector<int64_t> efs = options.ef_search;
   if (!index.has_graph()) efs = {1};  // no matter
   for (const int64_t nprobe : options.nprobe)
     for (const int64_t ef : efs)
       for (const int64_t nshort : options.nshort) {
-        const IvfResult result = index.search({queries.data<float>(), static_cast<size_t>(queries.numel())},
-                                              {std::min(options.k, nshort), nprobe, nshort, ef, M_used});
+        IvfResult result = index.search({queries.data<float>(), static_cast<size_t>(queries.numel())},
+                                        {std::min(options.k, nshort), nprobe, nshort, ef, M_used});
         points.push_back(search_times(nq, result.seconds));
         if (judged) {
           points.back()["recall_before"] = recalls(as_tensor(result.short_list, nq), truth);
@@ -128,8 +130,9 @@ void search(const SearchOptions& options, const Common& common) {
         points.back()["nprobe"] = nprobe;
         points.back()["efSearch"] = index.has_graph() ? Json(ef) : Json(nullptr);
         points.back()["nshort"] = nshort;
-        if (!options.output.empty()) write_ids(options.output, result.ids, nq);
+        ids = std::move(result.ids);
       }
+  if (!options.output.empty()) write_ids(options.output, ids, nq);
   if (judged) mark_pareto(points);
   print_points(common, points);
   if (!options.plot.empty()) write_plot(options.plot, points);

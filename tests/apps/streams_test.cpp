@@ -16,5 +16,21 @@ TEST_CASE("streams: where they are closed, no text goes into the files that are 
   }
 }
 
+TEST_CASE("streams: index search writes its ids once, so that a pipe holds those of the last setting") {
+  const Workspace space;
+  QincoConfig config = Workspace::config();
+  config.K_ivf = 8;
+  Random random(9);
+  const std::string model = space.file("ivf.safetensors"), index = space.file("i"), ids = space.file("ids.npy");
+  save_model(model, Qinco(config, random));
+  CHECK(run({"index", "build", "--model", model, "--training_data", space.base(), "--o", index}).code == 0);
+  CHECK(run({"index", "add", "--index", index, "--model", model, "--i", space.base()}).code == 0);
+  const Arguments search = {"index",     "search",        "--index",  index,   "--model", model,
+                            "--queries", space.queries(), "--nshort", "10,20", "--quiet"};
+  CHECK(run(with(search, "--o", ids)).code == 0);
+  CHECK(run_by_shell(with(search, "--o", "/dev/stdout"), "| cat >'" + space.file("piped") + "'") == 0);
+  CHECK(read_bytes(space.file("piped")) == read_bytes(ids));
+}
+
 }  // namespace
 }  // namespace qinco::tests
