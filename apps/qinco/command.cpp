@@ -8,6 +8,7 @@
 #include <new>
 #include <sys/stat.h>
 #include <system_error>
+#include <unistd.h>
 
 #include "apps/qinco/signals.h"
 #include "apps/standard_streams.h"
@@ -40,6 +41,14 @@ constexpr const char* kExamples =
 bool is_special(const std::string& path) {
   struct stat status = {};
   return stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode);
+}
+
+/// Whether what is written to `path` goes where stdout goes, and is read there: not to a device like /dev/null.
+bool is_stdout(const std::string& path) {
+  struct stat status = {}, out = {};
+  if (fstat(STDOUT_FILENO, &out) != 0 || (S_ISCHR(out.st_mode) && isatty(STDOUT_FILENO) == 0)) return false;
+  return path == "-" ||
+         (stat(path.c_str(), &status) == 0 && status.st_dev == out.st_dev && status.st_ino == out.st_ino);
 }
 
 /// The chosen subcommand, or subcommand of a group.
@@ -135,7 +144,7 @@ void Common::apply() const {
 
 std::FILE* Common::text() const {
   if (quiet) return nullptr;
-  return json == "-" ? stderr : stdout;
+  return to_stdout || json == "-" ? stderr : stdout;
 }
 
 void Common::report(const Json& results) const {
@@ -204,6 +213,19 @@ void Program::check_outputs(const CLI::App& command) const {
   }
 }
 
+/// Whether one output is stdout; throws UsageError where two are.
+bool Program::outputs_to_stdout(const CLI::App& command) const {
+  const CLI::Option* first = nullptr;
+  for (const CLI::Option* option : command.get_options()) {
+    if (outputs_.count(option) == 0 || option->count() == 0 || !is_stdout(option->results().front())) continue;
+    if (first != nullptr)
+      throw UsageError(fmt::format("{}: standard output given as {} and as {}", option->results().front(),
+                                   first->get_name(), option->get_name()));
+    first = option;
+  }
+  return first != nullptr;
+}
+
 CLI::App& Program::add(const std::string& name, const std::string& description,
                        std::function<void(const Common&)> run) {
   const size_t space = name.find(' ');
@@ -245,6 +267,7 @@ void Program::run(const std::vector<std::string>& arguments) {
   const CLI::App& command = chosen_command(app_);
   check_values(command);
   check_outputs(command);
+  common_.to_stdout = outputs_to_stdout(command);
   common_.apply();
   chosen_(common_);
 }

@@ -32,7 +32,8 @@ class Common {
   int threads = 0;  // 0: all that the machine offers
   uint64_t seed = 1;
   bool quiet = false;
-  std::string json;  // a file, "-" for stdout, or empty
+  std::string json;        // a file, "-" for stdout, or empty
+  bool to_stdout = false;  // whether an output, the JSON or another, is stdout
 
   Device device() const { return Device::parse(device_name); }
   /// The calling thread's context on that device.
@@ -41,7 +42,7 @@ class Common {
   /// Checks the device, sets the threads and makes sure that the JSON file can be written, before any work.
   void apply() const;
 
-  /// Where text for people and progress go: stdout, stderr when stdout carries the JSON, null with --quiet.
+  /// Where text for people and progress go: stdout, stderr where an output is stdout, null with --quiet.
   std::FILE* text() const;
 
   /// Prints one line for people, unless --quiet.
@@ -84,6 +85,7 @@ class Program {
   std::string command_name(const std::vector<std::string>& arguments);
   void run(const std::vector<std::string>& arguments);
   void check_outputs(const CLI::App& command) const;
+  bool outputs_to_stdout(const CLI::App& command) const;
 
   struct Output {
     std::string kind, replaces;

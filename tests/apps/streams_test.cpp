@@ -32,5 +32,22 @@ TEST_CASE("streams: index search writes its ids once, so that a pipe holds those
   CHECK(read_bytes(space.file("piped")) == read_bytes(ids));
 }
 
+TEST_CASE("streams: one output may be stdout, and text for people then goes to stderr") {
+  const Workspace space;
+  REQUIRE(run(space.encode()).code == 0);
+  const Arguments piped = with(space.encode(), "--o", "/dev/stdout");
+  CHECK(run_by_shell(piped, "2>'" + space.file("text") + "' | cat >'" + space.file("codes") + "'") == 0);
+  CHECK(read_bytes(space.file("codes")) == read_bytes(space.file("out.npy")));
+  CHECK(contains(read_bytes(space.file("text")), "MSE"));
+  for (const char* json : {"-", "/dev/stdout"}) {
+    const Arguments both = with(piped, "--json", json);
+    CHECK(run_by_shell(both, ">/dev/null 2>&1") == 0);  // where nobody reads either
+    const std::string error = space.file("error");
+    CHECK(run_by_shell(both, "2>'" + error + "' | cat >'" + space.file("nothing") + "'") == 0);
+    CHECK(contains(read_bytes(error), "standard output given as"));
+    CHECK(read_bytes(space.file("nothing")).empty());
+  }
+}
+
 }  // namespace
 }  // namespace qinco::tests
