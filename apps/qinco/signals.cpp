@@ -2,6 +2,8 @@
 
 #include <atomic>
 #include <csignal>
+#include <cstdint>
+#include <ctime>
 #include <iterator>
 #include <string_view>
 #include <unistd.h>
@@ -12,8 +14,10 @@ namespace qinco::app {
 namespace {
 
 std::atomic<int> received_signal{0};  // a signal handler reaches globals only
-static_assert(std::atomic<int>::is_always_lock_free);
+std::atomic<int64_t> received_at{0};  // in milliseconds; 0: not known yet
+static_assert(std::atomic<int>::is_always_lock_free && std::atomic<int64_t>::is_always_lock_free);
 
+constexpr int64_t kOneWish = 500;  // milliseconds
 constexpr int kStops[] = {SIGINT, SIGTERM, SIGHUP};
 struct sigaction earlier[std::size(kStops)];
 
@@ -35,10 +39,22 @@ extern "C" void on_shrunk_file(int) {
   end("qinco: a file became shorter, or could not be read, while it was in use\n", 1);
 }
 
+int64_t milliseconds() {
+  struct timespec now = {};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000 + 1;
+}
+
 extern "C" void on_stop_signal(int number) {
-  int earlier_one = 0;
-  if (received_signal.compare_exchange_strong(earlier_one, number)) return;
-  if (number != SIGHUP) on_last_signal(number);  // of a closed terminal two may come
+  const int64_t now = milliseconds();
+  int none = 0;
+  if (received_signal.compare_exchange_strong(none, number)) {
+    received_at = now;
+    return;
+  }
+  // One wish to stop may come twice: from timeout, to the process and to its group, and of a terminal that closes.
+  const int64_t first = received_at;
+  if (number != SIGHUP && first != 0 && now - first >= kOneWish) on_last_signal(number);
 }
 
 struct sigaction action_of(void (*handler)(int)) {
@@ -65,6 +81,7 @@ void handle_signals() {
 
 StopSignals::StopSignals() {
   received_signal = 0;
+  received_at = 0;
   const struct sigaction stop = action_of(on_stop_signal);
   for (size_t i = 0; i < std::size(kStops); ++i) {
     sigaction(kStops[i], nullptr, &earlier[i]);
@@ -74,6 +91,7 @@ StopSignals::StopSignals() {
 }
 
 StopSignals::~StopSignals() {
+  if (requested()) return;  // the program ends now: no other handler may meet the same wish
   for (size_t i = 0; i < std::size(kStops); ++i) sigaction(kStops[i], &earlier[i], nullptr);
 }
 

@@ -20,8 +20,9 @@ class Stopped : public std::runtime_error {
   int signal;
 };
 
-/// While it lives, the first SIGINT, SIGTERM or SIGHUP (unless that is ignored) only sets a flag; the second ends the
-/// process at once, as handle_signals says. The earlier handlers come back at the end of the scope.
+/// While it lives, the first SIGINT, SIGTERM or SIGHUP (unless that is ignored) only sets a flag; a SIGINT or SIGTERM
+/// half a second later or more ends the process at once, as handle_signals says. Without a signal, the earlier
+/// handlers come back at the end of the scope.
 class StopSignals {
  public:
   StopSignals();

@@ -2,8 +2,13 @@
 // while a model is written nothing.
 #include <chrono>
 #include <csignal>
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <thread>
+#include <unistd.h>
 
+#include "tensor/create.h"
 #include "tests/apps/workspace.h"
 
 namespace qinco::tests {
@@ -23,7 +28,8 @@ void stop_training(const Arguments& arguments, const std::string& checkpoint, in
   process.wait_for_output(text);
   std::this_thread::sleep_for(milliseconds(5));
   process.send(signal);
-  if (signal == SIGHUP) process.send(signal);  // the shell sends one, the system another
+  std::this_thread::sleep_for(milliseconds(1));  // until it is delivered: one that waits swallows its like
+  process.send(signal);  // of SIGHUP the shell sends one, the system another; `timeout` sends two
   const Outcome outcome = process.finish();
   CAPTURE(outcome.err);
   CAPTURE(outcome.out);
@@ -103,6 +109,30 @@ TEST_CASE("interrupt: IVF-QINCo goes on with the centroids it has, of --init_mod
   stop_training(tuned, checkpoint, SIGINT, "epoch   1");
   tuned.push_back("--resume");
   stop_training(tuned, checkpoint, SIGINT, "going on in epoch");
+}
+
+TEST_CASE("interrupt: a second signal, half a second later, ends what does not stop at once") {
+  const Workspace space;
+  const std::string fifo = space.file("fifo.fvecs");
+  REQUIRE(mkfifo(fifo.c_str(), 0600) == 0);
+  const int end = ::open(fifo.c_str(), O_RDWR | O_CLOEXEC);  // nobody reads
+  REQUIRE(end >= 0);
+  write_npy(space.file("many.npy"), zeros({20'000, Workspace::kM}, DType::i32));
+  Process process(with(with(space.decode(), "--i", space.file("many.npy")), "--o", fifo));
+  const auto waiting = [&] {
+    int bytes = 0;
+    ioctl(end, FIONREAD, &bytes);
+    return bytes > 0;
+  };
+  while (process.running() && !waiting()) std::this_thread::sleep_for(milliseconds(1));
+  process.send(SIGTERM);
+  std::this_thread::sleep_for(milliseconds(50));
+  process.send(SIGTERM);
+  std::this_thread::sleep_for(milliseconds(600));
+  CHECK(process.running());
+  process.send(SIGTERM);
+  check_error(process.finish(), 128 + SIGTERM, {"qinco: stopped by a signal"});
+  ::close(end);
 }
 
 TEST_CASE("interrupt: broken checkpoints are refused and kept") {
