@@ -13,6 +13,7 @@
 #include "qinco/io/model_file.h"
 #include "qinco/io/product_file.h"
 #include "qinco/quantizers/pq.h"
+#include "qinco/training/checkpoint.h"
 #include "tensor/npy.h"
 
 namespace qinco::app {
@@ -116,6 +117,15 @@ void remove_parts(const TrainArguments& arguments) {
   for (const std::string& file : part_files(arguments)) std::remove(file.c_str());
 }
 
+/// A part's checkpoint may be of a run of its own, but not of one that --init_model began: there is no error of an RQ
+/// to sum up.
+void check_part(const Common& common, const TrainArguments& part) {
+  check_run(common, part);
+  const std::string checkpoint = part.checkpoint_path();
+  check(!part.resume || !has_checkpoint(checkpoint) || load_checkpoint(checkpoint).progress.from_rq,
+        "{}: of a run that began with --init_model, expected one that began with an RQ, as parts do", checkpoint);
+}
+
 /// Nobody's file may be written over, and then removed, under a name that no option gives: not one of the options'
 /// files, and, where a run begins, no file at all.
 void check_part_files(const Common& common, const TrainArguments& arguments) {
@@ -140,7 +150,7 @@ void check_part_files(const Common& common, const TrainArguments& arguments) {
 
 void check_product_run(const Common& common, const TrainArguments& arguments) {
   check_writable(arguments.model);
-  for (int64_t j = 0; j < arguments.nsub; ++j) check_run(common, part_arguments(arguments, j));
+  for (int64_t j = 0; j < arguments.nsub; ++j) check_part(common, part_arguments(arguments, j));
   check(!arguments.resume || has_checkpoint(part_arguments(arguments, 0).checkpoint_path()),
         "{}: no checkpoint to go on from", part_arguments(arguments, 0).checkpoint_path());
   check_part_files(common, arguments);

@@ -111,6 +111,19 @@ TEST_CASE("interrupt: IVF-QINCo goes on with the centroids it has, of --init_mod
   stop_training(tuned, checkpoint, SIGINT, "going on in epoch");
 }
 
+TEST_CASE("interrupt: a part of PQ-QINCo that went on from a model is refused") {
+  const Workspace space;
+  const std::string model = space.file("m.safetensors"), part = model + ".sub0";
+  const Tensor half = space.base_vectors().slice(1, 0, 4).contiguous();
+  write_vectors(space.file("half.fvecs"), half);
+  const Arguments begun = with(training(space, part), "--training_data", space.file("half.fvecs"));
+  CHECK(run(with(begun, "--max_epochs", "1")).code == 0);
+  stop_training(with(begun, "--init_model", part), part + ".checkpoint", SIGINT, "epoch   1");
+  Arguments resume = with(training(space, model), "--nsub", "2");
+  resume.push_back("--resume");
+  expect_error(space.path(), resume, 1, {part + ".checkpoint", "--init_model"});
+}
+
 TEST_CASE("interrupt: a second signal, half a second later, ends what does not stop at once") {
   const Workspace space;
   const std::string fifo = space.file("fifo.fvecs");
