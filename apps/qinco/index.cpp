@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <fmt/format.h>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -161,57 +162,91 @@ void take_codes(const Source& source, IdRange rows, const IvfCoder& coder, std::
   }
 }
 
+/// Rows begin..end-1 of a file, to be added with the ids offset + row.
+struct Rows {
+  int64_t begin, end, offset;
+};
+
+Rows rows_to_add(const AddOptions& options, const Source& source, const IvfIndex& index) {
+  const int64_t size = source.size(), next_id = index.file().next_id();
+  const auto [begin, end] = shard_rows(options.shard, size);
+  const bool by_row = options.resume || options.shard != "0/1";
+  check(!options.resume || options.first_id || next_id <= size,
+        "{}: holds ids up to {}, {} has {} rows: --resume needs the --first_id of what was stopped", options.index,
+        next_id - 1, options.input.empty() ? options.codes : options.input, size);
+  const int64_t offset = options.first_id.value_or(by_row ? 0 : next_id);
+  check(0 <= offset && offset <= std::numeric_limits<int64_t>::max() - size, "--first_id {}: expected ids below 2^32",
+        offset);
+  return {begin, end, offset};
+}
+
+/// Before any work: all ids to come are ids, and free.
+void check_all_ids(const IvfIndex& index, const Rows& rows, bool resume) {
+  const int64_t end = rows.offset + rows.end;
+  for (int64_t id = rows.offset + rows.begin; id < end;) {
+    const IdRange ids = resume ? next_missing(index.file(), id, end) : IdRange{id, end};
+    if (ids.first < ids.second) index.check_ids(ids.second - ids.first, ids.first);
+    id = ids.second;
+  }
+}
+
+/// Adds the rows batch by batch; returns how many. An Error after a batch says what to do about the others.
+int64_t add_batches(const AddOptions& options, const Source& source, const IvfCoder& coder, const Rows& all,
+                    IvfIndex& index, Progress& progress, const StopSignals& signals) {
+  const int64_t batch = std::min(batch_rows(options, coder.config()), source.size());
+  int64_t added = 0;
+  try {
+    for (int64_t row = all.begin; row < all.end;) {
+      IdRange rows{row, std::min(all.end, row + batch)};
+      if (options.resume) {
+        const IdRange ids = next_missing(index.file(), all.offset + row, all.offset + all.end);
+        rows = {ids.first - all.offset, std::min(ids.second, ids.first + batch) - all.offset};
+        if (rows.first >= all.end) break;
+      }
+      index.check_ids(rows.second - rows.first, all.offset + rows.first);  // somebody else may have added some
+      std::vector<int32_t> codes;
+      try {
+        take_codes(source, rows, coder, codes, [&](int64_t next) {
+          progress.update(next - all.begin);
+          stop_if_asked(signals);
+        });
+      } catch (const Stopped&) {  // what is encoded is kept
+        rows.second = rows.first + static_cast<int64_t>(codes.size()) / coder.config().codes();
+      }
+      index.add_codes(codes, all.offset + rows.first);
+      added += rows.second - rows.first;
+      row = rows.second;
+      if (signals.requested())
+        throw Stopped(signals.received(), fmt::format("stopped; {} holds {} vectors; go on with --resume --first_id {}",
+                                                      options.index, index.size(), all.offset));
+    }
+  } catch (const Error& error) {
+    if (added == 0) throw;
+    fail("{}; {} vectors had been added by then: go on with --resume --first_id {}", error.what(), added, all.offset);
+  }
+  return added;
+}
+
 void add(const AddOptions& options, const Common& common) {
   check(options.batch.value_or(1) >= 1, "--batch {}: expected 1 or more", options.batch.value_or(1));
   if (options.input.empty() && options.codes.empty()) throw UsageError("index add: expected --i or --codes");
   const auto coder = load_coder(options.model, common);
   const Source source = open_source(*coder, options.input, options.codes, options.raw);
-  const IdRange part = shard_rows(options.shard, source.size());
-  const int64_t begin = part.first, end = part.second;
   IvfIndex index(options.index, coder);
-  const bool by_row = options.resume || options.shard != "0/1";
-  check(!options.resume || options.first_id || index.file().next_id() <= source.size(),
-        "{}: holds ids up to {}, {} has {} rows: --resume needs the --first_id of what was stopped", options.index,
-        index.file().next_id() - 1, options.input.empty() ? options.codes : options.input, source.size());
-  const int64_t offset = options.first_id.value_or(by_row ? 0 : index.file().next_id());
-  const int64_t batch = batch_rows(options, coder->config());
-  int64_t added = 0;
+  const Rows rows = rows_to_add(options, source, index);
+  check_all_ids(index, rows, options.resume);
   const StopSignals signals;
-  const auto poll = [&] { stop_if_asked(signals); };
-  coder->set_poll(poll);
-  Progress progress(common.text(), "adding", std::max<int64_t>(end - begin, 1));
+  coder->set_poll([&] { stop_if_asked(signals); });
+  Progress progress(common.text(), "adding", std::max<int64_t>(rows.end - rows.begin, 1));
   const Stopwatch watch;
-  for (int64_t row = begin; row < end;) {
-    IdRange rows{row, std::min(end, row + batch)};
-    if (options.resume) {
-      const IdRange ids = next_missing(index.file(), offset + row, offset + end);
-      rows = {ids.first - offset, std::min(ids.second, ids.first + batch) - offset};
-      if (rows.first >= end) break;
-    }
-    index.check_ids(rows.second - rows.first, offset + rows.first);  // before long work
-    std::vector<int32_t> codes;
-    try {
-      take_codes(source, rows, *coder, codes, [&](int64_t next) {
-        progress.update(next - begin);
-        poll();
-      });
-    } catch (const Stopped&) {  // what is encoded is kept
-      rows.second = rows.first + static_cast<int64_t>(codes.size()) / coder->config().codes();
-    }
-    index.add_codes(codes, offset + rows.first);
-    added += rows.second - rows.first;
-    row = rows.second;
-    if (signals.requested())
-      throw Stopped(signals.received(), fmt::format("stopped; {} holds {} vectors; go on with --resume --first_id {}",
-                                                    options.index, index.size(), offset));
-  }
+  const int64_t added = add_batches(options, source, *coder, rows, index, progress, signals);
   progress.clear();
   const double seconds = watch.seconds();
   common.print("{}: {} vectors added in {:.1f} s ({:.0f} vectors/s), {} in all", options.index, added, seconds,
                per_second(added, seconds), index.size());
   common.report({{"added", added},
                  {"n", index.size()},
-                 {"first_id", offset + begin},
+                 {"first_id", rows.offset + rows.begin},
                  {"seconds", seconds},
                  {"vectors_per_second", per_second(added, seconds)}});
 }

@@ -126,7 +126,7 @@ TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive searc
   wrong.data<int32_t>()[550 * 4 + 1] = 20;  // a list there may be, but no code
   write_npy(codes, wrong);
   expect_error(space.path(), with(with(with(space.add(), "--first_id", "9000"), "--batch", "100"), "--codes", codes), 1,
-               {"ivf_codes.npy: row 550 holds a code outside 0 to 15"});
+               {"ivf_codes.npy: row 550 holds a code outside 0 to 15", "500 vectors", "--resume --first_id 9000"});
 }
 
 TEST_CASE("index: recall counts ids up to the largest that an index holds") {
@@ -204,6 +204,23 @@ TEST_CASE("index: shards and batches merge into what one addition gives") {
                {"ids 300 to 369 are in the index already"});
   expect_error(space.path(), with(space.add(), "--shard", "2/2"), 2, {"--shard 2/2"});
   expect_error(space.path(), with(space.add(), "--first_id", "599"), 1, {"ids 599 to 599 are in the index already"});
+}
+
+TEST_CASE("index: ids that cannot be added are found before the first batch") {
+  const IvfWorkspace space;
+  const char* const largest = "9223372036854775807";
+  const Arguments half = with(space.add(), "--shard", "1/2");
+  Arguments resume = space.add();
+  resume.push_back("--resume");
+  for (const Arguments& arguments : {half, resume})
+    expect_error(space.path(), with(arguments, "--first_id", largest), 1, {"--first_id 9223372036854775807"});
+  CHECK(results_of(with(half, "--batch", largest)).at("added") == 300);
+  const std::string before = read_bytes(space.index());
+  const Arguments batches = with(space.add(), "--batch", "100");
+  expect_error(space.path(), with(batches, "--first_id", "0"), 1, {"ids 300 to 599 are in the index already"});
+  expect_error(space.path(), with(batches, "--first_id", "4294967000"), 1, {"expected ids below 4294967294"});
+  expect_error(space.path(), with(with(resume, "--batch", "100"), "--first_id", "4294967000"), 1, {"ids below"});
+  CHECK(read_bytes(space.index()) == before);
 }
 
 /// Kills the process once `seen` is true, if it is before the end.
