@@ -3,7 +3,9 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <fmt/format.h>
+#include <system_error>
 
 #include "apps/report/page.h"
 #include "apps/standard_streams.h"
@@ -14,10 +16,16 @@ namespace {
 
 using namespace qinco;
 
-report::Method read_argument(const std::string& argument) {
+/// Reads the files of LABEL:STEM, neither of which may be `out`.
+report::Method read_argument(const std::string& argument, const std::string& out) {
   const size_t colon = argument.find(':');
   check(colon != std::string::npos && colon > 0, "'{}': expected LABEL:STEM", argument);
-  return report::read_method(argument.substr(0, colon), argument.substr(colon + 1));
+  const std::string stem = argument.substr(colon + 1);
+  for (const std::string& input : report::files_of(stem)) {
+    std::error_code missing;
+    check(!std::filesystem::equivalent(input, out, missing), "{}: given as --out, and read for {}", out, argument);
+  }
+  return report::read_method(argument.substr(0, colon), stem);
 }
 
 }  // namespace
@@ -45,7 +53,7 @@ int main(int argc, char** argv) {
   }
   std::signal(SIGXFSZ, SIG_IGN);  // a file beyond the limit of file sizes is an error of the write
   try {
-    for (const std::string& argument : arguments) page.methods.push_back(read_argument(argument));
+    for (const std::string& argument : arguments) page.methods.push_back(read_argument(argument, out));
     page.facts = report::machine_facts();
     write_file(out, report::html(page));
     fmt::print("{}", report::text_table(page.methods));

@@ -94,11 +94,15 @@ std::string recall_cell(double value) {
 
 }  // namespace
 
+std::array<std::string, 2> files_of(const std::string& stem) {
+  return {stem + ".eval.json", stem + ".train.json"};
+}
+
 Method read_method(const std::string& label, const std::string& stem) {
   Method method;
   method.label = label;
-  read_evaluation(stem + ".eval.json", method);
-  const std::string training = stem + ".train.json";
+  const auto [evaluation, training] = files_of(stem);
+  read_evaluation(evaluation, method);
   if (std::filesystem::exists(training)) read_training(training, method);
   return method;
 }

@@ -32,6 +32,9 @@ struct Method {
   std::vector<Rate> rates;
 };
 
+/// `stem`.eval.json and `stem`.train.json.
+std::array<std::string, 2> files_of(const std::string& stem);
+
 /// Reads `stem`.eval.json (what `eval` or `baseline` wrote) and, where there is one, `stem`.train.json (what `train`
 /// wrote). Throws Error naming the file and what is missing or wrong in it.
 Method read_method(const std::string& label, const std::string& stem);

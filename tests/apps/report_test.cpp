@@ -182,6 +182,18 @@ TEST_CASE("report: a missing or mistyped key is named, and nothing is written") 
   complain("m.eval.json", json, "mse");
 }
 
+TEST_CASE("report: the page does not take the place of what it is made from") {
+  const Folder folder;
+  const fs::path link = folder.page().parent_path() / "link.html";
+  fs::create_symlink("m.train.json", link);
+  for (const char* out : {"m.eval.json", "./m.train.json", "link.html"}) {
+    const Outcome outcome = folder.run("Mine", out);
+    CHECK(outcome.status == 1);
+    CHECK(outcome.err == std::string("qinco_report: ") + out + ": given as --out, and read for Mine:m\n");
+  }
+  CHECK(folder.run().status == 0);
+}
+
 TEST_CASE("report: files that are missing or no JSON, and unwritable outputs") {
   const Folder folder;
   for (const char* text : {"", "{", "[1]", "\xff"}) {
