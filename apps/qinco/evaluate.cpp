@@ -130,8 +130,12 @@ Json evaluate(const Common& common, const Coder& coder, const EvaluationFiles& f
   results["recall"] = recalls(ids, truth);
   results["seconds"] = {{"encode", seconds.encode}, {"decode", seconds.decode}, {"search", seconds.search}};
   results["vectors_per_second"] = per_second(n, seconds.encode);
-  for (int64_t m = 1; multirate && m <= coder.M; ++m)
-    results["multirate"].push_back({{"M_used", m}, {"mse", errors[m - 1] / static_cast<double>(n)}});
+  for (int64_t m = 1; multirate && m <= coder.M; ++m) {
+    const int64_t bits = (coder.nsub * m - coder.coarse) * bits_per_code(coder.K);
+    results["multirate"].push_back({{"M_used", m},
+                                    {"bytes_per_vector", static_cast<double>(bits) / 8},
+                                    {"mse", errors[m - 1] / static_cast<double>(n)}});
+  }
   print_results(common, results);
   return results;
 }

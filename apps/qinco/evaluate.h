@@ -47,7 +47,8 @@ void check_evaluation_files(const EvaluationFiles& files, int64_t d, const std::
 
 /// Encodes and decodes the base block by block and searches the queries in what was decoded. Returns the JSON keys of
 /// eval: n, M_used, bytes_per_vector, mse, recall, seconds, vectors_per_second, and with `multirate` the MSE of every
-/// prefix of the codes as [{M_used, mse}]. Prints the same for people.
+/// prefix of the codes as [{M_used, bytes_per_vector, mse}], with bits / 8 as bytes. Prints the same for
+/// people.
 Json evaluate(const Common& common, const Coder& coder, const EvaluationFiles& files, int64_t M_used, bool multirate);
 
 }  // namespace qinco::app

@@ -65,10 +65,8 @@ void read_evaluation(const std::string& path, Method& method) {
   for (size_t i = 0; i < kRecallRanks.size(); ++i) method.recall[i] = recall.number(kRecallRanks[i]);
   if (root.object("seconds").has("train")) method.training_seconds = root.object("seconds").number("train");
   if (!root.has("multirate")) return;
-  const double code_bytes = root.number("bytes_per_vector") / root.number("M_used");
-  for (const Object& rate : root.array("multirate")) {
-    method.rates.push_back({code_bytes * rate.number("M_used"), rate.number("mse")});
-  }
+  for (const Object& rate : root.array("multirate"))
+    method.rates.push_back({rate.number("bytes_per_vector"), rate.number("mse")});
 }
 
 void read_training(const std::string& path, Method& method) {

@@ -41,7 +41,9 @@ class Folder {
             {"vectors_per_second", 1234.5},
             {"M_used", 2},
             {"bytes_per_vector", 2},
-            {"multirate", {{{"M_used", 1}, {"mse", 80000.0}}, {{"M_used", 2}, {"mse", 60000.0}}}}};
+            {"multirate",
+             {{{"M_used", 1}, {"bytes_per_vector", 0.5}, {"mse", 80000.0}},
+              {{"M_used", 2}, {"bytes_per_vector", 1.0}, {"mse", 60000.0}}}}};
   }
   static Json training() {
     return {{"epochs",
@@ -180,6 +182,9 @@ TEST_CASE("report: a missing or mistyped key is named, and nothing is written") 
   json = Folder::evaluation();
   json["multirate"][1].erase("mse");
   complain("m.eval.json", json, "mse");
+  json = Folder::evaluation();
+  json["multirate"][0].erase("bytes_per_vector");
+  complain("m.eval.json", json, "bytes_per_vector");
 }
 
 TEST_CASE("report: the page does not take the place of what it is made from") {

@@ -103,6 +103,7 @@ TEST_CASE("eval: MSE, recall and the multi-rate list are the library's") {
   REQUIRE(rates.size() == Workspace::kM);
   CHECK(rates.back().at("M_used") == Workspace::kM);
   CHECK(rates.back().at("mse") == results.at("mse"));
+  for (const Json& rate : rates) CHECK(rate.at("bytes_per_vector") == 0.5 * rate.at("M_used").get<double>());  // 4 bits
   const Json prefix = results_of(with(space.eval(), "--M_used", "1"));
   CHECK(prefix.at("mse") == rates.front().at("mse"));
   CHECK(prefix.at("bytes_per_vector") == 1);
