@@ -68,6 +68,9 @@ void print_results(const Common& common, const Json& results) {
   common.print("vectors          {}", results["n"].get<int64_t>());
   common.print("bytes/vector     {}", results["bytes_per_vector"].get<int64_t>());
   common.print("MSE              {:.6g}", results["mse"].get<double>());
+  for (const Json& rate : results.value("multirate", Json::array()))
+    common.print("MSE, M_used {:<4} {:.6g} ({} bytes)", rate["M_used"].get<int64_t>(), rate["mse"].get<double>(),
+                 rate["bytes_per_vector"].get<double>());
   for (const auto& [rank, value] : recall.items()) common.print("1-recall@{:<7} {:.4f}", rank, value.get<double>());
   common.print("encode           {:.1f} s, {:.0f} vectors/s", seconds["encode"].get<double>(),
                results["vectors_per_second"].get<double>());

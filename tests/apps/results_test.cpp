@@ -101,6 +101,10 @@ TEST_CASE("eval: MSE, recall and the multi-rate list are the library's") {
     CHECK(results.at("recall").at(std::to_string(rank)) == recall_at(ids, truth, rank));
   const Json& rates = results.at("multirate");
   REQUIRE(rates.size() == Workspace::kM);
+  const std::string text = run(arguments).out;
+  for (const Json& rate : rates)
+    CHECK(contains(text, fmt::format("MSE, M_used {}    {:.6g} ({} bytes)", rate.at("M_used").get<int>(),
+                                     rate.at("mse").get<double>(), rate.at("bytes_per_vector").get<double>())));
   CHECK(rates.back().at("M_used") == Workspace::kM);
   CHECK(rates.back().at("mse") == results.at("mse"));
   for (const Json& rate : rates) CHECK(rate.at("bytes_per_vector") == 0.5 * rate.at("M_used").get<double>());  // 4 bits
