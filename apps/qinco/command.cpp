@@ -243,15 +243,15 @@ CLI::App& Program::add(const std::string& name, const std::string& description,
   return command;
 }
 
-std::string Program::command_name(const std::vector<std::string>& arguments) {
-  const auto chosen = app_.get_subcommands(
-      [&](const CLI::App* command) { return !arguments.empty() && command->get_name() == arguments.front(); });
-  if (chosen.empty()) return "qinco";
-  const bool part = arguments.size() > 1 &&
-                    !chosen.front()
-                         ->get_subcommands([&](const CLI::App* command) { return command->get_name() == arguments[1]; })
-                         .empty();
-  return "qinco " + arguments.front() + (part ? " " + arguments[1] : "");
+std::vector<CLI::App*> Program::named_commands(const std::vector<std::string>& arguments) {
+  std::vector<CLI::App*> commands = {&app_};
+  for (const std::string& argument : arguments) {
+    const auto found =
+        commands.back()->get_subcommands([&](const CLI::App* command) { return command->get_name() == argument; });
+    if (found.empty()) break;
+    commands.push_back(found.front());
+  }
+  return commands;
 }
 
 void Program::run(const std::vector<std::string>& arguments) {
@@ -277,10 +277,15 @@ int Program::main(int argc, char** argv) {
   std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
   handle_signals();
   hyphens_to_underscores(arguments);
-  const std::string name = command_name(arguments);
+  const std::vector<CLI::App*> commands = named_commands(arguments);
+  std::string name;
+  for (const CLI::App* command : commands) name += (name.empty() ? "" : " ") + command->get_name();
   try {
-    const bool unknown = name == "qinco" && !arguments.empty() && arguments.front().rfind('-', 0) != 0;
-    if (unknown) throw UsageError(fmt::format("unknown subcommand '{}'", arguments.front()));
+    const bool group = !commands.back()->get_subcommands([](const CLI::App*) { return true; }).empty();
+    if (group && arguments.size() >= commands.size()) {
+      const std::string& next = arguments[commands.size() - 1];
+      if (next.rfind('-', 0) != 0) throw UsageError(fmt::format("unknown subcommand '{}'", next));
+    }
     run(arguments);
     check(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "cannot write to the standard output");
     return 0;

@@ -81,8 +81,8 @@ class Program {
   int main(int argc, char** argv);
 
  private:
-  /// "qinco NAME" or "qinco GROUP NAME", as far as the first arguments name a subcommand.
-  std::string command_name(const std::vector<std::string>& arguments);
+  /// The program, and the group and the subcommand as far as the first arguments name them.
+  std::vector<CLI::App*> named_commands(const std::vector<std::string>& arguments);
   void run(const std::vector<std::string>& arguments);
   void check_outputs(const CLI::App& command) const;
   bool outputs_to_stdout(const CLI::App& command) const;

@@ -229,7 +229,7 @@ int64_t add_batches(const AddOptions& options, const Source& source, const IvfCo
 
 void add(const AddOptions& options, const Common& common) {
   check(options.batch.value_or(1) >= 1, "--batch {}: expected 1 or more", options.batch.value_or(1));
-  if (options.input.empty() && options.codes.empty()) throw UsageError("index add: expected --i or --codes");
+  if (options.input.empty() && options.codes.empty()) throw UsageError("expected --i or --codes");
   const auto coder = load_coder(options.model, common);
   const Source source = open_source(*coder, options.input, options.codes, options.raw);
   IvfIndex index(options.index, coder);

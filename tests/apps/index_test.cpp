@@ -121,7 +121,7 @@ TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive searc
   of_packed.push_back("--raw");
   CHECK(results_of(of_packed).at("added") == Workspace::kN);
   CHECK(read_bytes(bare) == read_bytes(space.index()));
-  expect_error(space.path(), of_codes, 2, {"expected --i or --codes"});
+  expect_error(space.path(), of_codes, 2, {"qinco index add: expected --i or --codes"});
   const Tensor wrong = read_npy(codes).clone();
   wrong.data<int32_t>()[550 * 4 + 1] = 20;  // a list there may be, but no code
   write_npy(codes, wrong);

@@ -51,7 +51,7 @@ TEST_CASE("usage: values that are missing, or no whole number") {
 
 TEST_CASE("usage: parts of a group name their own help") {
   check_error(run({"index", "add", "--unknown", "1"}), 2, {"qinco index add --help"});
-  check_error(run({"index", "ad"}), 2, {"qinco index --help"});
+  check_error(run({"index", "ad"}), 2, {"qinco index: unknown subcommand 'ad'", "qinco index --help"});
 }
 
 TEST_CASE("usage: a learning rate, or a number of epochs, at which training would end at once") {
