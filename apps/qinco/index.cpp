@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -252,6 +253,9 @@ void add(const AddOptions& options, const Common& common) {
 }
 
 void merge(const std::vector<std::string>& inputs, const std::string& output, const Common& common) {
+  std::set<std::string> places;
+  for (const std::string& input : inputs)
+    if (!places.insert(file_place(input)).second) throw UsageError(fmt::format("--i: {} is named twice", input));
   check_writable(output);
   const Stopwatch watch;
   merge_indexes(inputs, output);

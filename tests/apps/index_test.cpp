@@ -202,6 +202,8 @@ TEST_CASE("index: shards and batches merge into what one addition gives") {
   CHECK(without_times(results_of(with(space.search_index(), "--index", first)).at("points")) == expected);
   expect_error(space.path(), {"index", "merge", "--o", space.file("m"), "--i", first, second}, 1,
                {"ids 300 to 369 are in the index already"});
+  expect_error(space.path(), {"index", "merge", "--o", first, "--i", first, space.file("./0.index")}, 2,
+               {"0.index is named twice"});
   expect_error(space.path(), with(space.add(), "--shard", "2/2"), 2, {"--shard 2/2"});
   expect_error(space.path(), with(space.add(), "--first_id", "599"), 1, {"ids 599 to 599 are in the index already"});
 }
