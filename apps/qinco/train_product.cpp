@@ -146,6 +146,16 @@ void check_part_files(const Common& common, const TrainArguments& arguments) {
   }
 }
 
+/// At the end of its scope removes the rotation unless there is a checkpoint to go on with it from.
+struct KeptRotation {
+  const TrainArguments& arguments;
+
+  ~KeptRotation() {
+    if (arguments.opq && !has_checkpoint(part_arguments(arguments, 0).checkpoint_path()))
+      std::remove(rotation_path(arguments).c_str());
+  }
+};
+
 }  // namespace
 
 void check_product_run(const Common& common, const TrainArguments& arguments) {
@@ -162,6 +172,7 @@ Json train_product(const Common& common, const TrainArguments& arguments, const 
   check(d % nsub == 0, "{}: dimension {} is not a multiple of --nsub {}", arguments.training_data, d, nsub);
   ProductQinco model;
   if (arguments.opq) model.rotation = make_rotation(common, arguments, data.train, signals);
+  const KeptRotation kept{arguments};
   Json results = Json::array();
   for (int64_t j = 0; j < nsub; ++j) {
     TrainArguments part = part_arguments(arguments, j);

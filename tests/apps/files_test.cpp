@@ -186,5 +186,18 @@ TEST_CASE("files: a training that is stopped before its first batch leaves no ch
   CHECK_FALSE(std::filesystem::exists(checkpoint));
 }
 
+TEST_CASE("files: nor does one of parts leave its rotation") {
+  const Workspace space;
+  Arguments arguments = with(longer_training(space), "--nsub", "2");
+  arguments.push_back("--opq");
+  const std::set<std::string> before = listing(space.path());
+  Process process(arguments);
+  while (process.running() && !std::filesystem::exists(space.file("trained.safetensors.opq.npy")))
+    std::this_thread::yield();
+  process.send(SIGTERM);
+  check_error(process.finish(), 128 + SIGTERM, {"nothing to go on from"});
+  CHECK(listing(space.path()) == before);
+}
+
 }  // namespace
 }  // namespace qinco::tests
