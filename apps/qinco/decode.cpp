@@ -45,6 +45,7 @@ void decode(const DecodeOptions& options, const Common& common) {
     const int64_t count = std::min(block, n - i);
     file.read(i, i + count, codes.data());
     codec.decode(count, codes.data(), M_stored, M_used, x.data());
+    check_decoded(options.model, i, count, d, x.data());
     writer.write(count, x.data());
     progress.update(i + count);
     stop_if_asked(signals);

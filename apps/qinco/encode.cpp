@@ -45,6 +45,7 @@ void encode(const EncodeOptions& options, const Common& common) {
     const int64_t count = std::min(block, n - i);
     vectors.read(i, i + count, x.data());
     codec.encode(count, x.data(), M_used, codes.data(), xhat.data());
+    check_decoded(options.model, i, count, d, xhat.data());
     add_squared_error(count, d, x.data(), xhat.data(), error);
     writer.write(count, codes.data());
     progress.update(i + count);

@@ -146,6 +146,17 @@ TEST_CASE("models: tensors missing, unexpected, of other shapes or types, or not
   models.expect_refused(file, {"bad.safetensors", "codebook0.weight"});
 }
 
+TEST_CASE("models: one that decodes to what is not finite is refused, by the row") {
+  const Workspace space;
+  SafetensorsFile file = read_safetensors(space.model());
+  Tensor& bias = file.tensors.at("step1.MLPconcat.bias");
+  bias = full(bias.shape(), 3e38);
+  const std::string bad = space.file("bad.safetensors");
+  write_safetensors(bad, file);
+  for (const Arguments& arguments : {space.encode(), space.decode()})
+    expect_error(space.path(), with(arguments, "--model", bad), 1, {"bad.safetensors: decodes row 0 to"});
+}
+
 TEST_CASE("models: metadata missing or out of range") {
   const BadModels models;
   for (const char* key : {"format", "variant", "d", "K", "L", "M", "h", "db_scale"}) {
