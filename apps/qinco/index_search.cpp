@@ -162,7 +162,8 @@ void add_index_search(Program& program) {
       ->delimiter(',')
       ->capture_default_str();
   command.add_option("--M_used", options->M_used, "decode this many codes of a candidate, its list among them");
-  command.add_option("--k", options->k, "neighbours kept, at most nshort")->capture_default_str();
+  command.add_option("--k", options->k, "neighbours kept, at most nshort; recall at ranks beyond is that at k")
+      ->capture_default_str();
   program.add_output(command, "--plot", options->plot, "queries per second over recall@1, as a drawing", ".svg");
   program.add_output(command, "--o", options->output, "ids found with the last setting, -1 where there are fewer",
                      ".npy");

@@ -1,4 +1,4 @@
-// qinco train: RQ initialisation, then Adam training of QINCo, QINCo-LR or PQ-QINCo.
+// qinco train: RQ initialisation, then Adam training of QINCo, QINCo-LR, PQ-QINCo or IVF-QINCo.
 #include <cerrno>
 #include <cstdio>
 #include <memory>
@@ -123,7 +123,7 @@ void add_run_options(Program& program, CLI::App& command, TrainArguments& a) {
 void add_train(Program& program) {
   auto arguments = std::make_shared<TrainArguments>();
   auto chosen = std::make_shared<const CLI::App*>(nullptr);  // known only once `add` has returned
-  CLI::App& command = program.add("train", "Train QINCo, QINCo-LR or PQ-QINCo",
+  CLI::App& command = program.add("train", "Train QINCo, QINCo-LR, PQ-QINCo or IVF-QINCo",
                                   [arguments, chosen](const Common& common) { train(common, *arguments, **chosen); });
   *chosen = &command;
   add_data_options(program, command, *arguments);
