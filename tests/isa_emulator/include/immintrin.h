@@ -24,6 +24,7 @@ struct __m512i {
 };
 
 // In place of simd.h's template, which needs a native type.
+inline void keep_in_register(__m512&) {}
 inline void keep_in_register(__m512i&) {}
 
 #define QINCO_EMULATED [[gnu::always_inline]] inline
@@ -98,6 +99,12 @@ QINCO_EMULATED __m512i _mm512_castps_si512(__m512 x) {
 }
 QINCO_EMULATED __m512d _mm512_castps_pd(__m512 x) {
   return {_mm256_castps_pd(x.low), _mm256_castps_pd(x.high)};
+}
+QINCO_EMULATED __m512 _mm512_castps256_ps512(__m256 x) {
+  return {x, x};  // the upper half may be anything
+}
+QINCO_EMULATED __m512 _mm512_insertf32x8(__m512 x, __m256 half, int which) {
+  return which == 0 ? __m512{half, x.high} : __m512{x.low, half};
 }
 QINCO_EMULATED __m512 _mm512_castpd_ps(__m512d x) {
   return {_mm256_castpd_ps(x.low), _mm256_castpd_ps(x.high)};
