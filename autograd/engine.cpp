@@ -25,11 +25,11 @@ void release_inputs(std::vector<std::shared_ptr<Node>>& inputs) {
 
 // A gradient for `node` in its exact shape: sums over what was broadcast, after checking that it fits.
 Tensor fitted(const Node& from, const Node& node, Tensor gradient) {
-  check(gradient.defined(), "{}: backward gave no gradient for an input of shape {}", from.op, node.value.shape());
-  check(gradient.dtype() == node.value.dtype(), "{}: backward gave a gradient of {} for an input of {}", from.op,
-        name(gradient.dtype()), name(node.value.dtype()));
-  if (gradient.shape() == node.value.shape()) return gradient;
-  return sum_to(gradient, node.value.shape());
+  check(gradient.defined(), "{}: backward gave no gradient for an input of shape {}", from.op, node.shape);
+  check(gradient.dtype() == node.dtype, "{}: backward gave a gradient of {} for an input of {}", from.op,
+        name(gradient.dtype()), name(node.dtype));
+  if (gradient.shape() == node.shape) return gradient;
+  return sum_to(gradient, node.shape);
 }
 
 // node.grad += gradient. The sum is made in place only in memory that nobody else can see: operations may pass the
@@ -112,7 +112,7 @@ bool must_record(const std::vector<Variable>& inputs) {
          std::any_of(inputs.begin(), inputs.end(), [](const Variable& v) { return v.defined() && v.requires_grad(); });
 }
 
-Variable connect(const char* op, std::shared_ptr<Node> node, const std::vector<Variable>& inputs) {
+Variable connect(const char* op, std::shared_ptr<Node> node, Tensor value, const std::vector<Variable>& inputs) {
   node->op = op;
   node->requires_grad = true;
   node->is_leaf = false;
@@ -123,7 +123,7 @@ Variable connect(const char* op, std::shared_ptr<Node> node, const std::vector<V
     node->inputs.push_back(constant ? nullptr : input.node());
     if (!constant) node->level = std::max(node->level, input.node()->level + 1);
   }
-  return Variable(std::move(node));
+  return {std::move(node), std::move(value)};
 }
 
 void run_backward(const std::shared_ptr<Node>& root, const Tensor& seed) {

@@ -31,17 +31,20 @@ class InputGradients {
   std::vector<bool> needed_;
 };
 
-/// A variable's state. Inner nodes keep their inputs alive until backward() has passed.
+/// A variable's state, without the value of an operation's result: that lives as long as the variables that have it,
+/// and what backward functions have saved. Inner nodes keep their inputs' nodes alive until backward() has passed.
 struct Node {
-  explicit Node(Tensor v) : value(std::move(v)) {}
+  explicit Node(const Tensor& v) : shape(v.shape()), dtype(v.dtype()) {}
   virtual ~Node();
   Node(const Node&) = delete;
   Node& operator=(const Node&) = delete;
 
-  /// Computes the gradients of the inputs from that of `value`; frees what it saved. Leaves have none.
+  /// Computes the gradients of the inputs from that of the result; frees what it saved. Leaves have none.
   virtual void backward(const Tensor& /*gradient*/, InputGradients& /*into*/) {}
 
-  Tensor value;
+  Tensor value;  // of a leaf
+  Shape shape;   // of the value
+  DType dtype;
   Tensor grad;              // of a leaf: accumulated; of an inner node: set only while backward() runs
   const char* op = "leaf";  // the operation's name, for messages
   bool requires_grad = false;
@@ -55,7 +58,7 @@ struct Node {
 /// A node whose backward function is F(const Tensor& gradient, InputGradients& into).
 template <class F>
 struct OpNode final : Node {
-  OpNode(Tensor v, F f) : Node(std::move(v)), function(std::make_unique<F>(std::move(f))) {}
+  OpNode(const Tensor& v, F f) : Node(v), function(std::make_unique<F>(std::move(f))) {}
   void backward(const Tensor& gradient, InputGradients& into) override {
     const std::unique_ptr<F> once = std::move(function);  // what it captured goes when it is done
     (*once)(gradient, into);
@@ -71,8 +74,8 @@ inline Tensor kept_for(const Variable& of, const Tensor& value) {
 /// True if an operation on these inputs must be recorded.
 bool must_record(const std::vector<Variable>& inputs);
 
-/// Connects a new node to its inputs.
-Variable connect(const char* op, std::shared_ptr<Node> node, const std::vector<Variable>& inputs);
+/// Connects the new node of a result `value` to its inputs.
+Variable connect(const char* op, std::shared_ptr<Node> node, Tensor value, const std::vector<Variable>& inputs);
 
 /// The result `value` of an operation on `inputs` (undefined ones are constants), with its backward function:
 ///     return record("mul", mul(a.value(), b.value()), {a, b}, [...](const Tensor& g, InputGradients& into) {
@@ -81,7 +84,8 @@ Variable connect(const char* op, std::shared_ptr<Node> node, const std::vector<V
 template <class F>
 Variable record(const char* op, Tensor value, const std::vector<Variable>& inputs, F backward) {
   if (!must_record(inputs)) return Variable(std::move(value));
-  return connect(op, std::make_shared<OpNode<F>>(std::move(value), std::move(backward)), inputs);
+  auto node = std::make_shared<OpNode<F>>(value, std::move(backward));
+  return connect(op, std::move(node), std::move(value), inputs);
 }
 
 /// Runs backward() of every node that `root` depends on, from `seed`, and frees the graph.

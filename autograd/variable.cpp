@@ -30,12 +30,13 @@ Tensor writable(Tensor value) {
 Variable::Variable(Tensor value, bool requires_grad) {
   check(value.defined(), "variable: the tensor is undefined");
   if (requires_grad) check_trainable(value);
-  node_ = std::make_shared<Node>(requires_grad ? writable(std::move(value)) : std::move(value));
+  node_ = std::make_shared<Node>(value);
+  node_->value = requires_grad ? writable(std::move(value)) : std::move(value);
   node_->requires_grad = requires_grad;
 }
 
 const Tensor& Variable::value() const {
-  return deref(node_).value;
+  return deref(node_).is_leaf ? node_->value : value_;
 }
 bool Variable::requires_grad() const {
   return deref(node_).requires_grad;

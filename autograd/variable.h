@@ -1,7 +1,8 @@
 // Variables: tensors that remember how they were made, so that backward() can differentiate through them.
 //
 // A Variable is a handle: copies are the same variable. Operations (autograd/ops.h) compute at once and, where an input
-// requires a gradient, note a node with its backward function; backward() walks these nodes once and frees them.
+// requires a gradient, note a node with its backward function; backward() walks these nodes once and frees them. A node
+// keeps what its backward function reads, so an intermediate value that none reads goes with its last variable.
 #pragma once
 
 #include <memory>
@@ -56,10 +57,12 @@ class Variable {
 
   /// For the engine and the operations.
   const std::shared_ptr<Node>& node() const { return node_; }
-  explicit Variable(std::shared_ptr<Node> node) : node_(std::move(node)) {}
+  /// The result of an operation.
+  Variable(std::shared_ptr<Node> node, Tensor value) : node_(std::move(node)), value_(std::move(value)) {}
 
  private:
   std::shared_ptr<Node> node_;
+  Tensor value_;  // of an operation's result; a leaf's, which may be replaced, is its node's
 };
 
 /// While one is alive in a thread, the operations of that thread record nothing.
