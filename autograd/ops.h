@@ -1,6 +1,7 @@
 // Differentiable operations. f32 and f64; shapes as in tensor/ops.h, and the same one-line errors.
 //
-// Forward and backward of each are one function of ops/<family>.cpp. An operand that is a Tensor is a constant.
+// Forward and backward of each are one function of ops/<family>.cpp. An operand that is a Tensor is a constant; targets
+// and ids are copied, so that they may be changed before backward().
 #pragma once
 
 #include <cstdint>

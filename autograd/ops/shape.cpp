@@ -43,10 +43,12 @@ Variable transpose(const Variable& x, int64_t i, int64_t j) {
 
 Variable embedding(const Variable& weight, const Tensor& ids) {
   check(weight.value().dim() == 2, "embedding: expected a weight [N,d], found shape {}", weight.shape());
-  return record("embedding", gather_rows(weight.value(), ids), {weight},
-                [ids, shape = weight.shape()](const Tensor& g, InputGradients& into) {
+  const Tensor out = gather_rows(weight.value(), ids);
+  // A copy: the caller may fill theirs again before backward().
+  return record("embedding", out, {weight},
+                [list = ids.clone(), shape = weight.shape()](const Tensor& g, InputGradients& into) {
                   const Tensor rows = zeros(shape, g.dtype(), g.device());
-                  scatter_add_rows(rows, ids, g);
+                  scatter_add_rows(rows, list, g);
                   into.set(0, rows);
                 });
 }

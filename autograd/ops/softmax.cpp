@@ -13,13 +13,14 @@ namespace {
 
 using kernels::Context;
 
-// Targets as a contiguous list on the CPU, after checking them against log-probabilities or logits [n,C].
+// A copy of the targets as a list on the CPU, which stays when the caller fills theirs again, checked against
+// log-probabilities or logits [n,C].
 Tensor checked_targets(const char* op, const Tensor& scores, const Tensor& targets) {
   check(scores.dim() == 2 && targets.dim() == 1 && targets.dtype() == DType::i32 && targets.size(0) == scores.size(0),
         "{}: scores {} and targets {} {}: expected [n,C] and i32 [n]", op, scores.shape(), name(targets.dtype()),
         targets.shape());
   check(targets.numel() > 0, "{}: no rows", op);
-  const Tensor list = targets.contiguous().to(Device{});
+  const Tensor list = targets.clone(Device{});
   const int32_t* const data = list.data<int32_t>();
   const int64_t classes = scores.size(1);
   const auto* const bad = std::find_if(data, data + list.numel(), [&](int32_t t) { return t < 0 || t >= classes; });

@@ -1,5 +1,6 @@
 // The engine: accumulation, sharing, freeing, long chains, errors.
 #include <doctest/doctest.h>
+#include <functional>
 
 #include "autograd/node.h"
 #include "autograd/ops.h"
@@ -216,4 +217,17 @@ TEST_CASE("engine: a value that backward does not read goes with its last variab
   CHECK(held() <= kBytes + kSmall);
   positive.backward(ones({kBytes / 8}, DType::f64));
   CHECK(same_bits(x.grad(), zeros({kBytes / 8}, DType::f64)));
+}
+
+TEST_CASE("engine: targets and ids may be filled again before backward()") {
+  const auto grad = [](const std::function<Variable(const Variable&, const Tensor&)>& f, int32_t refill) {
+    const Variable x(arange(6, 0.5, 0.25, DType::f64).reshape({2, 3}), true);
+    const Tensor list = from_vector<int32_t>({0, 1});
+    const Variable y = f(x, list);
+    list.data<int32_t>()[0] = refill;
+    sum(y).backward();
+    return x.grad();
+  };
+  for (const auto& f : {nll_loss, cross_entropy, embedding})
+    for (const int32_t refill : {1, 100}) CHECK(same_bits(grad(f, refill), grad(f, 0)));
 }
