@@ -62,19 +62,23 @@ void Optimizer::reset_state() {
 }
 
 void Optimizer::step() {
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    const Tensor grad = slots_[i].parameter.grad(), &value = slots_[i].parameter.value();
+    if (!grad.defined()) continue;
+    check(value.is_contiguous(), "optimizer: parameter {} of shape {} is not contiguous", i, value.shape());
+    check(grad.device() == value.device(), "optimizer: parameter {} is on {}, its gradient on {}", i, value.device(),
+          grad.device());
+  }
   const size_t moments = moment_names().size();
   std::vector<Update> updates;
   for (Slot& slot : slots_) {
-    const Tensor grad = slot.parameter.grad();
+    const Tensor grad = slot.parameter.grad(), &value = slot.parameter.value();
     if (!grad.defined()) continue;
-    const Tensor& value = slot.parameter.value();
-    check(value.is_contiguous() && grad.device() == value.device(),
-          "optimizer: expected a contiguous parameter with a gradient beside it, found {} on {}, its gradient on {}",
-          value.shape(), value.device(), grad.device());
     for (Tensor& moment : slot.moments) moment = moment.to(value.device());
     while (slot.moments.size() < moments) slot.moments.push_back(zeros_like(value));
-    updates.push_back({value, grad.contiguous(), slot.moments, ++slot.steps});
+    updates.push_back({value, grad.contiguous(), slot.moments, slot.steps + 1});
   }
+  for (Slot& slot : slots_) slot.steps += slot.parameter.grad().defined();
   update(updates);
 }
 

@@ -20,7 +20,8 @@ class Optimizer {
   Optimizer(std::vector<Variable> parameters, double lr);
   virtual ~Optimizer() = default;
 
-  /// Updates every parameter that has a gradient, in place.
+  /// Updates every parameter that has a gradient, in place. Error where one is no longer contiguous, or not on its
+  /// gradient's device; then nothing has changed.
   void step();
   void zero_grad();
   double lr() const { return lr_; }

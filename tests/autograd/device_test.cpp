@@ -147,3 +147,14 @@ TEST_CASE("device: dropout's masks are the CPU's, in every call and backward") {
       }
     }
 }
+
+TEST_CASE("device: a gradient elsewhere is an error that names the parameter and both devices") {
+  for (const Device device : test_devices()) {
+    Variable first(ones({2}), true), second(ones({2}), true);
+    optim::SGD sgd({first, second}, {.lr = 1});
+    first.set_grad(ones({2}));
+    second.set_grad(ones({2}, DType::f32, device));
+    CHECK(error_of([&] { sgd.step(); }) == "optimizer: parameter 1 is on cpu, its gradient on " + device.name());
+    CHECK(same_bits(first.value(), ones({2})));
+  }
+}
