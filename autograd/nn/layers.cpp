@@ -21,6 +21,15 @@ Tensor normal_tensor(const Shape& shape, Random& random, DType dtype) {
   return values;
 }
 
+void check_weights(const Tensor& w, const Tensor& b) {
+  check(w.defined(), "linear: the weight is undefined");
+  check(w.dim() == 2 && w.numel() > 0, "linear: expected a weight [out,in], sizes of at least 1, found shape {}",
+        w.shape());
+  check(!b.defined() || (b.shape() == Shape{w.size(0)} && b.dtype() == w.dtype()),
+        "linear: weight {}: expected a bias {} [{}], found {} {}", w.shape(), name(w.dtype()), w.size(0),
+        name(b.dtype()), b.shape());
+}
+
 void check_table(const Tensor& table) {
   check(table.defined(), "embedding: the table is undefined");
   check(table.dim() == 2 && table.numel() > 0, "embedding: expected a table [N,d], sizes of at least 1, found shape {}",
@@ -41,12 +50,14 @@ Linear::Linear(int64_t in, int64_t out, bool with_bias, Random& random, DType dt
   if (with_bias) bias = register_parameter("bias", uniform_tensor({out}, bound, random, dtype));
 }
 
+Linear::Linear(Tensor w, Tensor b) {
+  check_weights(w, b);
+  weight = register_parameter("weight", std::move(w));
+  if (b.defined()) bias = register_parameter("bias", std::move(b));
+}
+
 Linear::Linear(const Variable& w, const Variable& b) {
-  check(w.value().dim() == 2 && w.value().numel() > 0,
-        "linear: expected a weight [out,in], sizes of at least 1, found shape {}", w.shape());
-  check(!b.defined() || (b.shape() == Shape{w.size(0)} && b.dtype() == w.dtype()),
-        "linear: weight {}: expected a bias {} [{}], found {} {}", w.shape(), name(w.dtype()), w.size(0),
-        b.defined() ? name(b.dtype()) : "", b.defined() ? b.shape() : Shape{});
+  check_weights(w.value(), b.defined() ? b.value() : Tensor());
   weight = register_parameter("weight", w);
   if (b.defined()) bias = register_parameter("bias", b);
 }

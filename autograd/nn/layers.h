@@ -21,7 +21,10 @@ class Linear : public Layer {
  public:
   Linear(int64_t in, int64_t out, Random& random) : Linear(in, out, true, random) {}
   Linear(int64_t in, int64_t out, bool with_bias, Random& random, DType dtype = DType::f32);
-  /// Of parameters that exist, which it shares: w [out,in] and b [out], of one dtype, or b undefined.
+  /// Starts from values that exist, which are copied unless they are moved here: w [out,in] and b [out], of one dtype,
+  /// or b undefined.
+  explicit Linear(Tensor w, Tensor b = {});
+  /// Of parameters that exist, which it shares, as above.
   explicit Linear(const Variable& w, const Variable& b = {});
   Variable forward(const Variable& x) override;
 

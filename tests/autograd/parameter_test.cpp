@@ -41,8 +41,9 @@ TEST_CASE("parameter: tensors of a mapped file can be trained, and the file stay
   Variable set(zeros({4, 3}), true);
   set.set_value(mapped);
   const nn::Embedding embedding(mapped);
+  const nn::Linear linear(mapped);
   const Given module("w", mapped);
-  for (const Variable& parameter : {leaf, set, embedding.weight, module.parameters().front()}) {
+  for (const Variable& parameter : {leaf, set, embedding.weight, linear.weight, module.parameters().front()}) {
     subtract_one({parameter});
     CHECK(same_bits(parameter.value(), zeros({4, 3})));
   }
@@ -56,12 +57,15 @@ TEST_CASE("parameter: a module's memory is its own") {
   const Tensor rows = table.slice(0, 1, 3), spread = ones({1, 3}).expand({2, 3});
   const Given whole("w", table), view("w", rows), last("w", table.slice(0, 3, 4)), expanded("w", spread);
   const nn::Embedding embedding(table);
+  const Tensor offsets = ones({4});
+  const nn::Linear linear(table, offsets);
   for (const Variable& parameter : {whole.parameters()[0], view.parameters()[0], last.parameters()[0],
-                                    expanded.parameters()[0], embedding.weight}) {
+                                    expanded.parameters()[0], embedding.weight, linear.weight, linear.bias}) {
     subtract_one({parameter});
     CHECK(same_bits(parameter.value(), zeros(parameter.shape())));
   }
   CHECK(same_bits(table, ones({4, 3})));
+  CHECK(same_bits(offsets, ones({4})));
   CHECK(same_bits(spread, ones({2, 3})));
   CHECK(contains(error_of([] { Given("w", Tensor()); }), "module: parameter w: the tensor is undefined"));
 }
@@ -76,6 +80,11 @@ TEST_CASE("parameter: a tensor just made, or moved to a module, is not copied") 
   const std::byte* const memory = table.bytes();
   const Given moved("w", std::move(table));
   CHECK(moved.parameters()[0].value().bytes() == memory);
+  table = zeros({kRows, 256});
+  const std::byte* const weight = table.bytes();
+  const nn::Linear linear(std::move(table));
+  CHECK(linear.weight.value().bytes() == weight);
+  CHECK(!linear.bias.defined());
 }
 
 namespace {
@@ -163,6 +172,8 @@ TEST_CASE("parameter: what cannot be shared is an error, and memory that cannot 
                  "linear: weight [3,2]: expected a bias f32 [3], found f32 [2]"));
   CHECK(
       contains(error_of([&] { nn::Linear(weight, Variable(zeros({3}, DType::f64))); }), "bias f32 [3], found f64 [3]"));
+  CHECK(contains(error_of([] { nn::Linear(ones({3, 2}), zeros({2})); }), "expected a bias f32 [3], found f32 [2]"));
+  CHECK(error_of([] { nn::Linear{Tensor()}; }) == "linear: the weight is undefined");
   CHECK(contains(error_of([&] { nn::Embedding{leaf}; }),
                  "embedding: expected a table [N,d], sizes of at least 1, found shape [2]"));
   std::vector<float> theirs = {1, 1};
