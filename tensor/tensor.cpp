@@ -154,6 +154,9 @@ Tensor Tensor::to(Device device) const {
 void Tensor::copy_from(const Tensor& src) const {
   check(defined() && src.defined(), "copy_from: one of the tensors is undefined");
   check(src.dtype_ == dtype_, "copy_from: expected dtype {}, found {}", name(dtype_), name(src.dtype_));
+  for (int i = 0; i < dim(); ++i)
+    check(shape_[i] <= 1 || strides_[static_cast<size_t>(i)] != 0,
+          "copy_from: the elements of dimension {} of shape {} are one in memory", i, shape_);
   copy_strided(src.expand(shape_), *this);
 }
 

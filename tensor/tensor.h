@@ -90,7 +90,7 @@ class Tensor {
   /// On `device`; this tensor if it is there already. To the CPU: waits for the values.
   Tensor to(Device device) const;
   /// Writes src's elements, from any device, into this view. Same dtype; src's shape must broadcast to this one. They
-  /// must not overlap.
+  /// must not overlap. Error for a view that expand() has repeated: where would its elements go?
   void copy_from(const Tensor& src) const;
 
   /// "f32 [2,3] 1 2 3 ..." with at most `max_elements` values: for messages and debugging.

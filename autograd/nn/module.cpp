@@ -92,8 +92,20 @@ void Module::load(const TensorMap& state) {
   for (const auto& [name, parameter] : once)
     check(chosen.count(parameter.node().get()) > 0, "load: parameter {} is missing", name);
   for (const auto& [name, value] : state) check(names.count(name) > 0, "load: unexpected parameter {}", name);
-  for (auto& [name, parameter] : once) {
-    const Tensor &own = parameter.value(), &value = chosen.at(parameter.node().get())->second;
+  // Of values that lie on parameters copies are made first: those are written to, one after the other.
+  std::vector<Tensor> values;
+  values.reserve(once.size());
+  for (const NamedParameter& each : once) {
+    const Tensor& value = chosen.at(each.parameter.node().get())->second;
+    const bool shared = !value.owns_storage_alone() && !value.is_external();
+    const bool lies_on_one = shared && std::any_of(once.begin(), once.end(), [&](const NamedParameter& other) {
+                               return other.parameter.value().shares_storage(value);
+                             });
+    values.push_back(lies_on_one ? value.clone() : value);
+  }
+  for (size_t i = 0; i < once.size(); ++i) {
+    Variable& parameter = once[i].parameter;
+    const Tensor &own = parameter.value(), &value = values[i];
     // A frozen parameter may lie on anything: what cannot be written to, or holds an element twice, is replaced.
     if (own.is_external() || !own.is_contiguous())
       parameter.set_value(value.clone(own.device()));

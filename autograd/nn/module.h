@@ -56,9 +56,9 @@ class Module {
 
   /// Copies of all parameters by name, on the CPU.
   TensorMap state() const;
-  /// Sets all parameters from copies, wherever they are. A tied one may be there by any of its names, or by all, as in
-  /// PyTorch's state dicts, with the same values. Error if a name is missing or unexpected, or a shape or dtype
-  /// differs; then nothing has changed.
+  /// Sets all parameters from copies, wherever they are, even on parameters of this module. A tied one may be there by
+  /// any of its names, or by all, as in PyTorch's state dicts, with the same values. Error if a name is missing or
+  /// unexpected, or a shape or dtype differs; then nothing has changed.
   void load(const TensorMap& state);
 
   /// Where every random generator of the tree is (Dropout's, "2.random"), by name: i64 [3], RandomState's fields as

@@ -182,6 +182,18 @@ TEST_CASE("parameter: what cannot be shared is an error, and memory that cannot 
   CHECK(theirs == std::vector<float>{1, 1});
 }
 
+TEST_CASE("parameter: values that lie on parameters are loaded as they were") {
+  const auto counted = [](double start) { return arange(9, start).reshape({3, 3}); };
+  nn::Sequential net(nn::Linear(counted(0)), nn::Linear(counted(100)));
+  const Tensor first = net.parameters()[0].value(), second = net.parameters()[1].value();
+  net.load({{"0.weight", second}, {"1.weight", first.transpose(0, 1)}});
+  CHECK(same_bits(net.state().at("0.weight"), counted(100)));
+  CHECK(same_bits(net.state().at("1.weight"), counted(0).transpose(0, 1).contiguous()));
+  net.load({{"0.weight", first.transpose(0, 1)}, {"1.weight", second}});
+  CHECK(same_bits(net.state().at("0.weight"), counted(100).transpose(0, 1).contiguous()));
+  CHECK(same_bits(net.state().at("1.weight"), counted(0).transpose(0, 1).contiguous()));
+}
+
 TEST_CASE("parameter: a frozen one can be loaded, whatever its value lies on") {
   const TemporaryDirectory directory;
   write_safetensors(directory.file("table"), {{{"table", ones({2, 2})}}, {}});

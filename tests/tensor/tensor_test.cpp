@@ -159,6 +159,12 @@ TEST_CASE("tensor: copy_from broadcasts") {
   CHECK(same_bits(x, from_vector<float>({5, 6, 5, 6, 5, 6}, {3, 2})));
   CHECK(contains(error_of([&] { x.copy_from(ones({2, 3})); }), "expand: shape [2,3] into [3,2]"));
   CHECK(contains(error_of([&] { x.copy_from(ones({3, 2}, DType::f64)); }), "expected dtype f32, found f64"));
+  const Tensor one = zeros({1}), repeated = one.unsqueeze(0).expand({1, 3});
+  CHECK(error_of([&] { repeated.copy_from(arange(3)); }) ==
+        "copy_from: the elements of dimension 1 of shape [1,3] are one in memory");
+  CHECK(one.item<float>() == 0);
+  repeated.slice(1, 0, 1).copy_from(ones({1}));
+  CHECK(one.item<float>() == 1);
 }
 
 TEST_CASE("tensor: errors of views") {
