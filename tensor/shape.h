@@ -13,6 +13,9 @@ namespace qinco {
 
 constexpr int kMaxDims = 8;
 
+/// `dim` counted from the end when negative; throws Error naming `op` unless -ndim <= dim < ndim.
+int normalise_dim(int64_t dim, int ndim, const char* op);
+
 /// At most eight dimension sizes, held by value. The empty shape is a scalar.
 class Shape {
  public:
@@ -23,11 +26,11 @@ class Shape {
 
   /// The number of dimensions.
   int size() const { return ndim_; }
-  int64_t operator[](int i) const { return dims_[static_cast<size_t>(i)]; }
-  int64_t& operator[](int i) { return dims_[static_cast<size_t>(i)]; }
+  /// The size of dimension i; negative i counts from the end. Throws Error where there is none.
+  int64_t operator[](int i) const { return dims_[index(i)]; }
+  int64_t& operator[](int i) { return dims_[index(i)]; }
   const int64_t* begin() const { return dims_.data(); }
   const int64_t* end() const { return dims_.data() + ndim_; }
-  int64_t back() const { return dims_[static_cast<size_t>(ndim_ - 1)]; }
 
   void push_back(int64_t dim);
   /// Inserts a dimension before position i; removes dimension i.
@@ -44,12 +47,12 @@ class Shape {
   bool operator==(const Shape& other) const;
 
  private:
+  size_t index(int i) const { return static_cast<size_t>(0 <= i && i < ndim_ ? i : normalise_dim(i, ndim_, "shape")); }
+
   std::array<int64_t, kMaxDims> dims_{};
   int ndim_ = 0;
 };
 
-/// `dim` counted from the end when negative; throws Error naming `op` unless -ndim <= dim < ndim.
-int normalise_dim(int64_t dim, int ndim, const char* op);
 /// The shape both broadcast to (sizes equal, or one of them 1, aligned at the last dimension); throws Error naming
 /// `op`.
 Shape broadcast_shapes(const Shape& a, const Shape& b, const char* op);

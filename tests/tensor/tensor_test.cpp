@@ -33,6 +33,14 @@ TEST_CASE("shape: sizes, text, overflow, limits") {
   CHECK(Shape{2, 3, 4}.str() == "[2,3,4]");
   CHECK(Shape{}.str() == "[]");
   CHECK(!(Shape{2, 3} == Shape{2, 3, 1}));
+  const Shape shape{2, 3, 4};
+  CHECK(shape[2] == 4);
+  CHECK(shape[-1] == 4);
+  CHECK(shape[-3] == 2);
+  for (const int i : {-4, 3, 100}) {
+    CHECK(error_of([&] { (void)shape[i]; }) == fmt::format("shape: dimension {} of a tensor with 3", i));
+    CHECK(contains(error_of([&] { Shape{2, 3, 4}[i] = 1; }), "shape: dimension"));
+  }
   CHECK(contains(error_of([] { (void)Shape{int64_t{1} << 40, int64_t{1} << 40}.numel(); }), "overflows"));
   CHECK(contains(error_of([] { (void)Shape{0, int64_t{1} << 40, int64_t{1} << 40}.numel(); }), "overflows"));
   CHECK(contains(error_of([] { (void)Shape{2, -3}.numel(); }), "negative size in [2,-3]"));
