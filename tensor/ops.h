@@ -24,7 +24,8 @@ QINCO_BINARY_OPS(QINCO_DECLARE_BINARY)
 /// The op chosen by value.
 Tensor unary(kernels::UnaryOp op, const Tensor& x);
 Tensor binary(kernels::BinaryOp op, const Tensor& a, const Tensor& b);
-/// dy * op'(x), given y = op(x); an operand that the derivative does not read may be undefined.
+/// dy * op'(x), given y = op(x), of one shape and dtype; an operand that the derivative does not read
+/// (kernels/functors.h) may be undefined.
 Tensor unary_backward(kernels::UnaryOp op, const Tensor& x, const Tensor& y, const Tensor& dy);
 /// y = alpha*x + beta*y in place; y contiguous, same shape.
 void axpby(double alpha, const Tensor& x, double beta, const Tensor& y);

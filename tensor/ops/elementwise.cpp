@@ -1,7 +1,7 @@
 // Element-wise operations: broadcasting by strides where the kernel can, by copying where it cannot.
 #include <array>
-#include <cassert>
 
+#include "kernels/functors.h"
 #include "tensor/create.h"
 #include "tensor/dispatch.h"
 #include "tensor/ops.h"
@@ -82,10 +82,18 @@ Tensor unary(UnaryOp op, const Tensor& x) {
 
 Tensor unary_backward(UnaryOp op, const Tensor& x, const Tensor& y, const Tensor& dy) {
   const Context& context = context_of(name_of(op), {&dy}, {&x, &y});
+  const auto check_operand = [&](const char* which, const Tensor& operand, bool is_read) {
+    check(operand.defined() || !is_read, "{}: its derivative reads {}, which is undefined", name_of(op), which);
+    check(!operand.defined() || (operand.shape() == dy.shape() && operand.dtype() == dy.dtype()),
+          "{}: {} {} {} and its gradient {} {} differ", name_of(op), which, name(operand.dtype()), operand.shape(),
+          name(dy.dtype()), dy.shape());
+  };
+  kernels::functors::visit_unary(op, [&](auto functor) {
+    check_operand("x", x, functor.kReadsX);
+    check_operand("y", y, functor.kReadsY);
+  });
   const Tensor g = dy.contiguous();
   const Tensor in = x.defined() ? x.contiguous() : x, result = y.defined() ? y.contiguous() : y;
-  assert(!in.defined() || in.shape() == g.shape());
-  assert(!result.defined() || result.shape() == g.shape());
   const Tensor out = Tensor::empty(g.shape(), g.dtype(), g.device());
   floating_dtype(name_of(op), g.dtype(), [&]<class T>() {
     kernels::table<T>(context.device)

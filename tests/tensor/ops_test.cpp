@@ -166,6 +166,22 @@ TEST_CASE("tensor ops: an undefined operand is an error that names the operation
   CHECK(contains(error_of([&] { zeros_like(none); }), "zeros_like: the tensor is undefined"));
 }
 
+TEST_CASE("tensor ops: unary_backward checks what the derivative reads") {
+  using kernels::UnaryOp;
+  const Tensor none, x = positive_values({2, 3}, 1), dy = positive_values({2, 3}, 2);
+  CHECK(same_bits(unary_backward(UnaryOp::relu, none, x, dy), dy));
+  CHECK(same_bits(unary_backward(UnaryOp::square, x, none, dy), scale(mul(x, dy), 2)));
+  CHECK(error_of([&] { unary_backward(UnaryOp::relu, x, none, dy); }) ==
+        "relu: its derivative reads y, which is undefined");
+  CHECK(error_of([&] { unary_backward(UnaryOp::gelu, none, x, dy); }) ==
+        "gelu: its derivative reads x, which is undefined");
+  CHECK(error_of([&] { unary_backward(UnaryOp::gelu, ones({1}), none, dy); }) ==
+        "gelu: x f32 [1] and its gradient f32 [2,3] differ");
+  CHECK(contains(error_of([&] { unary_backward(UnaryOp::relu, none, ones({3, 2}), dy); }), "relu: y f32 [3,2]"));
+  CHECK(contains(error_of([&] { unary_backward(UnaryOp::relu, none, x.to(DType::f64), dy); }), "relu: y f64 [2,3]"));
+  CHECK(error_of([&] { unary_backward(UnaryOp::neg, none, none, none); }) == "neg: an operand is undefined");
+}
+
 TEST_CASE("tensor ops: rows by index and back") {
   const Tensor table = positive_values({4, 2, 3}, 1), ids = from_vector<int32_t>({3, 0, 3, 1, 3}, {5});
   const Tensor rows = gather_rows(table, ids);
