@@ -70,7 +70,7 @@ Tensor sum(const Tensor& x, int64_t dim, bool keepdim) {
 Tensor mean(const Tensor& x, int64_t dim, bool keepdim) {
   const int64_t n = x.size(dim);
   check(n > 0, "mean: dimension {} of shape {} is empty", dim, x.shape());
-  return scale(sum(x, dim, keepdim), average(1, n));
+  return div(sum(x, dim, keepdim), scalar(static_cast<double>(n), x.dtype(), x.device()));
 }
 
 Tensor sum_to(const Tensor& x, const Shape& shape) {

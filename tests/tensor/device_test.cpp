@@ -182,6 +182,7 @@ TEST_CASE("device: operations give what they give on the CPU") {
         // Sums of at most 133 terms in another order, and other exponentials.
         CHECK(worst_difference(found, expected) <= (dtype == DType::f32 ? 5e-6 : 1e-14));
       }
+      CHECK(same_bits(mean(ones({41, 2}, dtype, device), 0), ones({2}, dtype)));
       CHECK(sum_squared_difference(there[0], zeros_like(there[0])) ==
             doctest::Approx(sum_squared_difference(here[0], zeros_like(here[0]))).epsilon(1e-6));
     }

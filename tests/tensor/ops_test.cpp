@@ -208,6 +208,10 @@ TEST_CASE("tensor ops: reductions in closed form") {
   CHECK(sum_squared_difference(x, zeros({2, 3})) == 56);
   CHECK(mean(x).item<float>() == 2);
   CHECK(same_bits(mean(x, 1), from_vector<float>({4.0f / 3, 8.0f / 3})));
+  for (const int64_t n : {41, 47, 55, 61}) {  // whose inverses, rounded and times n, are not 1
+    CHECK(same_bits(mean(ones({n, 2}), 0), ones({2})));
+    CHECK(same_bits(mean(ones({2, n}, DType::f64), 1, true), ones({2, 1}, DType::f64)));
+  }
   CHECK(worst_difference(log_sum_exp(zeros({2, 3})), full({2}, std::log(3.0))) <= 1e-6);
   // More ones than a float can count one by one.
   CHECK(sum(scalar(1).expand({40'000'000})).item<double>() == 4e7);
