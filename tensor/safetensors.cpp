@@ -160,6 +160,47 @@ void check_coverage(const std::string& path, std::vector<Entry>& entries, uint64
   check(at == size, "{}: expected {} bytes of data, found {}", path, at, size);
 }
 
+// The header's text, entry by entry: a JSON object that keeps its order looks for each new name among all it has.
+std::string header_of(const std::string& path, const std::vector<std::pair<std::string, Tensor>>& order,
+                      const std::map<std::string, std::string>& metadata) {
+  const auto quoted = [&](const std::string& text) {
+    try {
+      return ordered_json(text).dump();
+    } catch (const nlohmann::json::exception&) {
+      fail("{}: a tensor's name or the metadata is not UTF-8", path);
+    }
+  };
+  std::string header = "{";
+  const auto add = [&](const std::string& key, const std::string& value) {
+    if (header.back() != '{') header += ',';
+    header += quoted(key) + ':' + value;
+  };
+  if (!metadata.empty()) {
+    size_t bytes = 0;
+    header += quoted(kMetadata) + ":{";
+    for (const auto& [key, value] : metadata) {
+      bytes += key.size() + value.size() + kMetadataItem;
+      add(key, quoted(value));
+    }
+    header += '}';
+    check(bytes <= kMaxMetadata, "{}: metadata of {} bytes, expected at most {}", path, bytes, kMaxMetadata);
+  }
+  int64_t at = 0;
+  for (const auto& [name, tensor] : order) {
+    check(name != kMetadata, "{}: a tensor cannot be named {}", path, kMetadata);
+    check(tensor.defined(), "{}: tensor {} is undefined", path, quote(name));
+    const int64_t end = at + tensor.numel() * static_cast<int64_t>(size_of(tensor.dtype()));
+    add(name, fmt::format(R"({{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})",
+                          kTypeNames[static_cast<size_t>(tensor.dtype())].text, tensor.shape(), at, end));
+    at = end;
+  }
+  header += '}';
+  header.resize((8 + header.size() + 63) / 64 * 64 - 8, ' ');
+  check(static_cast<int64_t>(header.size()) <= kMaxHeader, "{}: header of {} bytes, expected at most {}", path,
+        header.size(), kMaxHeader);
+  return header;
+}
+
 }  // namespace
 
 SafetensorsFile read_safetensors(const std::string& path) {
@@ -202,27 +243,7 @@ void write_safetensors(const std::string& path, const SafetensorsFile& file) {
   std::stable_sort(order.begin(), order.end(),
                    [](const auto& a, const auto& b) { return size_of(a.second.dtype()) > size_of(b.second.dtype()); });
   check(order.size() <= kMaxTensors, "{}: expected at most {} tensors, found {}", path, kMaxTensors, order.size());
-  ordered_json header = ordered_json::object();
-  if (!file.metadata.empty()) header[kMetadata] = file.metadata;
-  int64_t at = 0;
-  for (const auto& [name, tensor] : order) {
-    check(name != kMetadata, "{}: a tensor cannot be named {}", path, kMetadata);
-    check(tensor.defined(), "{}: tensor {} is undefined", path, quote(name));
-    const int64_t end = at + tensor.numel() * static_cast<int64_t>(size_of(tensor.dtype()));
-    header[name] = {{"dtype", kTypeNames[static_cast<size_t>(tensor.dtype())].text},
-                    {"shape", std::vector<int64_t>(tensor.shape().begin(), tensor.shape().end())},
-                    {"data_offsets", {at, end}}};
-    at = end;
-  }
-  std::string text;
-  try {
-    text = header.dump();
-  } catch (const nlohmann::json::exception&) {
-    fail("{}: a tensor's name or the metadata is not UTF-8", path);
-  }
-  text.resize((8 + text.size() + 63) / 64 * 64 - 8, ' ');
-  check(static_cast<int64_t>(text.size()) <= kMaxHeader, "{}: header of {} bytes, expected at most {}", path,
-        text.size(), kMaxHeader);
+  const std::string text = header_of(path, order, file.metadata);
   const uint64_t length = text.size();
   AtomicFile out(path);
   out.write(&length, sizeof length);

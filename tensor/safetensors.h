@@ -26,7 +26,9 @@ SafetensorsFile read_safetensors(const std::string& path);
 SafetensorsFile read_safetensors(std::shared_ptr<const MappedFile> file);
 
 /// Writes `file` atomically (tensor/file.h). Data starts at a multiple of 64 bytes; wider dtypes come first, so every
-/// tensor is aligned to its element size. Needs some MB of memory beside the tensors, of any layout.
+/// tensor is aligned to its element size. Needs some MB of memory beside the tensors, of any layout. Error for what
+/// read_safetensors would refuse: more than 65,536 tensors, 8 MB of header, or 16 MB of metadata (128 bytes a pair, and
+/// what it holds).
 void write_safetensors(const std::string& path, const SafetensorsFile& file);
 
 }  // namespace qinco

@@ -1,6 +1,8 @@
 // safetensors: round trips, the bytes of the format, hostile files.
 #include "tensor/safetensors.h"
 
+#include <algorithm>
+#include <ctime>
 #include <doctest/doctest.h>
 #include <fstream>
 #include <sstream>
@@ -145,6 +147,32 @@ TEST_CASE("safetensors: more tensors or metadata than a model has are refused wh
   const std::string text(17 << 20, 'x');
   CHECK(contains(error(fmt::format(R"("__metadata__":{{"k":"{}"}})", text)), "bytes, expected at most 8388608"));
   CHECK(contains(error(fmt::format(R"("{}":{{}})", text)), ": header of 17825799 bytes, expected at most 8388608"));
+}
+
+TEST_CASE("safetensors: what would be refused is not written") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("many.safetensors");
+  SafetensorsFile file;
+  for (int i = 0; i < 125'000; ++i) file.metadata[std::to_string(i)] = "";
+  write_safetensors(path, file);
+  CHECK(read_safetensors(path).metadata.size() == 125'000);
+  for (int i = 125'000; i < 127'000; ++i) file.metadata[std::to_string(i)] = "";
+  CHECK(error_of([&] { write_safetensors(path, file); }) ==
+        path + ": metadata of 16906890 bytes, expected at most 16777216");
+}
+
+TEST_CASE("safetensors: the time of writing grows as the number of tensors") {
+  const TemporaryDirectory directory;
+  const Tensor one = zeros({1});
+  const auto time = [&](int count) {
+    SafetensorsFile file;
+    for (int i = 0; i < count; ++i) file.tensors[fmt::format("layers.{:05}.weight", i)] = one;
+    const std::clock_t start = std::clock();  // of this process: others do not count
+    write_safetensors(directory.file("many"), file);
+    return static_cast<double>(std::clock() - start);
+  };
+  time(1000);
+  CHECK(time(32'000) <= 64 * std::max(time(2000), 1e-4 * CLOCKS_PER_SEC));  // 16 times as many; the square is 256
 }
 
 TEST_CASE("safetensors: data that is not aligned to its elements is moved") {
