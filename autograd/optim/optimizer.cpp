@@ -182,7 +182,7 @@ double clip_grad_norm(const std::vector<Variable>& parameters, double max_norm) 
       total += sum_squared_difference(grad, scalar(0, grad.dtype(), grad.device()).expand(grad.shape()));
   }
   const double norm = std::sqrt(total);
-  if (norm > max_norm)
+  if (!(norm <= max_norm))
     for (Variable parameter : parameters)
       if (parameter.grad().defined()) parameter.set_grad(scale(parameter.grad(), max_norm / norm));
   return norm;

@@ -106,8 +106,8 @@ class AdamW : public Adam {
       : Adam(std::move(parameters), {o.lr, o.beta1, o.beta2, o.eps, o.weight_decay}, true) {}
 };
 
-/// Scales all gradients so that their joint L2 norm is at most `max_norm`; returns the norm before. Throws Error where
-/// max_norm is below 0 or NaN, or a parameter there twice.
+/// Scales all gradients so that their joint L2 norm is at most `max_norm`; returns the norm before. Where that is NaN,
+/// all gradients become NaN, as in PyTorch. Throws Error where max_norm is below 0 or NaN, or a parameter there twice.
 double clip_grad_norm(const std::vector<Variable>& parameters, double max_norm);
 
 }  // namespace qinco::optim

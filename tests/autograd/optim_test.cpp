@@ -239,6 +239,10 @@ TEST_CASE("optim: clip_grad_norm scales to the joint norm") {
   CHECK(optim::clip_grad_norm({a, b, none}, 1) == 5);
   CHECK(worst_difference(a.grad(), from_vector<double>({0.6, 0})) <= 1e-15);
   CHECK(worst_difference(b.grad(), from_vector<double>({0.8})) <= 1e-15);
+  a.set_grad(from_vector<double>({std::nan(""), 100}));
+  CHECK(std::isnan(optim::clip_grad_norm({a, b, none}, 1)));
+  for (const Variable& parameter : {a, b})
+    for (int64_t i = 0; i < parameter.size(0); ++i) CHECK(std::isnan(parameter.grad().row(i).item<double>()));
 }
 
 TEST_CASE("schedule: plateau and cosine resume where they stopped") {
