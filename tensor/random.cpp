@@ -1,5 +1,7 @@
 #include "tensor/random.h"
 
+#include <cmath>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -21,6 +23,12 @@ void draw(const char* op, RandomState& state, const Tensor& out, Fill&& fill) {
     fill(kernels::table<T>(out.device()), context, out.numel(), out.data<T>());
     state.position += static_cast<uint64_t>(philox::blocks_of<T>(out.numel()));
   });
+}
+
+// True if `value`, rounded to T, is finite.
+template <class T>
+bool holds(double value) {
+  return std::abs(value) <= double{std::numeric_limits<T>::max()};
 }
 
 }  // namespace
@@ -62,7 +70,10 @@ std::vector<int32_t> Random::permutation(int64_t n) {
 }
 
 void Random::uniform(const Tensor& out, double lo, double hi) {
-  draw("uniform", state_, out, [&](const auto& table, const auto& context, int64_t n, auto* to) {
+  draw("uniform", state_, out, [&]<class T>(const kernels::Table<T>& table, const auto& context, int64_t n, T* to) {
+    check(lo <= hi && holds<T>(lo) && holds<T>(hi) && holds<T>(hi - lo),
+          "uniform: expected lo <= hi, both and their difference finite in {}, found lo {} and hi {}",
+          name(out.dtype()), lo, hi);
     table.uniform(context, state_, n, lo, hi, to);
   });
 }
@@ -75,7 +86,9 @@ void Random::dropout_mask(const Tensor& out, double p) {
 }
 
 void Random::normal(const Tensor& out, double mean, double stddev) {
-  draw("normal", state_, out, [&](const auto& table, const auto& context, int64_t n, auto* to) {
+  draw("normal", state_, out, [&]<class T>(const kernels::Table<T>& table, const auto& context, int64_t n, T* to) {
+    check(holds<T>(mean) && holds<T>(stddev) && stddev >= 0,
+          "normal: expected a mean and a stddev >= 0, finite in {}, found {} and {}", name(out.dtype()), mean, stddev);
     table.normal(context, state_, n, mean, stddev, to);
   });
 }

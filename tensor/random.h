@@ -34,13 +34,14 @@ class Random {
   /// A uniformly drawn order of 0..n-1 (Fisher-Yates); n < 2^31.
   std::vector<int32_t> permutation(int64_t n);
 
-  // These fill a contiguous f32 or f64 tensor of any device, with the same bits on all.
-  /// Uniform values of [lo,hi).
+  // These fill a contiguous f32 or f64 tensor of any device, with the same bits on all. Error, and the position stays,
+  // for parameters that make no sense or are not finite in the tensor's dtype.
+  /// Uniform values of [lo,hi), or lo where lo = hi; lo <= hi, and hi - lo is finite too.
   void uniform(const Tensor& out, double lo, double hi);
   /// 0 with probability p, else 1/(1-p): zero where uniform values of [0,1) are below p; p in [0,1).
   void dropout_mask(const Tensor& out, double p);
-  /// Normal values (Box-Muller). The CPU draws them for the other devices too, whose logarithms and cosines have other
-  /// last bits.
+  /// Normal values (Box-Muller), stddev >= 0. The CPU draws them for the other devices too, whose logarithms and
+  /// cosines have other last bits.
   void normal(const Tensor& out, double mean = 0, double stddev = 1);
 
   const RandomState& state() const { return state_; }

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <doctest/doctest.h>
 #include <numeric>
+#include <utility>
+#include <vector>
 
 #include "kernels/context.h"
 #include "tensor/create.h"
@@ -116,6 +118,26 @@ TEST_CASE("random: a dropout mask is 0 where uniform values are below p") {
   CHECK(contains(error_of([&] { Random(1).dropout_mask(x.transpose(0, 1), 0.5); }), "dropout: expected a contiguous"));
   CHECK(contains(error_of([&] { Random(1).uniform(x.slice(1, 0, 2), 0, 1); }), "uniform: expected a contiguous"));
   CHECK(contains(error_of([&] { Random(1).normal(Tensor::empty({2}, DType::i32)); }), "normal: expected f32 or f64"));
+}
+
+TEST_CASE("random: parameters that cannot be drawn from are refused, and nothing is drawn") {
+  Random random(1);
+  const Tensor x = zeros({6}), wide = zeros({6}, DType::f64);
+  const double nan = std::nan("");
+  using Pairs = std::vector<std::pair<double, double>>;
+  for (const auto& range : Pairs{{1, 0}, {nan, 1}, {0, nan}, {-INFINITY, 0}, {-3e38, 3e38}, {0, 1e39}, {-1e39, -1e39}})
+    CHECK(
+        contains(error_of([&] { random.uniform(x, range.first, range.second); }), "uniform: expected lo <= hi, both"));
+  CHECK(contains(error_of([&] { random.uniform(wide, -1e308, 1e308); }), "finite in f64, found lo -1e+308 and hi"));
+  for (const auto& normal : Pairs{{0, -1}, {nan, 1}, {0, nan}, {0, 1e39}, {-1e39, 1}})
+    CHECK(contains(error_of([&] { random.normal(x, normal.first, normal.second); }), "normal: expected a mean and a"));
+  CHECK(random.state() == Random(1).state());
+  CHECK(same_bits(x, zeros({6})));
+  random.uniform(wide, -3e38, 3e38);
+  random.uniform(x, 2, 2);
+  CHECK(same_bits(x, full({6}, 2)));
+  random.normal(x, 3, 0);
+  CHECK(same_bits(x, full({6}, 3)));
 }
 
 TEST_CASE("random: below is unbiased and in range") {
