@@ -33,10 +33,11 @@ Tensor fitted(const Node& from, const Node& node, Tensor gradient) {
 }
 
 // node.grad += gradient. The sum is made in place only in memory that nobody else can see: operations may pass the
-// gradient they got on to several inputs.
+// gradient they got on to several inputs. A leaf, which may keep its gradient for long, does not keep a larger one's
+// memory for a view of it.
 void accumulate(Node& node, Tensor gradient) {
   if (!node.grad.defined()) {
-    const bool keep = !node.is_leaf || (gradient.is_contiguous() && gradient.owns_storage_alone());
+    const bool keep = !node.is_leaf || (gradient.owns_storage_alone() && gradient.spans_storage());
     node.grad = keep ? std::move(gradient) : gradient.clone();
   } else if (node.grad.owns_storage_alone() && node.grad.is_contiguous()) {
     axpby(1, gradient, 1, node.grad);

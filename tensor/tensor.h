@@ -44,6 +44,10 @@ class Tensor {
   bool shares_storage(const Tensor& other) const { return storage_ && storage_ == other.storage_; }
   /// True if no other tensor lies on this storage and the memory is our own.
   bool owns_storage_alone() const { return storage_.use_count() == 1 && !storage_->external(); }
+  /// True if the elements are contiguous and all that the storage has room for: no view of some of them.
+  bool spans_storage() const {
+    return storage_ && is_contiguous() && static_cast<size_t>(numel_) * size_of(dtype_) == storage_->bytes();
+  }
   /// True if the memory is not our own: a mapped file, say, which cannot be written to.
   bool is_external() const { return storage_ && storage_->external(); }
 

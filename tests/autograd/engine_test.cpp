@@ -231,3 +231,11 @@ TEST_CASE("engine: targets and ids may be filled again before backward()") {
   for (const auto& f : {nll_loss, cross_entropy, embedding})
     for (const int32_t refill : {1, 100}) CHECK(same_bits(grad(f, refill), grad(f, 0)));
 }
+
+TEST_CASE("engine: a leaf's gradient keeps no more memory than it needs") {
+  const Variable x(ones({1}), true);
+  const int64_t before = memory_stats().live;
+  sum(square(concat({zeros({1 << 16}), x}, 0))).backward();
+  CHECK(same_bits(x.grad(), full({1}, 2)));
+  CHECK(memory_stats().live - before <= 64);
+}
