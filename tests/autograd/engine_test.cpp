@@ -165,6 +165,8 @@ TEST_CASE("engine: misuse is an error") {
   CHECK(contains(error_of([&] { z.set_value(row({1})); }), "expected f64 [2], found f64 [1]"));
   CHECK(contains(error_of([&] { Variable(scalar(1)).set_value(Tensor()); }), "set_value: the tensor is undefined"));
   CHECK(contains(error_of([&] { z.set_grad(row({1})); }), "set_grad: expected f64 [2], found f64 [1]"));
+  CHECK(contains(error_of([&] { z.set_value(ones({2})); }), "set_value: expected f64 [2], found f32 [2]"));
+  CHECK(contains(error_of([&] { z.set_grad(ones({2})); }), "set_grad: expected f64 [2], found f32 [2]"));
 }
 
 TEST_CASE("engine: 200,000 nodes in a chain, forward, backward and freed, within the stack and without a leak") {

@@ -87,6 +87,20 @@ TEST_CASE("nn: Embedding starts normal, LayerNorm at 1 and 0") {
   CHECK(normalised.variance == doctest::Approx(1).epsilon(1e-4));
 }
 
+TEST_CASE("nn: layers are of the dtype that they are given, and LayerNorm of its eps") {
+  Random random(7);
+  nn::Linear linear(4, 3, true, random, DType::f64);
+  const nn::Embedding embedding(5, 4, random, DType::f64);
+  nn::LayerNorm norm(4, 3, DType::f64);  // of values that have mean 0 and variance 1: they are halved
+  for (const Variable& parameter : {linear.weight, linear.bias, embedding.weight, norm.weight, norm.bias})
+    CHECK(parameter.dtype() == DType::f64);
+  const Tensor x = from_vector<double>({1, -1, 1, -1});
+  CHECK(linear(x).dtype() == DType::f64);
+  CHECK(worst_difference(norm(x).value(), scale(x, 0.5)) <= 1e-15);
+  CHECK(worst_difference(nn::LayerNorm(4, 3)(x.to(DType::f32)).value(), scale(x, 0.5)) <= 1e-6);
+  CHECK(nn::Dropout(0.5, 1)(x).dtype() == DType::f64);
+}
+
 TEST_CASE("nn: the same seed gives the same module") {
   CHECK(same_bits(Net(3).state().at("body.0.weight"), Net(3).state().at("body.0.weight")));
   CHECK(!same_bits(Net(3).state().at("body.0.weight"), Net(4).state().at("body.0.weight")));

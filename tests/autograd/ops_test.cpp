@@ -164,6 +164,7 @@ TEST_CASE("ops: errors name the operation and what it found") {
   CHECK(contains(error_of([&] { a + Variable(ones({3, 4}, DType::f64)); }), "dtypes f32 and f64 differ"));
   CHECK(contains(error_of([&] { autograd::exp(ones({2}, DType::i32)); }), "exp: expected f32 or f64, found i32"));
   CHECK(contains(error_of([&] { autograd::layer_norm(a, ones({3}), ones({3})); }), "layer_norm: x [3,4]"));
+  CHECK(contains(error_of([&] { autograd::layer_norm(a, ones({4}), ones({4}, DType::f64)); }), "dtypes of x, gamma"));
   CHECK(contains(error_of([&] { autograd::slice(a, 1, 2, 5); }), "slice: 2..5 of dimension 1 of shape [3,4]"));
   CHECK(contains(error_of([&] { autograd::concat({a, b}, 0); }), "concat: [3,4] and [5,6] differ"));
   CHECK(contains(error_of([&] { autograd::reshape(a, {5, -1}); }), "reshape: 12 elements of shape [3,4] into [5,-1]"));

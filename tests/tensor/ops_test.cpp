@@ -6,9 +6,11 @@
 #include <doctest/doctest.h>
 
 #include "kernels/context.h"
+#include "kernels/dispatch.h"
 #include "tensor/create.h"
 #include "tensor/random.h"
 #include "tests/support.h"
+#include "tests/tensor/layouts.h"
 
 using namespace qinco;
 using namespace qinco::tests;
@@ -130,6 +132,76 @@ TEST_CASE("tensor ops: matmul of a batch is each product by itself, whatever the
   const Tensor a = positive_values({4, 6, 5}, 3), b = positive_values({3, 4, 5, 7}, 4);
   const Tensor all = matmul(a.expand({3, 4, 6, 5}), b);
   for (int64_t i = 0; i < 3; ++i) CHECK(same_bits(all.row(i), matmul(a, b.row(i))));
+}
+
+TEST_CASE("tensor ops: operands of every layout give what contiguous ones do") {
+  using Operation = Tensor (*)(const Tensor& x, const Tensor& row, const Tensor& ids);
+  constexpr Operation kOperations[] = {
+      [](const Tensor& x, const Tensor&, const Tensor&) { return exp(x); },
+      [](const Tensor& x, const Tensor& row, const Tensor&) { return add(x, row); },
+      [](const Tensor& x, const Tensor&, const Tensor&) { return scale(x, 3); },
+      [](const Tensor& x, const Tensor& row, const Tensor&) {
+        return linear(ones({6, 3}), ones({5, 3}), row, x, true);
+      },
+      [](const Tensor& x, const Tensor&, const Tensor&) { return sum(x); },
+      [](const Tensor& x, const Tensor&, const Tensor&) { return mean(x, 0); },
+      [](const Tensor& x, const Tensor&, const Tensor&) {
+        return squared_error(x, ones({6, 5}), 0.5);
+      },
+      [](const Tensor& x, const Tensor&, const Tensor&) {
+        return squared_error(ones({6, 5}), x, 0.5);
+      },
+      [](const Tensor& x, const Tensor&, const Tensor&) { return row_squared_norms(x); },
+      [](const Tensor& x, const Tensor&, const Tensor&) { return argmin_rows(x); },
+      [](const Tensor& x, const Tensor&, const Tensor&) { return softmax(x); },
+      [](const Tensor& x, const Tensor&, const Tensor&) { return log_softmax(x); },
+      [](const Tensor& x, const Tensor&, const Tensor&) { return log_sum_exp(x); },
+      [](const Tensor& x, const Tensor&, const Tensor& ids) { return gather_rows(x, ids); },
+      [](const Tensor& x, const Tensor&, const Tensor& ids) {
+        const Tensor out = zeros({4, 5});
+        scatter_add_rows(out, ids, x);
+        return out;
+      },
+      [](const Tensor& x, const Tensor&, const Tensor&) {
+        const Tensor out = ones({6, 5});
+        axpby(2, x, -1, out);
+        return out;
+      },
+      [](const Tensor& x, const Tensor&, const Tensor&) { return unary_backward(kernels::UnaryOp::tanh, {}, x, x); }};
+  const Tensor x = positive_values({6, 5}, 1), row = positive_values({5}, 2);
+  const Tensor ids = from_vector<int32_t>({3, 0, 3, 1, 2, 0});
+  for (const Operation operation : kOperations) {
+    CAPTURE(&operation - kOperations);
+    const Tensor expected = operation(x, row, ids);
+    for (const Layout layout : kLayouts)
+      CHECK(same_bits(operation(laid_out(x, layout), laid_out(row, layout), laid_out(ids, layout)), expected));
+    if (expected.dim() > 0)
+      CHECK(same_bits(operation(ones({1, 5}).expand({6, 5}), row, ids), operation(ones({6, 5}), row, ids)));
+  }
+}
+
+TEST_CASE("tensor ops: what cannot be computed is an error that says what was found") {
+  const Tensor x = ones({2, 3}), w = ones({5, 3}), wide = ones({2, 6}).slice(1, 0, 3);
+  CHECK(contains(error_of([&] { linear(x, w, {}, ones({2, 4})); }), "expected a residual f32 [2,5], found f32 [2,4]"));
+  CHECK(contains(error_of([&] { linear(x, w, {}, ones({10})); }), "expected a residual f32 [2,5], found f32 [10]"));
+  CHECK(contains(error_of([&] { linear(x, w, {}, ones({2, 5}, DType::f64)); }), "found f64 [2,5]"));
+  CHECK(error_of([&] {
+          (void)sum_squared_difference(x, ones({3, 2}));
+        }) == "sum_squared_difference: f32 [2,3] and f32 [3,2] differ");
+  CHECK(contains(error_of([&] { (void)sum_squared_difference(x, ones({2, 3}, DType::f64)); }), "and f64 [2,3] differ"));
+  CHECK(error_of([&] { axpby(1, x, 1, wide); }) == "axpby: expected a contiguous result of shape [2,3]");
+  CHECK(error_of([&] { scatter_add_rows(wide, zeros({2}, DType::i32), x); }) ==
+        "scatter_add_rows: expected a contiguous result with rows");
+}
+
+TEST_CASE("tensor ops: products are fast within a scope, where the processor has them, and exact again after it") {
+  const Tensor a = positive_values({64, 64}, 1), b = positive_values({64, 64}, 2), exact = matmul(a, b);
+  {
+    const MatmulPrecision scope(kernels::Precision::fast);
+    CHECK(same_bits(matmul(a, b), exact) == (kernels::active_isa() < kernels::Isa::amx));
+    CHECK(worst_difference(matmul(a, b), exact) <= 0x1p-8);
+  }
+  CHECK(same_bits(matmul(a, b), exact));
 }
 
 TEST_CASE("tensor ops: empty tensors") {
