@@ -167,7 +167,11 @@ std::string Tensor::str(int64_t max_elements) const {
   std::string text = fmt::format("{} {}", name(dtype_), shape_);
   if (device().type != DeviceType::cpu) text += fmt::format(" on {}", device());
   const Tensor flat = values.reshape({-1});
-  for (int64_t i = 0; i < shown; ++i) text += fmt::format(" {:.6g}", flat.row(i).item<double>());
+  const bool whole = dtype_ == DType::u8 || dtype_ == DType::i32 || dtype_ == DType::i64;
+  for (int64_t i = 0; i < shown; ++i) {
+    const Tensor one = flat.row(i);
+    text += whole ? fmt::format(" {}", one.item<int64_t>()) : fmt::format(" {:.6g}", one.item<double>());
+  }
   return shown < numel_ ? text + " ..." : text;
 }
 

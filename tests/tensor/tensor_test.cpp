@@ -298,6 +298,8 @@ TEST_CASE("tensor: text for messages") {
   CHECK(counted({2, 3}).str() == "f32 [2,3] 0 1 2 3 4 5");
   CHECK(counted({20}, DType::u8).str(2) == "u8 [20] 0 1 ...");
   CHECK(scalar(1.5, DType::f16).str() == "f16 [] 1.5");
+  CHECK(from_vector<int32_t>({INT32_MAX, -1}).str() == "i32 [2] 2147483647 -1");
+  CHECK(from_vector<int64_t>({INT64_MIN}).str() == "i64 [1] -9223372036854775808");
   CHECK(Tensor().str() == "undefined");
 }
 
