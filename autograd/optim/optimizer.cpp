@@ -100,17 +100,20 @@ void Optimizer::load_state(const TensorMap& state) {
   const std::vector<const char*> names = moment_names();
   const Tensor steps = require(state, "steps", DType::i64, {static_cast<int64_t>(slots_.size())});
   const double lr = require(state, "lr", DType::f64, {}).item<double>();
-  size_t used = 2;
+  std::set<std::string> expected{"steps", "lr"};
   std::vector<Slot> loaded;
   for (size_t i = 0; i < slots_.size(); ++i) {
     Slot slot{slots_[i].parameter, {}, steps.data<int64_t>()[i]};
     check(slot.steps >= 0, "optimizer: state steps: {} for parameter {}", slot.steps, i);
     const Tensor& value = slot.parameter.value();
-    for (size_t j = 0; j < names.size() && slot.steps > 0; ++j, ++used)
-      slot.moments.push_back(require(state, key(names[j], i), value.dtype(), value.shape()).clone(value.device()));
+    for (size_t j = 0; j < names.size() && slot.steps > 0; ++j) {
+      const std::string name = key(names[j], i);
+      slot.moments.push_back(require(state, name, value.dtype(), value.shape()).clone(value.device()));
+      expected.insert(name);
+    }
     loaded.push_back(std::move(slot));
   }
-  check(state.size() == used, "optimizer: expected {} entries of state, found {}", used, state.size());
+  for (const auto& [name, value] : state) check(expected.count(name) > 0, "optimizer: unexpected state {}", name);
   set_lr(lr);
   slots_ = std::move(loaded);
 }
