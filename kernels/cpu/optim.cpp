@@ -15,14 +15,14 @@ double power(double base, int64_t exponent) {
 
 // The constants of one step, formed in double, as lanes.
 struct AdamVec {
-  Vec beta1, one_minus_beta1, beta2, one_minus_beta2, inverse_correction2, eps, minus_rate, l2, keep;
+  Vec beta1, one_minus_beta1, beta2, one_minus_beta2, root_correction2, eps, minus_rate, l2, keep;
 
   explicit AdamVec(const AdamStep& s)
       : beta1(static_cast<float>(s.beta1)),
         one_minus_beta1(static_cast<float>(1 - s.beta1)),
         beta2(static_cast<float>(s.beta2)),
         one_minus_beta2(static_cast<float>(1 - s.beta2)),
-        inverse_correction2(static_cast<float>(1 / (1 - power(s.beta2, s.step)))),
+        root_correction2(static_cast<float>(1 / __builtin_sqrt(1 - power(s.beta2, s.step)))),
         eps(static_cast<float>(s.eps)),
         minus_rate(static_cast<float>(-s.lr / (1 - power(s.beta1, s.step)))),
         l2(static_cast<float>(s.decoupled ? 0.0 : s.weight_decay)),
@@ -32,7 +32,8 @@ struct AdamVec {
     g = fma(l2, p, g);
     m = fma(beta1, m, one_minus_beta1 * g);
     v = fma(beta2, v, one_minus_beta2 * g * g);
-    p = fma(minus_rate, m / (sqrt(v * inverse_correction2) + eps), keep * p);
+    // v's correction is that of its root: v itself may be too large for it.
+    p = fma(minus_rate, m / fma(sqrt(v), root_correction2, eps), keep * p);
   }
 };
 
