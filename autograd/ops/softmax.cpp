@@ -53,32 +53,29 @@ void add_at_targets(const Tensor& x, const Tensor& targets, double value) {
   });
 }
 
-}  // namespace
-
-Variable softmax(const Variable& x) {
-  const Tensor y = qinco::softmax(x.value());
-  return record("softmax", y, {x}, [y](const Tensor& g, InputGradients& into) {
+// y = op(x), whose gradient the kernel that pick(table) is computes from y.
+template <class Pick>
+Variable of_result(const char* op, const Variable& x, const Tensor& y, Pick pick) {
+  return record(op, y, {x}, [op, y, pick](const Tensor& g, InputGradients& into) {
     const Tensor dy = g.contiguous(), dx = Tensor::empty(y.shape(), y.dtype(), y.device());
     const Context& context = Context::of(y.device());
-    floating_dtype("softmax", y.dtype(), [&]<class T>() {
-      kernels::table<T>(context.device)
-          .softmax_backward(context, y.numel() / y.size(-1), y.size(-1), y.data<T>(), dy.data<T>(), dx.data<T>());
+    floating_dtype(op, y.dtype(), [&]<class T>() {
+      const auto backward = pick(kernels::table<T>(context.device));
+      backward(context, y.numel() / y.size(-1), y.size(-1), y.data<T>(), dy.data<T>(), dx.data<T>());
     });
     into.set(0, dx);
   });
 }
 
+}  // namespace
+
+Variable softmax(const Variable& x) {
+  return of_result("softmax", x, qinco::softmax(x.value()), [](const auto& table) { return table.softmax_backward; });
+}
+
 Variable log_softmax(const Variable& x) {
-  const Tensor y = qinco::log_softmax(x.value());
-  return record("log_softmax", y, {x}, [y](const Tensor& g, InputGradients& into) {
-    const Tensor dy = g.contiguous(), dx = Tensor::empty(y.shape(), y.dtype(), y.device());
-    const Context& context = Context::of(y.device());
-    floating_dtype("log_softmax", y.dtype(), [&]<class T>() {
-      kernels::table<T>(context.device)
-          .log_softmax_backward(context, y.numel() / y.size(-1), y.size(-1), y.data<T>(), dy.data<T>(), dx.data<T>());
-    });
-    into.set(0, dx);
-  });
+  return of_result("log_softmax", x, qinco::log_softmax(x.value()),
+                   [](const auto& table) { return table.log_softmax_backward; });
 }
 
 Variable nll_loss(const Variable& log_probabilities, const Tensor& targets) {
