@@ -10,22 +10,28 @@ namespace {
 
 // x [..,c] as [rows,c].
 Tensor as_rows(const Tensor& x) {
-  return x.dim() == 2 ? x : x.reshape({x.numel() / x.size(-1), x.size(-1)});
+  return x.dim() == 2 ? x : x.reshape({x.shape().sub(0, x.dim() - 1).numel(), x.size(-1)});
 }
 
-// Gradients of x w^T + b for inputs 0 (x), 1 (w), 2 (b) from that of the sum, g [..,out].
-void linear_backward(const Tensor& x, const Tensor& w, const Tensor& g, InputGradients& into) {
-  if (g.numel() == 0 || x.numel() == 0) {
-    if (into.needed(0)) into.set(0, zeros_like(x));
-    if (into.needed(1)) into.set(1, zeros_like(w));
-    if (into.needed(2)) into.set(2, sum_to(g, {w.size(0)}));
-    return;
+/// What the gradients of x w^T + b need: each of x and w only for the other's.
+struct LinearOperands {
+  LinearOperands(const Variable& of_x, const Variable& of_w)
+      : x(kept_for(of_w, of_x.value())), w(kept_for(of_x, of_w.value())) {}
+
+  // For inputs 0 (x), 1 (w), 2 (b) from that of the sum, g [..,out].
+  void backward(const Tensor& g, InputGradients& into) const {
+    const Tensor rows = as_rows(g);
+    if (into.needed(0)) {
+      Shape shape = g.shape();
+      shape[-1] = w.size(1);
+      into.set(0, qinco::matmul(rows, w).reshape(shape));
+    }
+    if (into.needed(1)) into.set(1, qinco::matmul(rows, as_rows(x), true, false));
+    if (into.needed(2)) into.set(2, qinco::sum(rows, 0));
   }
-  const Tensor rows = as_rows(g);
-  if (into.needed(0)) into.set(0, qinco::matmul(rows, w).reshape(x.shape()));
-  if (into.needed(1)) into.set(1, qinco::matmul(rows, as_rows(x), true, false));
-  if (into.needed(2)) into.set(2, qinco::sum(rows, 0));
-}
+
+  Tensor x, w;
+};
 
 Tensor value_or_none(const Variable& v) {
   return v.defined() ? v.value() : Tensor();
@@ -46,24 +52,23 @@ Variable matmul(const Variable& a, const Variable& b, bool trans_a, bool trans_b
 }
 
 Variable linear(const Variable& x, const Variable& w, const Variable& b) {
-  const Tensor in = x.value(), weight = w.value();
-  return record("linear", qinco::linear(in, weight, value_or_none(b)), {x, w, b},
-                [in, weight](const Tensor& g, InputGradients& into) { linear_backward(in, weight, g, into); });
+  return record("linear", qinco::linear(x.value(), w.value(), value_or_none(b)), {x, w, b},
+                [kept = LinearOperands(x, w)](const Tensor& g, InputGradients& into) { kept.backward(g, into); });
 }
 
 Variable linear_relu(const Variable& x, const Variable& w, const Variable& b) {
-  const Tensor in = x.value(), weight = w.value();
-  const Tensor out = qinco::linear(in, weight, value_or_none(b), {}, true);
-  return record("linear_relu", out, {x, w, b}, [in, weight, out](const Tensor& g, InputGradients& into) {
-    linear_backward(in, weight, qinco::unary_backward(kernels::UnaryOp::relu, {}, out, g), into);
-  });
+  const Tensor out = qinco::linear(x.value(), w.value(), value_or_none(b), {}, true);
+  return record("linear_relu", out, {x, w, b},
+                [kept = LinearOperands(x, w), out](const Tensor& g, InputGradients& into) {
+                  kept.backward(qinco::unary_backward(kernels::UnaryOp::relu, {}, out, g), into);
+                });
 }
 
 Variable linear_residual(const Variable& x, const Variable& w, const Variable& residual, const Variable& b) {
-  const Tensor in = x.value(), weight = w.value();
-  return record("linear_residual", qinco::linear(in, weight, value_or_none(b), residual.value()), {x, w, b, residual},
-                [in, weight](const Tensor& g, InputGradients& into) {
-                  linear_backward(in, weight, g, into);
+  const Tensor out = qinco::linear(x.value(), w.value(), value_or_none(b), residual.value());
+  return record("linear_residual", out, {x, w, b, residual},
+                [kept = LinearOperands(x, w)](const Tensor& g, InputGradients& into) {
+                  kept.backward(g, into);
                   if (into.needed(3)) into.set(3, g);
                 });
 }

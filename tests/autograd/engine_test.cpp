@@ -221,6 +221,19 @@ TEST_CASE("engine: a value that backward does not read goes with its last variab
   CHECK(same_bits(x.grad(), zeros({kBytes / 8}, DType::f64)));
 }
 
+TEST_CASE("engine: a linear layer that is frozen keeps no input") {
+  constexpr int64_t kBytes = int64_t{1} << 18, kSmall = 4096;
+  const Variable x(zeros({kBytes / 64, 8}, DType::f64), true);
+  const Tensor weight = ones({8, 8}, DType::f64);
+  const int64_t before = memory_stats().live;
+  for (const bool frozen : {false, true}) {
+    Variable hidden = x + 1.0;
+    const Variable w(weight, !frozen), y = linear(hidden, w);
+    hidden = Variable();
+    CHECK((memory_stats().live - before <= kBytes + kSmall) == frozen);
+  }
+}
+
 TEST_CASE("engine: targets and ids may be filled again before backward()") {
   const auto grad = [](const std::function<Variable(const Variable&, const Tensor&)>& f, int32_t refill) {
     const Variable x(arange(6, 0.5, 0.25, DType::f64).reshape({2, 3}), true);

@@ -138,6 +138,20 @@ TEST_CASE("ops: closed forms") {
   }
 }
 
+TEST_CASE("ops: linear's gradients of no rows, no inputs and no outputs") {
+  for (const Shape& shape : {Shape{2, 0}, {0, 2}, {3, 0, 2}, {0, 3, 0}, {0}, {2}, {2, 3, 2}})
+    for (const int64_t out : {0, 3}) {
+      CAPTURE(shape.str());
+      const int64_t in = shape[-1], rows = shape.sub(0, shape.size() - 1).numel();
+      const Variable x(ones(shape), true), w(ones({out, in}), true), b(ones({out}), true);
+      const Variable y = autograd::linear_relu(x, w, b);
+      y.backward(ones(y.shape()));
+      CHECK(same_bits(x.grad(), full(shape, static_cast<double>(out))));
+      CHECK(same_bits(w.grad(), full({out, in}, static_cast<double>(rows))));
+      CHECK(same_bits(b.grad(), full({out}, static_cast<double>(rows))));
+    }
+}
+
 TEST_CASE("ops: errors name the operation and what it found") {
   const Variable a(ones({3, 4})), b(ones({5, 6}));
   CHECK(error_of([&] { autograd::matmul(a, b); }) == "matmul: [3,4] x [5,6]: inner sizes 4 and 5 differ");
