@@ -43,7 +43,8 @@ class MappedFile {
 
 /// A file that appears under its name complete or not at all: written to a temporary name in the same directory, then
 /// fsync, rename, fsync of the directory. Without commit() (an exception, say) the temporary file is removed and what
-/// was there before stays. An existing target that is no regular file (a pipe, /dev/stdout) is written directly.
+/// was there before stays. An existing target that is no regular file (a pipe, /dev/stdout), or is what standard
+/// output or error goes to, is written directly.
 class AtomicFile {
  public:
   /// Throws Error naming the path if it cannot be written.

@@ -114,6 +114,24 @@ TEST_CASE("file: permissions of a replaced file stay") {
   ::umask(earlier);
 }
 
+TEST_CASE("file: what standard output goes to keeps what was written before, and takes what comes after") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("log");
+  write_file(path, "precious ");
+  const int earlier = ::dup(1), log = ::open(path.c_str(), O_WRONLY | O_APPEND);
+  REQUIRE((earlier >= 0 && log >= 0));
+  REQUIRE(::dup2(log, 1) == 1);
+  ssize_t written = ::write(1, "before ", 7);
+  write_file("/dev/stdout", "file ");
+  write_file(path, "again ");
+  written += ::write(1, "after", 5);
+  REQUIRE(::dup2(earlier, 1) == 1);
+  ::close(earlier);
+  ::close(log);
+  CHECK(written == 12);
+  CHECK(contents(path) == "precious before file again after");
+}
+
 TEST_CASE("file: names may be as long as the file system allows, whose temporary name is shorter") {
   const TemporaryDirectory directory;
   for (const size_t length : {size_t{200}, size_t{201}, size_t{240}, size_t{255}}) {
