@@ -12,14 +12,14 @@ namespace {
 
 template <class T>
 struct AdamConstants {
-  T beta1, one_minus_beta1, beta2, one_minus_beta2, inverse_correction2, eps, minus_rate, l2, keep;
+  T beta1, one_minus_beta1, beta2, one_minus_beta2, root_correction2, eps, minus_rate, l2, keep;
 
   explicit AdamConstants(const AdamStep& s)
       : beta1(static_cast<T>(s.beta1)),
         one_minus_beta1(static_cast<T>(1 - s.beta1)),
         beta2(static_cast<T>(s.beta2)),
         one_minus_beta2(static_cast<T>(1 - s.beta2)),
-        inverse_correction2(static_cast<T>(1 / (1 - std::pow(s.beta2, static_cast<double>(s.step))))),
+        root_correction2(static_cast<T>(1 / std::sqrt(1 - std::pow(s.beta2, static_cast<double>(s.step))))),
         eps(static_cast<T>(s.eps)),
         minus_rate(static_cast<T>(-s.lr / (1 - std::pow(s.beta1, static_cast<double>(s.step))))),
         l2(static_cast<T>(s.decoupled ? 0.0 : s.weight_decay)),
@@ -56,7 +56,9 @@ __global__ void __launch_bounds__(kBlock) adam_kernel(AdamConstants<T> s, AdamPa
     const T second = std::fma(s.beta2, v[i], s.one_minus_beta2 * gradient * gradient);
     m[i] = first;
     v[i] = second;
-    p[i] = std::fma(s.minus_rate, first / (std::sqrt(second * s.inverse_correction2) + s.eps), s.keep * p[i]);
+    // v's correction is that of its root: v itself may be too large for it.
+    const T scale = std::fma(std::sqrt(second), s.root_correction2, s.eps);
+    p[i] = std::fma(s.minus_rate, first / scale, s.keep * p[i]);
   }
 }
 

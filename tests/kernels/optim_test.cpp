@@ -130,6 +130,18 @@ TEST_CASE("adam: within rounding on tail sizes, at early and late steps") {
   });
 }
 
+TEST_CASE("adam: the first step has the size of the rate, however large the gradient") {
+  AdamStep step = adam_step(0.1, 0.9, 0.999, 1e-8, 0, false);
+  step.step = 1;
+  const std::vector<float> zero(4), gradient = {1e-4f, 1e18f, 1e20f, -1e20f};
+  const std::vector<double> expected = {-0.1, -0.1, -0.1, 0.1};
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+    const State after = run(t, TestContext(), step, {zero, zero, zero}, gradient);
+    check_close(
+        after.p, expected, [](int64_t) { return 2e-5; }, version.name);  // eps: 1e-4 of 1e-4
+  });
+}
+
 TEST_CASE("adam: many parameters together as one by one") {
   for_each_version_and_reference([](const Table<float>& t, const Version& version) {
     std::deque<Buffer<float>> p, g, m, v;
