@@ -58,6 +58,7 @@ two_stage() {
 index() {
   wanted "$1" "$1.index" || return 0
   say "index $1"
+  rm -f "$work/$1.new" # of a run that was stopped
   qinco index build --model "$work/$1.safetensors" --training_data "$data/learn.bvecs" --nt 100000 \
     --o "$work/$1.new" >"$work/$1.index.log"
   qinco index add --index "$work/$1.new" --model "$work/$1.safetensors" --i "$data/base.bvecs" >>"$work/$1.index.log"

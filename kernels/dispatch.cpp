@@ -1,5 +1,6 @@
 #include "kernels/dispatch.h"
 
+#include <array>
 #include <atomic>
 #include <cstdlib>
 
@@ -14,6 +15,7 @@ namespace {
 
 constexpr int kUnset = -1;
 std::atomic<int> scoped_isa{kUnset}, scoped_screen{kUnset};
+constexpr int kFeatures = static_cast<int>(Feature::count);
 std::atomic<bool> hidden[kFeatures];
 
 Isa clamp(Isa isa) {
@@ -75,8 +77,11 @@ Isa best_isa() {
 }
 
 bool cpu_has(Feature feature) {
-  static const bool there[kFeatures] = {detect(Feature::avx_vnni), detect(Feature::avx512_vnni),
-                                        detect(Feature::amx_int8), detect(Feature::fast_gather)};
+  static const std::array<bool, kFeatures> there = [] {
+    std::array<bool, kFeatures> all;
+    for (int i = 0; i < kFeatures; ++i) all[i] = detect(static_cast<Feature>(i));
+    return all;
+  }();
   const int i = static_cast<int>(feature);
   return there[i] && !hidden[i].load(std::memory_order_relaxed);
 }

@@ -223,7 +223,8 @@ int64_t add_batches(const AddOptions& options, const Source& source, const IvfCo
     }
   } catch (const Error& error) {
     if (added == 0) throw;
-    fail("{}; {} vectors had been added by then: go on with --resume --first_id {}", error.what(), added, all.offset);
+    fail("{}; {} vectors had been added by then, with ids from {} on (--resume --first_id {} goes on)", error.what(),
+         added, all.offset, all.offset);
   }
   return added;
 }

@@ -69,6 +69,7 @@ class CodedVectors {
       progress.update(i + count);
       stop_if_asked(signals);
     }
+    codec_.set_poll({});  // the signals go with this function
   }
 
  private:

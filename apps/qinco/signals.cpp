@@ -80,6 +80,8 @@ void handle_signals() {
 }
 
 StopSignals::StopSignals() {
+  struct sigaction current;
+  if (sigaction(SIGTERM, nullptr, &current) == 0 && current.sa_handler == on_stop_signal) return;  // still to be met
   received_signal = 0;
   received_at = 0;
   const struct sigaction stop = action_of(on_stop_signal);
@@ -91,7 +93,7 @@ StopSignals::StopSignals() {
 }
 
 StopSignals::~StopSignals() {
-  if (requested()) return;  // the program ends now: no other handler may meet the same wish
+  if (requested()) return;  // the program is to end: no other handler may meet the same wish
   for (size_t i = 0; i < std::size(kStops); ++i) sigaction(kStops[i], &earlier[i], nullptr);
 }
 

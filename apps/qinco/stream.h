@@ -58,11 +58,10 @@ inline void add_squared_error(int64_t n, int64_t d, const float* x, const float*
 /// Vectors x [n,d] that `model` decoded from row `first` on; throws Error naming the row where one holds what no file
 /// of vectors may, as parameters near the largest floats give.
 inline void check_decoded(const std::string& model, int64_t first, int64_t n, int64_t d, const float* x) {
-  constexpr float kLargest = 1e15f;  // as for VectorFile
   bool fits = true;
-  for (int64_t i = 0; i < n * d; ++i) fits &= std::abs(x[i]) <= kLargest;
+  for (int64_t i = 0; i < n * d; ++i) fits &= std::abs(x[i]) <= kLargestValue;
   for (int64_t i = 0; !fits && i < n * d; ++i)
-    check(std::abs(x[i]) <= kLargest, "{}: decodes row {} to {}, expected finite values of at most 1e15", model,
+    check(std::abs(x[i]) <= kLargestValue, "{}: decodes row {} to {}, expected finite values of at most 1e15", model,
           first + i / d, x[i]);
 }
 

@@ -147,10 +147,10 @@ void check_part_files(const Common& common, const TrainArguments& arguments) {
 }
 
 /// At the end of its scope removes the rotation unless there is a checkpoint to go on with it from.
-struct KeptRotation {
+struct UnusedRotation {
   const TrainArguments& arguments;
 
-  ~KeptRotation() {
+  ~UnusedRotation() {
     if (arguments.opq && !has_checkpoint(part_arguments(arguments, 0).checkpoint_path()))
       std::remove(rotation_path(arguments).c_str());
   }
@@ -172,7 +172,7 @@ Json train_product(const Common& common, const TrainArguments& arguments, const 
   check(d % nsub == 0, "{}: dimension {} is not a multiple of --nsub {}", arguments.training_data, d, nsub);
   ProductQinco model;
   if (arguments.opq) model.rotation = make_rotation(common, arguments, data.train, signals);
-  const KeptRotation kept{arguments};
+  const UnusedRotation unused{arguments};
   Json results = Json::array();
   for (int64_t j = 0; j < nsub; ++j) {
     TrainArguments part = part_arguments(arguments, j);

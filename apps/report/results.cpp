@@ -66,7 +66,8 @@ void read_evaluation(const std::string& path, Method& method) {
   if (root.object("seconds").has("train")) method.training_seconds = root.object("seconds").number("train");
   if (!root.has("multirate")) return;
   for (const Object& rate : root.array("multirate"))
-    method.rates.push_back({rate.number("bytes_per_vector"), rate.number("mse")});
+    if (rate.has("bytes_per_vector"))  // older files' rates have no place
+      method.rates.push_back({rate.number("bytes_per_vector"), rate.number("mse")});
 }
 
 void read_training(const std::string& path, Method& method) {

@@ -83,7 +83,7 @@ class ScreenedSearch {
       if (open_[i] > 0) add_possible(i);
     compare();
     for (int64_t i = 0; i < count; ++i) {
-      if (!doubted_[i] || open_[i] == margin_.K - 1) continue;
+      if (!doubted_[i] || all_compared(i)) continue;
       start(i);
       for (int64_t k = 0; k < margin_.K; ++k) add(i, k);
     }
@@ -93,6 +93,8 @@ class ScreenedSearch {
   }
 
  private:
+  bool all_compared(int64_t i) const { return open_[i] == margin_.K - 1; }
+
   void start(int64_t i) {
     best_[i] = __builtin_inff();
     s_.codes[begin_ + i] = 0;

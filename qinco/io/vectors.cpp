@@ -36,7 +36,6 @@ void convert_row(DType dtype, int64_t d, const std::byte* from, float* out) {
 constexpr int64_t kBlockFloats = 1 << 22;  // read into memory at a time: after each, the file gives back its pages
 constexpr int64_t kReadAhead = 1 << 17;    // bytes that systems read around what is asked for
 constexpr int64_t kSampleRows = 64;        // of a sample, read before pages are given back
-constexpr float kLargest = 1e15f;          // squared distances stay well below the largest float
 
 // The largest magnitude; NaN counts as larger than infinity.
 float largest_magnitude(int64_t d, const float* x) {
@@ -51,10 +50,10 @@ float largest_magnitude(int64_t d, const float* x) {
 
 void check_values(const std::string& path, int64_t row, int64_t d, const float* x) {
   const float largest = largest_magnitude(d, x);
-  if (largest <= kLargest) return;
+  if (largest <= kLargestValue) return;
   check(std::isfinite(largest), "{}: row {} holds a NaN or an infinity, expected finite values", path, row);
   fail("{}: row {} holds a value of size {}, expected at most {}: scale the vectors down", path, row, largest,
-       kLargest);
+       kLargestValue);
 }
 
 int64_t load_id(const RowLayout& rows, int64_t i, int64_t j) {

@@ -11,6 +11,9 @@
 
 namespace qinco {
 
+/// The largest magnitude in a file of vectors: squared distances stay well below the largest float.
+constexpr float kLargestValue = 1e15f;
+
 /// A read-only file of n vectors of d values. The format comes from the extension. Opening checks the size of the whole
 /// file; what the rows hold is checked as they are read. A value: copies share the mapping.
 class VectorFile {

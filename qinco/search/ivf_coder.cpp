@@ -35,7 +35,8 @@ int64_t checked_M_kept(std::optional<int64_t> M_kept, int64_t M) {
   return M_kept.value_or(M);
 }
 
-/// The lock under which an empty index takes the place of the file at `path`, if there is one.
+/// The lock under which an empty index takes the place of the file at `path`, if there is one; a damaged index may hold
+/// entries, and is not replaced.
 std::unique_ptr<IvfLock> lock_output(const std::string& path) {
   std::unique_ptr<IvfLock> lock = lock_replaced(path, "build");
   if (!lock || !IvfFile::is_index(path)) return lock;

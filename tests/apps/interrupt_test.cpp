@@ -139,7 +139,7 @@ TEST_CASE("interrupt: a second signal, half a second later, ends what does not s
   };
   while (process.running() && !waiting()) std::this_thread::sleep_for(milliseconds(1));
   process.send(SIGTERM);
-  std::this_thread::sleep_for(milliseconds(50));
+  std::this_thread::sleep_for(milliseconds(1));
   process.send(SIGTERM);
   std::this_thread::sleep_for(milliseconds(600));
   CHECK(process.running());

@@ -183,7 +183,7 @@ TEST_CASE("report: a missing or mistyped key is named, and nothing is written") 
   json["multirate"][1].erase("mse");
   complain("m.eval.json", json, "mse");
   json = Folder::evaluation();
-  json["multirate"][0].erase("bytes_per_vector");
+  json["multirate"][1]["bytes_per_vector"] = "many";
   complain("m.eval.json", json, "bytes_per_vector");
 }
 

@@ -37,7 +37,7 @@ class Chunk {
     ScreenedSearch<Chunk>(*this, margin_, s_, stride(), distances_, kPairs, pairs_, decided_).search(begin, end);
   }
 
-  bool gives_up(int64_t, int64_t) const { return false; }
+  bool gives_up(int64_t, int64_t) const { return false; }  // split products take no longer than another search
 
   // Candidates outside, vectors inside, so that a block of the tables serves all.
   void screen(int64_t begin, int64_t end, float* distances, float* norms) {
