@@ -142,18 +142,15 @@ void MappedFile::expect_scattered_reads() const {
   ::madvise(const_cast<std::byte*>(data_), static_cast<size_t>(size_), MADV_RANDOM);
 }
 
-namespace {
-
-// Standard output or standard error, if that is what `info` is of; else -1.
-int standard_stream(const struct stat& info) {
-  for (const int fd : {1, 2}) {
+int standard_stream(const std::string& path) {
+  struct stat info {};
+  if (::stat(path.c_str(), &info) != 0) return -1;
+  for (const int fd : {STDOUT_FILENO, STDERR_FILENO}) {
     struct stat stream {};
     if (::fstat(fd, &stream) == 0 && stream.st_dev == info.st_dev && stream.st_ino == info.st_ino) return fd;
   }
   return -1;
 }
-
-}  // namespace
 
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), buffer_(new std::byte[kBufferSize]) {
   struct stat info {};
@@ -161,7 +158,7 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)), buffer_(new s
   check_call(exists || errno != ENAMETOOLONG, path_, "write");
   check(!exists || !S_ISDIR(info.st_mode), "{}: cannot write: is a directory", path_);
   // The file that a stream was redirected to holds what was written before, and takes what comes after.
-  const int stream = exists ? standard_stream(info) : -1;
+  const int stream = standard_stream(path_);
   if (exists && (stream >= 0 || !S_ISREG(info.st_mode))) {
     fd_ = stream >= 0 ? ::fcntl(stream, F_DUPFD_CLOEXEC, 3) : ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
     check_call(fd_ >= 0, path_, "write");

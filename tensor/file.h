@@ -41,6 +41,9 @@ class MappedFile {
   int64_t size_;
 };
 
+/// Standard output's or else standard error's descriptor, if what is written to `path` goes there too; else -1.
+int standard_stream(const std::string& path);
+
 /// A file that appears under its name complete or not at all: written to a temporary name in the same directory, then
 /// fsync, rename, fsync of the directory. Without commit() (an exception, say) the temporary file is removed and what
 /// was there before stays. An existing target that is no regular file (a pipe, /dev/stdout), or is what standard

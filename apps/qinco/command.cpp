@@ -45,10 +45,9 @@ bool is_special(const std::string& path) {
 
 /// Whether what is written to `path` goes where stdout goes, and is read there: not to a device like /dev/null.
 bool is_stdout(const std::string& path) {
-  struct stat status = {}, out = {};
+  struct stat out = {};
   if (fstat(STDOUT_FILENO, &out) != 0 || (S_ISCHR(out.st_mode) && isatty(STDOUT_FILENO) == 0)) return false;
-  return path == "-" ||
-         (stat(path.c_str(), &status) == 0 && status.st_dev == out.st_dev && status.st_ino == out.st_ino);
+  return path == "-" || standard_stream(path) == STDOUT_FILENO;
 }
 
 /// The chosen subcommand, or subcommand of a group.

@@ -52,7 +52,10 @@ void train(const Common& common, const TrainArguments& arguments, const CLI::App
   if (arguments.opq && !product) throw UsageError("--opq: expected --nsub 2 or more");
   const StopSignals signals;
   const Claim checkpoint(arguments.checkpoint_path()), model(arguments.model);  // first: what is checked stays so
-  (product ? check_product_run : check_run)(common, arguments);
+  if (product)
+    check_product_run(common, arguments);
+  else
+    check_run(common, arguments);
   const Split data = read_split(arguments);
   const std::string resume = resume_command(command);
   common.report(product ? train_product(common, arguments, data, signals, resume)

@@ -13,7 +13,6 @@
 #include "qinco/io/model_file.h"
 #include "qinco/io/product_file.h"
 #include "qinco/quantizers/pq.h"
-#include "qinco/training/checkpoint.h"
 #include "tensor/npy.h"
 
 namespace qinco::app {
@@ -120,10 +119,10 @@ void remove_parts(const TrainArguments& arguments) {
 /// A part's checkpoint may be of a run of its own, but not of one that --init_model began: there is no error of an RQ
 /// to sum up.
 void check_part(const Common& common, const TrainArguments& part) {
-  check_run(common, part);
-  const std::string checkpoint = part.checkpoint_path();
-  check(!part.resume || !has_checkpoint(checkpoint) || load_checkpoint(checkpoint).progress.from_rq,
-        "{}: of a run that began with --init_model, expected one that began with an RQ, as parts do", checkpoint);
+  const std::optional<Progression> progress = check_run(common, part);
+  check(!progress || progress->from_rq,
+        "{}: of a run that began with --init_model, expected one that began with an RQ, as parts do",
+        part.checkpoint_path());
 }
 
 /// Nobody's file may be written over, and then removed, under a name that no option gives: not one of the options'

@@ -217,8 +217,7 @@ TrainOptions train_options(const Common& common, const TrainArguments& arguments
 }
 
 // A run goes on as it was begun: what it stored last, and may never beat, must be there at the end too.
-void check_stored_model(const TrainArguments& arguments) {
-  const Progression progress = load_checkpoint(arguments.checkpoint_path()).progress;
+void check_stored_model(const TrainArguments& arguments, const Progression& progress) {
   const std::vector<EpochRecord>& epochs = progress.history;
   const bool stored = !progress.from_rq ||
                       std::any_of(epochs.begin(), epochs.end(), [](const EpochRecord& epoch) { return epoch.best; });
@@ -250,7 +249,7 @@ bool has_checkpoint(const std::string& path) {
   return stat(path.c_str(), &status) == 0 && (status.st_size > 0 || !S_ISREG(status.st_mode));
 }
 
-void check_run(const Common& common, const TrainArguments& arguments) {
+std::optional<Progression> check_run(const Common& common, const TrainArguments& arguments) {
   train_options(common, arguments);
   const std::string checkpoint = arguments.checkpoint_path();
   // The default checkpoint is not among the options that the program compares.
@@ -268,10 +267,15 @@ void check_run(const Common& common, const TrainArguments& arguments) {
         "start anew",
         checkpoint);
   }
-  if (arguments.resume && has_checkpoint(checkpoint)) check_stored_model(arguments);
+  std::optional<Progression> progress;
+  if (arguments.resume && has_checkpoint(checkpoint)) {
+    progress = load_checkpoint(checkpoint).progress;
+    check_stored_model(arguments, *progress);
+  }
   check_writable(arguments.model);
   check_writable(checkpoint);
   if (!arguments.save_rq_codebooks.empty()) check_writable(arguments.save_rq_codebooks);
+  return progress;
 }
 
 Json train_model(const Common& common, const TrainArguments& arguments, const Split& data, const Stopping& stopping) {

@@ -8,6 +8,7 @@
 #include "apps/qinco/command.h"
 #include "apps/qinco/signals.h"
 #include "kernels/kernels.h"
+#include "qinco/training/checkpoint.h"
 #include "qinco/training/vector_set.h"
 
 namespace qinco::app {
@@ -53,8 +54,8 @@ struct Stopping {
 bool has_checkpoint(const std::string& path);
 
 /// Before any work: throws Error unless the numbers make sense, everything that will be written can be, and nothing
-/// worth keeping is in its place.
-void check_run(const Common& common, const TrainArguments& arguments);
+/// worth keeping is in its place. Returns how far the run is that goes on.
+std::optional<Progression> check_run(const Common& common, const TrainArguments& arguments);
 
 /// Trains the model of `arguments` on `data` and returns the JSON results. The best model so far is in arguments.model,
 /// the checkpoint stays. Throws Stopped, naming the command that goes on, once a signal has arrived.

@@ -191,11 +191,10 @@ Kmeans kmeans(const kernels::Context& context, int64_t n, int64_t d, const float
   std::vector<int32_t> order = random.permutation(n);
 
   Points points{n, d, x, options.weights};
-  const int64_t limit = options.max_points_per_centroid;
   Tensor sample;
   std::vector<float> sample_weights;
-  if (limit > 0 && n / limit >= k && n > limit * k) {
-    points.n = limit * k;
+  points.n = training_points(n, k, options.max_points_per_centroid);
+  if (points.n < n) {
     order.resize(static_cast<size_t>(points.n));
     sample = gather(context, d, x, order);
     points.x = sample.data<float>();

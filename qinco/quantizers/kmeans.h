@@ -14,6 +14,11 @@ enum class KmeansInit : uint8_t {
   plus_plus,  // k-means++ (Arthur & Vassilvitskii, SODA 2007): O(n k d) before the first iteration, k passes over x
 };
 
+/// Of n points those that training K centroids uses, at most `per_centroid` each: all where that is 0 or less.
+constexpr int64_t training_points(int64_t n, int64_t K, int64_t per_centroid) {
+  return per_centroid > 0 && n / per_centroid >= K ? per_centroid * K : n;
+}
+
 struct KmeansOptions {
   int iterations = 25;
   uint64_t seed = 1;

@@ -75,9 +75,8 @@ struct Sample {
 
 Sample draw_sample(const kernels::Context& context, int64_t n, int64_t d, const float* x, int64_t K,
                    const PqOptions& options) {
-  const int64_t most = options.max_points_per_centroid;
-  if (most <= 0 || n / most < K || n == most * K) return {n, x, {}};
-  const int64_t limit = most * K;
+  const int64_t limit = training_points(n, K, options.max_points_per_centroid);
+  if (limit == n) return {n, x, {}};
   std::vector<int32_t> ids = Random(options.seed, kPqStream).permutation(n);
   Sample sample{limit, nullptr, Tensor::empty({limit, d}, DType::f32, context.device)};
   kernels::ScratchFrame frame(context);

@@ -147,8 +147,7 @@ Tensor train_codebook(const kernels::Context& context, int64_t n, int64_t d, con
   const int64_t rows = n * state.width;
   const uint64_t stream = kRqStream + static_cast<uint64_t>(state.steps);
   std::vector<int32_t> sample = Random(options.seed, stream).permutation(rows);
-  const int64_t most = options.max_points_per_centroid;
-  if (most > 0 && rows / most >= K) sample.resize(static_cast<size_t>(most * K));
+  sample.resize(static_cast<size_t>(training_points(rows, K, options.max_points_per_centroid)));
   const Tensor points = residuals_of(context, state, d, K, x, codebooks, sample);
   KmeansOptions clustering;
   clustering.iterations = options.iterations;
