@@ -66,16 +66,10 @@ QINCO_INLINE void visit_tile(const Block& block, int64_t column, const float* x,
 
 /// Lowers (value, id) to the smallest value of a row's lanes, of the lowest id among equals.
 QINCO_INLINE void merge(Vec values, IntVec ids, float& value, int32_t& id) {
-  const float smallest = -horizontal_max(-values);
+  const float smallest = horizontal_min(values);
   if (!(smallest < value) || smallest == -infinity()) return;  // -infinity: of an infinite x, which nothing is near to
-  alignas(64) int32_t lanes[kLanes];
-  store(lanes, ids);
   value = smallest;
-  id = INT32_MAX;
-  for (uint32_t left = bits_of(values == Vec(smallest)); left != 0; left &= left - 1) {
-    const int32_t candidate = lanes[__builtin_ctz(left)];
-    id = candidate < id ? candidate : id;
-  }
+  id = lowest_id(values == Vec(smallest), ids);
 }
 
 /// One panel of rows against a block of codewords.

@@ -81,31 +81,22 @@ void row_squared_distance(const Context& context, int64_t rows, int64_t cols, co
   });
 }
 
-// Each chunk of rows adds into a float row of its own; the chunks are then added in double.
+// Each chunk of rows adds into float rows of its own, which are then added in double: one row, or kLanes where rows are
+// shorter than a vector and so many of them are read as one.
 void column_sum(const Context& context, int64_t rows, int64_t cols, const float* x, float* out) {
   const int64_t grain = column_grain(rows, cols), chunks = (rows + grain - 1) / grain;
+  const int64_t together = cols < kLanes ? kLanes : 1, width = together * cols;
   ScratchFrame frame(context);
-  float* const partial = frame.get<float>(chunks * cols);
+  float* const partial = frame.get<float>(chunks * width);
   parallel_for(context, rows, grain, [&](int64_t begin, int64_t end, int) {
-    float* const total = partial + begin / grain * cols;
-    for (int64_t j = 0; j < cols; ++j) total[j] = 0;
+    float* const total = partial + begin / grain * width;
+    for (int64_t j = 0; j < width; ++j) total[j] = 0;
     int64_t i = begin;
-    for (; i + 4 <= end; i += 4) add_rows<4>(cols, x + i * cols, total);
+    for (; i + 4 * together <= end; i += 4 * together) add_rows<4>(width, x + i * cols, total);
+    for (; i + together <= end; i += together) add_rows<1>(width, x + i * cols, total);
     for (; i < end; ++i) add_rows<1>(cols, x + i * cols, total);
   });
-  add_partials(context, chunks, cols, partial, out);
-}
-
-// The lowest id among the lanes that hold the smallest value.
-int32_t lowest_id_of_minimum(Vec values, IntVec ids) {
-  alignas(64) float value[kLanes];
-  alignas(64) int32_t id[kLanes];
-  store(value, values);
-  store(id, ids);
-  int best = 0;
-  for (int l = 1; l < kLanes; ++l)
-    if (value[l] < value[best] || (value[l] == value[best] && id[l] < id[best])) best = l;
-  return id[best];
+  add_partials(context, chunks * together, cols, partial, out);
 }
 
 // Each lane keeps the first of its smallest values. Lanes begin at infinity, below which nothing infinite or NaN gets:
@@ -123,7 +114,7 @@ int32_t argmin(int64_t cols, const float* x) {
     ids = select(smaller, current, ids);
     current = current + step;
   });
-  const int32_t id = lowest_id_of_minimum(best, ids);
+  const int32_t id = lowest_id(best == Vec(horizontal_min(best)), ids);
   if (id != kUnset) return id;
   for (int64_t j = 0; j < cols; ++j)
     if (x[j] == __builtin_inff()) return static_cast<int32_t>(j);

@@ -49,10 +49,13 @@ QINCO_INLINE int64_t column_grain(int64_t rows, int64_t cols) {
 // out[j] = sum over c of partial[c,j], in double.
 inline void add_partials(const Context& context, int64_t chunks, int64_t cols, const float* partial, float* out) {
   parallel_for(context, cols, row_grain(chunks), [&](int64_t begin, int64_t end, int) {
-    for (int64_t j = begin; j < end; ++j) {
-      double total = 0;
-      for (int64_t c = 0; c < chunks; ++c) total += partial[c * cols + j];
-      out[j] = static_cast<float>(total);
+    constexpr int64_t kStrip = 8 * kLanes;
+    for (int64_t j = begin; j < end; j += kStrip) {
+      const int64_t count = end - j < kStrip ? end - j : kStrip;
+      double total[kStrip] = {};
+      for (int64_t c = 0; c < chunks; ++c)
+        for (int64_t s = 0; s < count; ++s) total[s] += partial[c * cols + j + s];
+      for (int64_t s = 0; s < count; ++s) out[j + s] = static_cast<float>(total[s]);
     }
   });
 }

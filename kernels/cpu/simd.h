@@ -71,6 +71,18 @@ QINCO_INLINE double horizontal_sum(DoubleVec x) {
   return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 }
 
+// The lowest id of the lanes in `of`; INT32_MAX of none.
+QINCO_INLINE int32_t lowest_id(Mask of, IntVec ids) {
+  alignas(64) int32_t lanes[kLanes];
+  store(lanes, ids);
+  int32_t id = INT32_MAX;
+  for (uint32_t left = bits_of(of); left != 0; left &= left - 1) {
+    const int32_t other = lanes[__builtin_ctz(left)];
+    id = other < id ? other : id;
+  }
+  return id;
+}
+
 // --- loops: one body for the whole vectors and for the tail
 // A whole vector, as for_lanes hands it to its body.
 struct Whole {
