@@ -1,7 +1,7 @@
 // What each saving of the candidate search brings, on one step of QINCo: the direct form, then with the codeword's half
 // of the concatenation in a table, then with the first up-projection in a table too, then fused, then screened
-// (docs/kernels.md). The first three use our matrix product, a few vectors at a time so that their activations fit the
-// cache.
+// (docs/candidate_search.md). The first three use our matrix product, a few vectors at a time so that their activations
+// fit the cache.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cmath>

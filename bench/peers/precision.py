@@ -53,7 +53,7 @@ def start(args, L):
 
 
 def flop(L):
-    """Per vector, with the linear parts folded into tables (docs/kernels.md)."""
+    """Per vector, with the linear parts folded into tables (docs/candidate_search.md)."""
     return (M - 1) * K * 2 * D * H * (2 * L - 1)
 
 
