@@ -129,15 +129,14 @@ struct AdamParameter {
   T* v = nullptr;        // [n]
 };
 
-/// SGD with momentum and L2 weight decay, PyTorch's formulation: g += wd*p; buf = mom*buf + g (buf = g when first);
-/// p -= lr * (nesterov ? g + mom*buf : buf).
+/// SGD with momentum and L2 weight decay, PyTorch's formulation: g += wd*p; buf = mom*buf + g, of a buf that starts at
+/// 0; p -= lr * (nesterov ? g + mom*buf : buf).
 struct SgdStep {
   double lr = 1e-2, momentum = 0, weight_decay = 0;
   bool nesterov = false;
-  bool first = true;
 };
 
-/// One QINCo step with its linear parts folded into tables (design: docs/kernels.md). With r = W_x xhat [d] and
+/// One QINCo step with its linear parts folded into tables (design: docs/candidate_search.md). With r = W_x xhat [d] and
 /// u = W_up,1 r [h], candidate k of a vector is
 ///     z = z_table[k] + r;   z += W_down,1 relu(a_table[k] + u);   z += W_down,l relu(W_up,l z),  l = 2..L.
 template <class T>

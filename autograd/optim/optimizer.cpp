@@ -133,7 +133,7 @@ std::vector<const char*> SGD::moment_names() const {
 
 void SGD::update(const std::vector<Update>& updates) {
   for (const Update& u : updates) {
-    const kernels::SgdStep options{lr(), options_.momentum, options_.weight_decay, options_.nesterov, u.step == 1};
+    const kernels::SgdStep options{lr(), options_.momentum, options_.weight_decay, options_.nesterov};
     const Context& context = Context::of(u.value.device());
     floating_dtype("sgd", u.value.dtype(), [&]<class T>() {
       kernels::table<T>(context.device)

@@ -120,7 +120,7 @@ void add_optimisers() {
           };
         });
   add("sgd", fmt::format("momentum/{}", kShape), moving(5), [](const Context& context, const auto& table) {
-    const kernels::SgdStep step{.lr = 1e-6, .momentum = 0.9, .first = false};
+    const kernels::SgdStep step{.lr = 1e-6, .momentum = 0.9};
     return [=, &context, &table, p = normal(kN), g = normal(kN), buf = std::vector<float>(kN)]() mutable {
       table.sgd(context, step, kN, p.data(), g.data(), buf.data());
     };

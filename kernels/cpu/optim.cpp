@@ -53,8 +53,6 @@ void adam(const Context& context, const AdamStep& s, int64_t count, const AdamPa
   }
 }
 
-enum class Momentum { none, first, running };
-
 struct SgdVec {
   Vec minus_lr, momentum, weight_decay;
   bool nesterov;
@@ -64,34 +62,25 @@ struct SgdVec {
         momentum(static_cast<float>(s.momentum)),
         weight_decay(static_cast<float>(s.weight_decay)),
         nesterov(s.nesterov) {}
-
-  template <Momentum kind>
-  void apply(Vec& p, Vec g, Vec& buf) const {
-    g = fma(weight_decay, p, g);
-    if constexpr (kind != Momentum::none) {
-      buf = kind == Momentum::first ? g : fma(momentum, buf, g);
-      g = nesterov ? fma(momentum, buf, g) : buf;
-    }
-    p = fma(minus_lr, g, p);
-  }
 };
 
-template <Momentum kind>
+template <bool has_momentum>
 void sgd_span(const SgdVec& step, int64_t begin, int64_t end, float* p, const float* g, float* buf) {
-  constexpr bool kReads = kind == Momentum::running, kWrites = kind != Momentum::none;
   for_lanes(begin, end, [&](int64_t i, auto lanes) {
-    Vec pi = lanes.get(p + i), bi = kReads ? lanes.get(buf + i) : Vec(0.0f);
-    step.apply<kind>(pi, lanes.get(g + i), bi);
-    lanes.put(p + i, pi);
-    if constexpr (kWrites) lanes.put(buf + i, bi);
+    const Vec value = lanes.get(p + i);
+    Vec change = fma(step.weight_decay, value, lanes.get(g + i));
+    if constexpr (has_momentum) {
+      const Vec velocity = fma(step.momentum, lanes.get(buf + i), change);
+      lanes.put(buf + i, velocity);
+      change = step.nesterov ? fma(step.momentum, velocity, change) : velocity;
+    }
+    lanes.put(p + i, fma(step.minus_lr, change, value));
   });
 }
 
 void sgd(const Context& context, const SgdStep& s, int64_t n, float* p, const float* g, float* buf) {
   const SgdVec step(s);
-  const auto span = s.momentum == 0 ? sgd_span<Momentum::none>
-                    : s.first       ? sgd_span<Momentum::first>
-                                    : sgd_span<Momentum::running>;
+  const auto span = s.momentum == 0 ? sgd_span<false> : sgd_span<true>;
   parallel_for(context, n, kElementGrain, [&](int64_t begin, int64_t end, int) { span(step, begin, end, p, g, buf); });
 }
 

@@ -83,7 +83,7 @@ void adam(const Context& context, const AdamStep& s, int64_t count, const AdamPa
 template <class T>
 struct SgdConstants {
   T minus_lr, momentum, weight_decay;
-  bool has_momentum, nesterov, first;
+  bool has_momentum, nesterov;
 };
 
 template <class T>
@@ -91,7 +91,7 @@ __global__ void sgd_kernel(SgdConstants<T> s, int64_t n, T* p, const T* g, T* bu
   for (int64_t i = grid_thread(); i < n; i += grid_threads()) {
     T step = std::fma(s.weight_decay, p[i], g[i]);
     if (s.has_momentum) {
-      buf[i] = s.first ? step : std::fma(s.momentum, buf[i], step);
+      buf[i] = std::fma(s.momentum, buf[i], step);
       step = s.nesterov ? std::fma(s.momentum, buf[i], step) : buf[i];
     }
     p[i] = std::fma(s.minus_lr, step, p[i]);
@@ -100,12 +100,8 @@ __global__ void sgd_kernel(SgdConstants<T> s, int64_t n, T* p, const T* g, T* bu
 
 template <class T>
 void sgd(const Context& context, const SgdStep& s, int64_t n, T* p, const T* g, T* buf) {
-  const SgdConstants<T> constants{static_cast<T>(-s.lr),
-                                  static_cast<T>(s.momentum),
-                                  static_cast<T>(s.weight_decay),
-                                  s.momentum != 0,
-                                  s.nesterov,
-                                  s.first};
+  const SgdConstants<T> constants{static_cast<T>(-s.lr), static_cast<T>(s.momentum), static_cast<T>(s.weight_decay),
+                                  s.momentum != 0, s.nesterov};
   launch(context, sgd_kernel<T>, blocks_for(n), kBlock, 0, constants, n, p, g, buf);
 }
 

@@ -40,7 +40,7 @@ void sgd(const Context& context, const SgdStep& s, int64_t n, T* p, const T* g, 
     for (int64_t i = begin; i < end; ++i) {
       double step = g[i] + s.weight_decay * p[i];
       if (s.momentum != 0) {
-        const double velocity = s.first ? step : s.momentum * buf[i] + step;
+        const double velocity = s.momentum * buf[i] + step;
         buf[i] = static_cast<T>(velocity);
         step = s.nesterov ? step + s.momentum * velocity : velocity;
       }

@@ -72,7 +72,7 @@ void check_three(const Table<float>& t, const AdamStep& step, const std::vector<
 
 void check_three(const Table<float>& t, const SgdStep& step, const std::vector<double>& expected) {
   check_close(
-      three_steps(t, step, [](SgdStep& s, int i) { s.first = i == 0; }), expected, [](int64_t) { return 1e-6; }, "sgd");
+      three_steps(t, step, [](const SgdStep&, int) {}), expected, [](int64_t) { return 1e-6; }, "sgd");
 }
 
 const AdamStep kAdamSteps[] = {adam_step(1e-3, 0.9, 0.999, 1e-8, 0, false), adam_step(0.1, 0.8, 0.95, 1e-3, 0.2, false),
@@ -167,21 +167,18 @@ TEST_CASE("adam: many parameters together as one by one") {
   });
 }
 
-TEST_CASE("sgd: within rounding on tail sizes, the buffer is not read at the first step") {
+TEST_CASE("sgd: within rounding on tail sizes") {
   for_each_version([](const Table<float>& t, const Version& version) {
-    for (SgdStep s : kSgdSteps)
-      for (const bool first : {true, false})
-        for (const int64_t n : kTailSizes) {
-          s.first = first;
-          State before = make_state(n);
-          if (first) before.m.assign(before.m.size(), kNan);
-          const std::vector<float> g = Data(4).normal(n);
-          const State expected = run(table<float>(Isa::reference), TestContext(), s, before, g);
-          std::vector<double> scale;
-          for (size_t i = 0; i < g.size(); ++i)
-            scale.push_back(2 * (std::fabs(before.p[i]) + std::fabs(g[i]) + (first ? 0 : std::fabs(before.m[i]))));
-          check_states(run(t, TestContext(), s, before, g), expected, scale, fmt::format("{} n={}", version.name, n));
-        }
+    for (const SgdStep& s : kSgdSteps)
+      for (const int64_t n : kTailSizes) {
+        const State before = make_state(n);
+        const std::vector<float> g = Data(4).normal(n);
+        const State expected = run(table<float>(Isa::reference), TestContext(), s, before, g);
+        std::vector<double> scale;
+        for (size_t i = 0; i < g.size(); ++i)
+          scale.push_back(2 * (std::fabs(before.p[i]) + std::fabs(g[i]) + std::fabs(before.m[i])));
+        check_states(run(t, TestContext(), s, before, g), expected, scale, fmt::format("{} n={}", version.name, n));
+      }
   });
 }
 
