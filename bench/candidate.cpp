@@ -1,9 +1,9 @@
 // The fused candidate search: vectors/s, GFLOP/s and the share of this machine's peak, on every ISA: of multiply-adds
 // in float, or of bfloat16 products where the ISA has a matrix unit. Exact and fast codes: kernels.h, Precision. A step
-// of 64 candidates and more (d >= 16, h >= 32) is screened (docs/candidate_search.md): without a matrix unit it may take
-// less time than its multiply-adds in float would; the rows of K = 16 and 32 show the search in float. A matrix unit
-// that multiplies bytes is timed with both of its screens, whatever QINCO_AMX_SCREEN says; the share is of the bfloat16
-// peak.
+// of 64 candidates and more (d >= 16, h >= 32) is screened (docs/candidate_search.md): without a matrix unit it may
+// take less time than its multiply-adds in float would; the rows of K = 16 and 32 show the search in float. A matrix
+// unit that multiplies bytes is timed with both of its screens, whatever QINCO_AMX_SCREEN says; the share is of the
+// bfloat16 peak.
 //
 //   bench_candidate [--json FILE] [--threads N] [--repeats R]
 //

@@ -136,8 +136,8 @@ struct SgdStep {
   bool nesterov = false;
 };
 
-/// One QINCo step with its linear parts folded into tables (design: docs/candidate_search.md). With r = W_x xhat [d] and
-/// u = W_up,1 r [h], candidate k of a vector is
+/// One QINCo step with its linear parts folded into tables (design: docs/candidate_search.md). With r = W_x xhat [d]
+/// and u = W_up,1 r [h], candidate k of a vector is
 ///     z = z_table[k] + r;   z += W_down,1 relu(a_table[k] + u);   z += W_down,l relu(W_up,l z),  l = 2..L.
 template <class T>
 struct CandidateStep {

@@ -8,7 +8,6 @@
 
 QINCO_CPU_NAMESPACE_BEGIN
 
-constexpr int64_t kLine = 16;                   // floats per cache line
 constexpr int64_t kFewWork = int64_t{1} << 18;  // multiply-adds that are worth a task
 
 /// What the whole product does with its sums, at (row, column) of C.

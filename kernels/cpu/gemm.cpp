@@ -47,6 +47,45 @@ struct Pass {
   }
 };
 
+/// How B is cut into blocks, by the sizes alone.
+struct Blocks {
+  int64_t k, n;  // largest block
+
+  Blocks(int64_t all_n, int64_t all_k) {
+    const int64_t k_blocks = larger(1, blocks_of(all_k, kBlockK));
+    k = larger(1, blocks_of(blocks_of(all_k, k_blocks), kLanes)) * kLanes;
+    n = smaller(kBlockN, blocks_of(all_n, kTileCols) * kTileCols);
+  }
+
+  /// body(j, n, p, k) for every block of columns [j, j + n) and inner range [p, p + k). k = 0 still takes one pass, for
+  /// the epilogue.
+  template <class Body>
+  void for_each(int64_t all_n, int64_t all_k, Body&& body) const {
+    for (int64_t j = 0; j < all_n; j += n)
+      for (int64_t p = 0; p < larger(1, all_k); p += k) body(j, smaller(n, all_n - j), p, smaller(k, all_k - p));
+  }
+};
+
+/// Where a task keeps what it does not read of A in place: packed panels of a transposed A, or a copy of the panel at
+/// hand where a tile's rows alias.
+class RowScratch {
+ public:
+  RowScratch() = default;
+  RowScratch(const Gemm<float>& g, const Blocks& blocks, const Context& context, ScratchFrame& frame) {
+    if (g.trans_a)
+      size_ = blocks_of(Tasks(g.m, blocks.n, blocks.k).rows(), kTileRows) * row_panel_size(blocks.k);
+    else if (rows_alias(g.m, g.lda))
+      size_ = copied_rows_size(blocks.k);
+    if (size_ > 0) data_ = frame.get<float>(size_ * context.threads);
+  }
+
+  float* of(int worker) const { return data_ ? data_ + worker * size_ : nullptr; }
+
+ private:
+  float* data_ = nullptr;
+  int64_t size_ = 0;  // of one worker
+};
+
 /// The tile at (row, column) of C, with as many rows as are left, up to kRows.
 template <int kRows, class A>
 void run_tile(const Pass& pass, A a, int rows, int64_t row, int64_t column, int64_t column_end) {
@@ -75,21 +114,23 @@ void prefetch_rows(const Pass& pass, int64_t row, int64_t row_end, int64_t tile,
     for (int64_t i = row; i < row_end; ++i) __builtin_prefetch(pass.g.a + i * pass.g.lda + pass.p + line * kLine);
 }
 
-/// C's rows [row, row_end) x columns [column, column_end). `scratch` holds packed panels of a transposed A, or is null.
+/// C's rows [row, row_end) x columns [column, column_end). `scratch` (RowScratch::of) is null where A is read in place.
 void run_task(const Pass& pass, int64_t row, int64_t row_end, int64_t column, int64_t column_end, float* scratch) {
   const Gemm<float>& g = pass.g;
-  if (scratch) pack_rows(row_end - row, pass.k, g.a + pass.p * g.lda + row, g.lda, scratch);
+  const bool packs = scratch && g.trans_a, copies = scratch && !g.trans_a;
+  if (packs) pack_rows(row_end - row, pass.k, g.a + pass.p * g.lda + row, g.lda, scratch);
   const int64_t tiles = blocks_of(column_end - column, kTileCols);
   for (int64_t i = row; i < row_end; i += kTileRows) {
     const int64_t next = smaller(row_end, i + kTileRows), after = smaller(row_end, next + kTileRows);
     const int rows = static_cast<int>(next - i);
-    const PackedRows packed{scratch ? scratch + (i - row) / kTileRows * row_panel_size(pass.k) : nullptr};
-    const StridedRows in_place =
+    const PackedRows packed{packs ? scratch + (i - row) / kTileRows * row_panel_size(pass.k) : nullptr};
+    StridedRows in_place =
         g.trans_a ? StridedRows{g.a + pass.p * g.lda + i, 1, g.lda} : StridedRows{g.a + i * g.lda + pass.p, g.lda, 1};
+    if (copies) in_place = copy_rows(rows, pass.k, in_place, scratch);
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t j = column + t * kTileCols;
       if (!g.trans_a) prefetch_rows(pass, next, after, t, tiles);
-      if (scratch)
+      if (packs)
         run_tile<kTileRows>(pass, packed, rows, i, j, column_end);
       else
         run_tile<kTileRows>(pass, in_place, rows, i, j, column_end);
@@ -110,10 +151,9 @@ void pack_b(const Context& context, const Pass& pass, float* packed) {
   });
 }
 
-void run_pass(const Context& context, const Pass& pass, const Tasks& tasks, float* scratch, int64_t scratch_size) {
+void run_pass(const Context& context, const Pass& pass, const Tasks& tasks, const RowScratch& scratch) {
   tasks.for_each(context, [&](int64_t row, int64_t row_end, int64_t column, int64_t column_end, int worker) {
-    run_task(pass, row, row_end, pass.j + column, pass.j + column_end,
-             scratch ? scratch + worker * scratch_size : nullptr);
+    run_task(pass, row, row_end, pass.j + column, pass.j + column_end, scratch.of(worker));
   });
 }
 
@@ -133,25 +173,6 @@ void few_rows_packed(const Context& context, const Gemm<float>& g) {
     }
   });
 }
-
-/// How B is cut into blocks, by the sizes alone.
-struct Blocks {
-  int64_t k, n;  // largest block
-
-  Blocks(int64_t all_n, int64_t all_k) {
-    const int64_t k_blocks = larger(1, blocks_of(all_k, kBlockK));
-    k = larger(1, blocks_of(blocks_of(all_k, k_blocks), kLanes)) * kLanes;
-    n = smaller(kBlockN, blocks_of(all_n, kTileCols) * kTileCols);
-  }
-
-  /// body(j, n, p, k) for every block of columns [j, j + n) and inner range [p, p + k). k = 0 still takes one pass, for
-  /// the epilogue.
-  template <class Body>
-  void for_each(int64_t all_n, int64_t all_k, Body&& body) const {
-    for (int64_t j = 0; j < all_n; j += n)
-      for (int64_t p = 0; p < larger(1, all_k); p += k) body(j, smaller(n, all_n - j), p, smaller(k, all_k - p));
-  }
-};
 
 void gemm(const Context& context, const Gemm<float>& g);
 
@@ -180,19 +201,17 @@ void gemm(const Context& context, const Gemm<float>& g) {
   if (g.m <= kTileRows && g.trans_b) return is_dot(g) ? dot_product(context, g) : few_rows_packed(context, g);
   if (g.m == 1 && !g.trans_b) return one_row(context, g);
   if (g.m <= kTileRows && !g.trans_b) {  // one row of tiles reads B once: packing it would cost more than it saves
-    run_pass(context, {g, 0, g.k, 0, g.n, nullptr}, Tasks(g.m, g.n, g.k), nullptr, 0);
+    run_pass(context, {g, 0, g.k, 0, g.n, nullptr}, Tasks(g.m, g.n, g.k), {});
     return;
   }
   const Blocks blocks(g.n, g.k);
   ScratchFrame frame(context);
   float* const packed = frame.get<float>(blocks.n * blocks.k);
-  const int64_t rows = Tasks(g.m, blocks.n, blocks.k).rows();
-  const int64_t scratch_size = blocks_of(rows, kTileRows) * row_panel_size(blocks.k);
-  float* const scratch = g.trans_a ? frame.get<float>(scratch_size * context.threads) : nullptr;
+  const RowScratch scratch(g, blocks, context, frame);
   blocks.for_each(g.n, g.k, [&](int64_t j, int64_t n, int64_t p, int64_t k) {
     const Pass pass{g, p, k, j, n, packed};
     pack_b(context, pass, packed);
-    run_pass(context, pass, Tasks(g.m, n, k), scratch, scratch_size);
+    run_pass(context, pass, Tasks(g.m, n, k), scratch);
   });
 }
 
@@ -225,9 +244,12 @@ void linear(const Context& context, const Linear<float>& l) {
   g.a = l.x, g.lda = l.ldx;
   g.c = l.y, g.ldc = l.ldy, g.accumulate = l.accumulate;
   g.residual = l.residual, g.ldr = l.ldr, g.relu = l.relu;
-  Blocks(l.n, l.k).for_each(l.n, l.k, [&](int64_t j, int64_t n, int64_t p, int64_t k) {
+  const Blocks blocks(l.n, l.k);
+  ScratchFrame frame(context);
+  const RowScratch scratch(g, blocks, context, frame);
+  blocks.for_each(l.n, l.k, [&](int64_t j, int64_t n, int64_t p, int64_t k) {
     const float* const block = l.packed + j * l.k + p * padded(n);
-    run_pass(context, {g, p, k, j, n, block}, Tasks(l.m, n, k), nullptr, 0);
+    run_pass(context, {g, p, k, j, n, block}, Tasks(l.m, n, k), scratch);
   });
 }
 

@@ -38,7 +38,7 @@ struct Running {
 };
 
 template <int kRows, int kVecs>
-QINCO_INLINE void visit_tile(const Block& block, int64_t column, const float* x, Running<kRows>& best) {
+QINCO_INLINE void visit_tile(const Block& block, int64_t column, StridedRows x, Running<kRows>& best) {
   Vec value[kRows][kVecs];
 #pragma GCC unroll 16
   for (int v = 0; v < kVecs; ++v) {
@@ -47,7 +47,7 @@ QINCO_INLINE void visit_tile(const Block& block, int64_t column, const float* x,
     for (int r = 0; r < kRows; ++r) value[r][v] = norm;
   }
   const Columns<kVecs> codewords{block.packed + column * block.d, kVecs * kLanes, static_cast<int>(kLanes)};
-  accumulate_onto(block.d, StridedRows{x, block.d, 1}, codewords, value);
+  accumulate_onto(block.d, x, codewords, value);
   const IntVec first = lane_numbers() + IntVec(static_cast<int32_t>(block.first + column));
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
@@ -74,7 +74,7 @@ QINCO_INLINE void merge(Vec values, IntVec ids, float& value, int32_t& id) {
 
 /// One panel of rows against a block of codewords.
 template <int kRows>
-__attribute__((noinline)) void sweep(const Block& block, int rows, const float* x, float* values, int32_t* ids) {
+__attribute__((noinline)) void sweep(const Block& block, int rows, StridedRows x, float* values, int32_t* ids) {
   if constexpr (kRows > 1)
     if (rows < kRows) return sweep<kRows - 1>(block, rows, x, values, ids);
   Running<kRows> best;
@@ -111,16 +111,21 @@ void nearest(const Context& context, int64_t n, int64_t d, int64_t K, const floa
   ScratchFrame frame(context);
   Block block{0, 0, d, frame.get<float>(size * d), frame.get<float>(size)};
   float* const values = distances ? distances : frame.get<float>(n);
+  float* const copies = rows_alias(n, d) ? frame.get<float>(copied_rows_size(d) * context.threads) : nullptr;
   const int64_t panels = blocks_of(n, kTileRows);
   const int64_t grain = larger(1, smaller(kTaskPanels, panels / kTasks)) * kTileRows;
   for (; block.first < K; block.first += size) {
     block.count = smaller(size, K - block.first);
     pack_block(context, block, c);
-    parallel_for(context, n, grain, [&](int64_t begin, int64_t end, int) {
+    parallel_for(context, n, grain, [&](int64_t begin, int64_t end, int worker) {
       if (block.first == 0)
         for (int64_t i = begin; i < end; ++i) values[i] = infinity(), ids[i] = 0;
-      for (int64_t i = begin; i < end; i += kTileRows)
-        sweep<kTileRows>(block, static_cast<int>(smaller(kTileRows, end - i)), x + i * d, values + i, ids + i);
+      for (int64_t i = begin; i < end; i += kTileRows) {
+        const int rows = static_cast<int>(smaller(kTileRows, end - i));
+        StridedRows panel{x + i * d, d, 1};
+        if (copies) panel = copy_rows(rows, d, panel, copies + worker * copied_rows_size(d));
+        sweep<kTileRows>(block, rows, panel, values + i, ids + i);
+      }
       if (!distances || block.first + block.count < K) return;
       // The direct form has none of the cancellation that the search's form has for near codewords.
       for (int64_t i = begin; i < end; ++i)

@@ -1,12 +1,14 @@
 // Packing: operands copied into the order in which the register tile reads them. Only what is used several times or
 // would be read across the grain is packed: B for more than one row of tiles (or of rows that alias), A
-// only when it is transposed.
+// only when it is transposed; where its rows alias they are copied.
 #pragma once
 
 #include "kernels/cpu/microkernel.h"
 #include "kernels/cpu/transpose.h"
 
 QINCO_CPU_NAMESPACE_BEGIN
+
+constexpr int64_t kLine = 16;  // floats per cache line
 
 constexpr int64_t smaller(int64_t a, int64_t b) {
   return a < b ? a : b;
@@ -37,6 +39,27 @@ inline void pack_rows(int64_t rows, int64_t k, const float* a, int64_t lda, floa
     for (; i < rows; i += kTileRows, panel += row_panel_size(k))
       store(panel, load_partial(a + i, static_cast<int>(rows - i)));
   }
+}
+
+/// True where the lines of a tile's rows are of one set of L1, whose 8 to 12 ways they throw each other out of: such a
+/// tile's rows are copied.
+constexpr bool rows_alias(int64_t rows, int64_t lda) {
+  return smaller(rows, kTileRows) > 8 && lda % 1024 == 0;
+}
+constexpr int64_t copied_stride(int64_t k) {
+  return k + kLine;
+}
+constexpr int64_t copied_rows_size(int64_t k) {
+  return kTileRows * copied_stride(k);
+}
+
+/// Copies `rows` rows of k contiguous values to where they do not alias, for all of a tile's columns.
+inline StridedRows copy_rows(int rows, int64_t k, const StridedRows& a, float* copied) {
+  for (int r = 0; r < rows; ++r)
+    for_lanes(0, k, [&](int64_t p, auto lanes) {
+      lanes.put(copied + r * copied_stride(k) + p, lanes.get(a.data + r * a.row_stride + p));
+    });
+  return {copied, copied_stride(k), 1};
 }
 
 /// Packs columns [0, cols) of a row-major B [k, ldb] into panels of kTileCols columns, k * kTileCols floats apart.

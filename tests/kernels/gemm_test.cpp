@@ -184,11 +184,13 @@ TEST_CASE("gemm: exact over several blocks of k, n and m") {
       }
 }
 
-TEST_CASE("gemm: exact where B's rows lie 4 KB apart, and for one column without gaps") {
+TEST_CASE("gemm: exact where rows lie 4 KB apart, and for one column without gaps") {
   for (int e = 0; e < kEpilogues; ++e)
     for (const bool ta : {false, true}) {
-      for (const int64_t m : {1, 3, 6, 14})
-        for (const int64_t n : {5, 40}) check_exact({m, n, 1020, ta, true, e});  // of 1024 floats with the padding
+      for (const int64_t n : {5, 40}) {  // with the padding, 1024 floats: a row of B, a row of A
+        for (const int64_t m : {1, 3, 6, 14}) check_exact({m, n, 1020, ta, true, e});
+        for (const int64_t m : {9, 31}) check_exact({m, n, 1021, ta, m == 31, e});
+      }
       if (e == everything)
         for (int64_t m = 1; m <= 15; ++m) check_exact({m, 19, 333, ta, true, e});  // as many as are taken together
       for (const bool tb : {false, true})

@@ -92,6 +92,7 @@ std::vector<Case> cases() {
   std::vector<Case> all = {{40, 100, 1000, true, true, true},  {7, 600, 450, false, true, false},
                            {300, 20, 1000, true, true, true},   // more rows than are made integers of together
                            {150, 700, 40, true, false, false},  // columns in parts, and rows
+                           {31, 40, 1021, true, true, true},    // rows 4 KB apart: make_problem puts three between
                            {5, 40, 0, true, true, true},       {5, 0, 7, false, false, false},
                            {0, 5, 7, false, false, false}};
   std::mt19937 random(5);

@@ -77,6 +77,7 @@ TEST_CASE("nearest: exact on integers at every tail") {
   check(0, 4, 4);
   check(50, 3, 40000);  // several blocks of codewords: nothing but ties after the first few
   check(9, 3000, 90);
+  check(31, 1024, 70);  // rows 4 KB apart
 }
 
 TEST_CASE("nearest: the lowest of equal codewords, wherever they are") {
