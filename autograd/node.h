@@ -1,4 +1,5 @@
-// The graph behind variables: for operations and the engine, not for users.
+// The graph behind variables: for the engine and for operations, with record() those of other programs too; models need
+// none of it.
 #pragma once
 
 #include <initializer_list>

@@ -146,7 +146,9 @@ TEST_CASE("engine: gradients of the wrong kind are found, naming the operation")
   };
   CHECK(contains(error_of(wrong(Tensor())), "wrong: backward gave no gradient"));
   CHECK(contains(error_of(wrong(ones({2}))), "wrong: backward gave a gradient of f32 for an input of f64"));
-  CHECK(contains(error_of(wrong(ones({3}, DType::f64))), "do not broadcast"));
+  for (const Shape& shape : {Shape{3}, Shape{}, Shape{2, 1}})
+    CHECK(error_of(wrong(ones(shape, DType::f64))) ==
+          "wrong: backward gave a gradient of shape " + shape.str() + " for an input of shape [2]");
 }
 
 TEST_CASE("engine: misuse is an error") {
