@@ -34,7 +34,8 @@ const Tensor& require(const TensorMap& state, const std::string& name, DType dty
 Optimizer::Optimizer(std::vector<Variable> parameters, double lr) : lr_(lr) {
   set_lr(lr);
   std::set<const autograd::Node*> seen;
-  bool some = parameters.empty();
+  check(!parameters.empty(), "optimizer: no parameters: a module has those that it has registered, and its children's");
+  bool some = false;
   for (Variable& parameter : parameters) {
     check(parameter.is_leaf() && is_floating(parameter.dtype()) && parameter.value().is_contiguous(),
           "optimizer: expected contiguous leaves of f32 or f64");

@@ -16,7 +16,7 @@ using autograd::Variable;
 class Optimizer {
  public:
   /// `parameters` are contiguous leaves of f32 or f64. They may be frozen, and take part from when they no longer are,
-  /// but not all of them: none is probably a mistake, and an error.
+  /// but not all of them: nothing to train is probably a mistake, and an error, as an empty list is.
   Optimizer(std::vector<Variable> parameters, double lr);
   virtual ~Optimizer() = default;
 

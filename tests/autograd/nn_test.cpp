@@ -224,12 +224,6 @@ namespace {
 
 /// Training that draws: two Dropouts at different places of the tree, and all that a run is.
 struct DropoutRun {
-  DropoutRun() {
-    net.append(nn::Linear(6, 8, random));
-    net.append(nn::Dropout(0.5, 21));
-    net.append(nn::Sequential(nn::Tanh(), nn::Dropout(0.25, 22)));
-    net.append(nn::Linear(8, 2, random));
-  }
   double step() {
     adam.zero_grad();
     const Variable loss = autograd::mse_loss(net(x), y);
@@ -239,7 +233,8 @@ struct DropoutRun {
   }
 
   Random random{20};
-  nn::Sequential net;
+  nn::Sequential net{nn::Linear(6, 8, random), nn::Dropout(0.5, 21), nn::Sequential(nn::Tanh(), nn::Dropout(0.25, 22)),
+                     nn::Linear(8, 2, random)};
   Tensor x = normal_vectors(16, 6, 1), y = normal_vectors(16, 2, 2);
   optim::Adam adam{net.parameters(), {.lr = 0.01}};
 };

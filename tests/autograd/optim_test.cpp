@@ -281,7 +281,12 @@ TEST_CASE("optim: errors") {
   optim::SGD plain(other.net.parameters(), {});
   CHECK(error_of([&] { plain.load_state(other.optimizer->state()); }) == "optimizer: unexpected state momentum.0");
   CHECK(contains(error_of([&] { problem.optimizer->set_lr(std::nan("")); }), "expected a learning rate >= 0"));
-  CHECK(contains(error_of([] { optim::SGD({}, {.nesterov = true}); }), "nesterov needs a momentum"));
+  const Variable trained(ones({2}), true);
+  CHECK(contains(error_of([&] { optim::SGD({trained}, {.nesterov = true}); }), "nesterov needs a momentum"));
+  struct : nn::Module {
+    nn::Linear forgotten{Tensor(ones({2, 2}))};  // a member, but not a registered one
+  } net;
+  CHECK(contains(error_of([&] { optim::Adam(net.parameters()); }), "optimizer: no parameters: a module has those"));
   const Variable constant(ones({2})), result = Variable(ones({2}), true) * 2.0;
   CHECK(error_of([&] { optim::Adam({constant}); }) == "optimizer: none of the 1 parameters requires a gradient");
   CHECK(contains(error_of([&] { optim::Adam({result}); }), "optimizer: expected contiguous leaves of f32 or f64"));
