@@ -63,7 +63,10 @@ class LayerNorm : public Layer {
 /// random_state() its generator is "random".
 class Dropout : public Layer {
  public:
+  /// Layers of one seed draw the same masks, so that what comes after one another is zeroed in the same places.
   Dropout(double p, uint64_t seed);
+  /// Takes its seed from `random`: every layer another one.
+  Dropout(double p, Random& random) : Dropout(p, random.next64()) {}
   Variable forward(const Variable& x) override;
 
  private:

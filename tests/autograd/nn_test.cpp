@@ -163,6 +163,9 @@ TEST_CASE("nn: Dropout in training and not") {
   CHECK(std::abs(m.mean - 1) <= 4 * std::sqrt(0.25 / 0.75 / 1e4));
   CHECK(!same_bits(net(x).value(), y));
   CHECK(contains(error_of([] { nn::Dropout(1, 0); }), "expected 0 <= p < 1, found 1"));
+  Random random(5);
+  nn::Dropout first(0.25, random), second(0.25, random);
+  CHECK(!same_bits(first(x).value(), second(x).value()));
 }
 
 TEST_CASE("nn: layers of no size are refused by name") {
