@@ -58,8 +58,9 @@ Variable softmax(const Variable& x);
 Variable log_softmax(const Variable& x);
 /// mean_i -log_probabilities[i, targets[i]]: [n,C] and i32 [n]. Error for a target outside 0..C-1.
 Variable nll_loss(const Variable& log_probabilities, const Tensor& targets);
-/// nll_loss(log_softmax(logits), targets) in one pass.
-Variable cross_entropy(const Variable& logits, const Tensor& targets);
+/// nll_loss(log_softmax(logits), targets) in one pass. With `label_smoothing`, 0..1, that part of a row's weight goes
+/// to all its C classes alike, as in PyTorch.
+Variable cross_entropy(const Variable& logits, const Tensor& targets, double label_smoothing = 0);
 /// Mean over all elements of (a-b)^2; equal shapes.
 Variable mse_loss(const Variable& a, const Variable& b);
 /// sum (a-b)^2; equal shapes.

@@ -88,17 +88,21 @@ Variable nll_loss(const Variable& log_probabilities, const Tensor& targets) {
                 });
 }
 
-Variable cross_entropy(const Variable& logits, const Tensor& targets) {
+Variable cross_entropy(const Variable& logits, const Tensor& targets, double label_smoothing) {
+  const double s = label_smoothing;
+  check(s >= 0 && s <= 1, "cross_entropy: expected a label smoothing from 0 to 1, found {}", s);
   const Tensor list = checked_targets("cross_entropy", logits.value(), targets);
   const Tensor log_probabilities = qinco::log_softmax(logits.value());
-  return record("cross_entropy", mean_negative_pick(log_probabilities, list), {logits},
-                [list, log_probabilities](const Tensor& g, InputGradients& into) {
-                  // (softmax - one_hot) / n
-                  const double weight = g.item<double>() / static_cast<double>(log_probabilities.size(0));
-                  const Tensor dx = scale(qinco::exp(log_probabilities), weight);
-                  add_at_targets(dx, list, -weight);
-                  into.set(0, dx);
-                });
+  const Tensor loss = mean_negative_pick(log_probabilities, list);
+  if (s > 0) axpby(-s, qinco::mean(log_probabilities), 1 - s, loss);
+  return record("cross_entropy", loss, {logits}, [list, log_probabilities, s](const Tensor& g, InputGradients& into) {
+    // (softmax - (1-s) one_hot - s/C) / n
+    const double weight = g.item<double>() / static_cast<double>(log_probabilities.size(0));
+    const Tensor dx = scale(qinco::exp(log_probabilities), weight);
+    add_at_targets(dx, list, -weight * (1 - s));
+    const Tensor share = scalar(weight * s / static_cast<double>(dx.size(1)), dx.dtype(), dx.device());
+    into.set(0, s > 0 ? qinco::sub(dx, share) : dx);
+  });
 }
 
 }  // namespace qinco::autograd

@@ -93,6 +93,8 @@ void add_losses(std::vector<OpCase>& cases) {
   cases.push_back({"log_softmax", {{{2, 3, 5}}}, [](const Inputs& x) { return log_softmax(x[0]); }});
   cases.push_back({"nll_loss", {{{6, 5}}}, [](const Inputs& x) { return nll_loss(x[0], ids({6}, 5)); }});
   cases.push_back({"cross_entropy", {{{9, 10}}}, [](const Inputs& x) { return cross_entropy(x[0], ids({9}, 10)); }});
+  cases.push_back(
+      {"cross_entropy: smoothed", {{{9, 10}}}, [](const Inputs& x) { return cross_entropy(x[0], ids({9}, 10), 0.1); }});
   cases.push_back({"mse_loss", {{{4, 9}}, {{4, 9}}}, [](const Inputs& x) { return mse_loss(x[0], x[1]); }});
   cases.push_back(
       {"sum_squared_error", {{{4, 9}}, {{4, 9}}}, [](const Inputs& x) { return sum_squared_error(x[0], x[1]); }});

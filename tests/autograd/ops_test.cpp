@@ -174,6 +174,11 @@ TEST_CASE("ops: errors name the operation and what it found") {
                    autograd::cross_entropy(a, from_vector<int32_t>({0, 4, 0}));
                  }),
                  "target 4 at position 1, expected 0..3"));
+  for (const double part : {-0.1, 1.5, std::nan("")})
+    CHECK(contains(error_of([&] {
+                     autograd::cross_entropy(a, from_vector<int32_t>({0, 1, 0}), part);
+                   }),
+                   "cross_entropy: expected a label smoothing from 0 to 1, found"));
   CHECK(contains(error_of([&] { autograd::nll_loss(a, from_vector<int32_t>({0})); }), "expected [n,C] and i32 [n]"));
   CHECK(contains(error_of([&] { a + Variable(ones({3, 4}, DType::f64)); }), "dtypes f32 and f64 differ"));
   CHECK(contains(error_of([&] { autograd::exp(ones({2}, DType::i32)); }), "exp: expected f32 or f64, found i32"));

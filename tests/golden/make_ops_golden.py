@@ -110,6 +110,7 @@ CASES = {
     "embedding": ([(5, 7)], lambda w: F.embedding(ids(11, n=5), w) ** 2),
     "embedding: 2-d ids": ([(5, 7)], lambda w: F.embedding(ids(2, 3, n=5), w) ** 2),
     "layer_norm": ([(4, 19), ((19,), "positive"), (19,)], lambda x, g, b: F.layer_norm(x, (19,), g, b)),
+    "cross_entropy: smoothed": ([(9, 10)], lambda x: F.cross_entropy(x, ids(9, n=10), label_smoothing=0.1)),
 }
 
 OPTIMISERS = {
