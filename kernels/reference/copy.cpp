@@ -69,6 +69,10 @@ void copy_band(const T* x, int64_t row_stride, int64_t col_stride, int64_t rows,
       std::memcpy(y + i * cols, x + i * row_stride, sizeof(T) * static_cast<size_t>(cols));
     return;
   }
+  if (col_stride == 0) {  // the gradient of a sum over rows
+    for (int64_t i = 0; i < rows; ++i) std::fill_n(y + i * cols, cols, x[i * row_stride]);
+    return;
+  }
   const auto copy_strips = [&](int64_t step) __attribute__((always_inline)) {
     int64_t j = 0;
     for (; j + kStrip <= cols; j += kStrip) copy_strip(x + j * col_stride, step, col_stride, rows, cols, kStrip, y + j);
