@@ -46,7 +46,8 @@ bool Tensor::is_contiguous() const {
 
 template <class T>
 T Tensor::item() const {
-  check(defined() && numel_ == 1, "item: expected one element, found shape {}", shape_);
+  check(defined(), "item: the tensor is undefined");
+  check(numel_ == 1, "item: expected one element, found shape {}", shape_);
   return *to(Device{}).to(dtype_of<T>()).template data<T>();
 }
 template float Tensor::item<float>() const;

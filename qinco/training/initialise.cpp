@@ -48,6 +48,7 @@ Qinco initial_model(const QincoConfig& config, const ResidualQuantizer& rq, uint
   check(rq.M() == config.M && rq.K() == config.K && rq.d() == config.d,
         "RQ codebooks: expected M={} K={} d={}, found M={} K={} d={}", config.M, config.K, config.d, rq.M(), rq.K(),
         rq.d());
+  check(centroids.defined() || config.K_ivf == 0, "centroids: expected [{},{}], found none", config.K_ivf, config.d);
   Random random(seed);
   Qinco model(config, random);
   model.set_codebooks(div(rq.codebooks, scalar(config.db_scale)));

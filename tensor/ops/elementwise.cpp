@@ -154,6 +154,7 @@ void axpby(double alpha, const Tensor& x, double beta, const Tensor& y) {
 
 Tensor scale(const Tensor& x, double alpha) {
   context_of("scale", {&x});
+  check(is_floating(x.dtype()), "scale: expected f32 or f64, found {}", name(x.dtype()));
   const Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
   axpby(alpha, x, 0, out);
   return out;

@@ -46,6 +46,19 @@ void check_matrix(const char* op, const Tensor& x) {
   check(x.dim() == 2, "{}: expected a matrix, found shape {}", op, x.shape());
 }
 
+// Of the smallest element of each row of x, or with `largest` of -x.
+Tensor arg_rows(const char* op, const Tensor& x, bool largest) {
+  const Context& context = context_of(op, {&x});
+  check_matrix(op, x);
+  check(x.size(1) > 0, "{}: the rows of shape {} are empty", op, x.shape());
+  const Tensor out = Tensor::empty({x.size(0)}, DType::i32, x.device());
+  floating_dtype(op, x.dtype(), [&]<class T>() {
+    const Tensor in = largest ? neg(x) : x.contiguous();
+    kernels::table<T>(context.device).row_argmin(context, in.size(0), in.size(1), in.data<T>(), out.data<int32_t>());
+  });
+  return out;
+}
+
 }  // namespace
 
 Tensor sum(const Tensor& x) {
@@ -127,20 +140,11 @@ Tensor row_squared_norms(const Tensor& x) {
 }
 
 Tensor argmin_rows(const Tensor& x) {
-  const Context& context = context_of("argmin_rows", {&x});
-  check_matrix("argmin_rows", x);
-  check(x.size(1) > 0, "argmin_rows: the rows of shape {} are empty", x.shape());
-  const Tensor in = x.contiguous();
-  const Tensor out = Tensor::empty({x.size(0)}, DType::i32, x.device());
-  floating_dtype("argmin_rows", x.dtype(), [&]<class T>() {
-    kernels::table<T>(context.device).row_argmin(context, in.size(0), in.size(1), in.data<T>(), out.data<int32_t>());
-  });
-  return out;
+  return arg_rows("argmin_rows", x, false);
 }
 
 Tensor argmax_rows(const Tensor& x) {
-  context_of("argmax_rows", {&x});
-  return argmin_rows(neg(x));
+  return arg_rows("argmax_rows", x, true);
 }
 
 }  // namespace qinco

@@ -112,6 +112,8 @@ TEST_CASE("IVF-QINCo: training starts at the RQ of the residuals, betters it, an
   CHECK(same_bits(rq.codebooks, train_initial_rq(residuals, config.M, config.K, {}).codebooks));
   CHECK(start == rq_mse(rq, VectorSet(coarse_residuals(val, centroids)), 1));
 
+  CHECK(error_of([&] { initial_model(config, rq, 1); }) ==
+        fmt::format("centroids: expected [{},{}], found none", config.K_ivf, d));
   TrainOptions options;
   options.batch_size = 64;
   options.max_epochs = 12;

@@ -217,7 +217,15 @@ TEST_CASE("tensor ops: empty tensors") {
   CHECK(relu(ones({0})).numel() == 0);
   CHECK(contains(error_of([] { mean(ones({0})); }), "no elements"));
   CHECK(contains(error_of([] { softmax(ones({2, 0})); }), "softmax"));
-  CHECK(contains(error_of([] { argmin_rows(ones({2, 0})); }), "argmin_rows"));
+  CHECK(error_of([] { argmin_rows(ones({2, 0})); }) == "argmin_rows: the rows of shape [2,0] are empty");
+  CHECK(error_of([] { argmax_rows(ones({2, 0})); }) == "argmax_rows: the rows of shape [2,0] are empty");
+}
+
+TEST_CASE("tensor ops: what is made of other operations names itself in errors") {
+  const Tensor ids = ones({2, 2}, DType::i32);
+  CHECK(error_of([&] { argmax_rows(ids); }) == "argmax_rows: expected f32 or f64, found i32");
+  CHECK(error_of([&] { argmax_rows(ones({2})); }) == "argmax_rows: expected a matrix, found shape [2]");
+  CHECK(error_of([&] { scale(ids, 2); }) == "scale: expected f32 or f64, found i32");
 }
 
 TEST_CASE("tensor ops: an undefined operand is an error that names the operation") {

@@ -188,6 +188,7 @@ TEST_CASE("tensor: errors of views") {
   CHECK(contains(error_of([&] { x.expand({2, 4}); }), "expand: shape [2,3] into [2,4]"));
   CHECK(contains(error_of([&] { x.row(2); }), "row 2 of shape [2,3]"));
   CHECK(contains(error_of([&] { (void)x.item<float>(); }), "expected one element, found shape [2,3]"));
+  CHECK(error_of([] { (void)Tensor().item<float>(); }) == "item: the tensor is undefined");
   CHECK(contains(error_of([&] { (void)x.data<double>(); }), "expected dtype f64, found f32"));
   CHECK(contains(error_of([] { (void)scalar(1e30).item<int32_t>(); }), "out of range for i32"));
   CHECK(contains(error_of([] { (void)scalar(std::nan("")).item<int32_t>(); }), "out of range for i32"));
