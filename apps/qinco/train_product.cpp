@@ -145,6 +145,16 @@ void check_part_files(const Common& common, const TrainArguments& arguments) {
   }
 }
 
+/// Throws Error where a part that is yet to begin has no db_scale of its own: what is given then is for all parts, and
+/// those trained until then would have another.
+void check_scales(const TrainArguments& arguments, const VectorSet& train, const Tensor& rotation) {
+  for (int64_t j = 0; j < arguments.nsub; ++j) {
+    const TrainArguments part = part_arguments(arguments, j);
+    if (part.db_scale || (part.resume && has_checkpoint(part.checkpoint_path()))) continue;
+    choose_db_scale(part, part_of(train, rotation, j, arguments.nsub));
+  }
+}
+
 /// At the end of its scope removes the rotation unless there is a checkpoint to go on with it from.
 struct UnusedRotation {
   const TrainArguments& arguments;
@@ -172,6 +182,7 @@ Json train_product(const Common& common, const TrainArguments& arguments, const 
   ProductQinco model;
   if (arguments.opq) model.rotation = make_rotation(common, arguments, data.train, signals);
   const UnusedRotation unused{arguments};
+  check_scales(arguments, data.train, model.rotation);
   Json results = Json::array();
   for (int64_t j = 0; j < nsub; ++j) {
     TrainArguments part = part_arguments(arguments, j);

@@ -18,14 +18,6 @@
 namespace qinco::app {
 namespace {
 
-float choose_db_scale(const TrainArguments& arguments, const VectorSet& train) {
-  if (arguments.db_scale) return *arguments.db_scale;
-  const float largest = train.max_entry();
-  check(largest > 0, "{}: db_scale is the largest entry of the training vectors, {}: give another with --db_scale",
-        arguments.training_data, largest);
-  return largest;
-}
-
 Tensor read_centroids(const TrainArguments& arguments, int64_t d) {
   const Tensor centroids = read_all(arguments.ivf_centroids);
   check(centroids.size(1) == d, "{}: centroids have dimension {}, expected {} as in {}", arguments.ivf_centroids,
@@ -242,6 +234,14 @@ void Stopping::before_training() const {
   if (!signals.requested()) return;
   throw Stopped(signals.received(), parts_done ? fmt::format("stopped; go on with: {}", resume_command)
                                                : std::string("stopped before the first batch: nothing to go on from"));
+}
+
+float choose_db_scale(const TrainArguments& arguments, const VectorSet& train) {
+  if (arguments.db_scale) return *arguments.db_scale;
+  const float largest = train.max_entry();
+  check(largest > 0, "{}: db_scale is the largest entry of the training vectors, {}: give another with --db_scale",
+        arguments.training_data, largest);
+  return largest;
 }
 
 bool has_checkpoint(const std::string& path) {

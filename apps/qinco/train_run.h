@@ -50,6 +50,10 @@ struct Stopping {
   void before_training() const;
 };
 
+/// The divisor of a new model's vectors: as given, or the largest training entry. Throws Error where that is not above
+/// 0.
+float choose_db_scale(const TrainArguments& arguments, const VectorSet& train);
+
 /// Whether something is there that would be lost: an empty file holds nothing.
 bool has_checkpoint(const std::string& path);
 

@@ -159,6 +159,16 @@ TEST_CASE("train --opq: the rotation is trained on vectors from all over the fil
   CHECK_FALSE(same_bits(rotation(space.base()), rotation(space.file("other.fvecs"))));
 }
 
+TEST_CASE("train --nsub: a part without a db_scale of its own is told of before any is trained") {
+  const Workspace space;
+  const Tensor vectors = space.base_vectors().clone(), half = vectors.slice(1, 4, 8);
+  half.copy_from(full({Workspace::kN, 4}, -0.5));
+  write_vectors(space.file("half.fvecs"), vectors);
+  const Arguments arguments = with(with(space.train(1), "--nsub", "2"), "--training_data", space.file("half.fvecs"));
+  expect_error(space.path(), arguments, 1, {"half.fvecs", "-0.5", "--db_scale"});
+  CHECK(run(with(arguments, "--db_scale", "4")).code == 0);
+}
+
 TEST_CASE("train --nsub: stopped in the second part, it goes on to the same bits") {
   const Workspace space;
   const std::string whole = space.file("whole.safetensors"), resumed = space.file("resumed.safetensors");
