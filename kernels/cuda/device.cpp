@@ -225,8 +225,9 @@ void allow_shared_memory(const void* kernel, int device, size_t bytes) {
   const std::lock_guard lock(mutex);
   size_t& most = (*allowed)[{kernel, device}];
   if (bytes <= most) return;
-  check_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-               "shared memory of a kernel");
+  check_call(device, "shared memory of a kernel", [&] {  // which loads the kernel
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  });
   most = bytes;
 }
 

@@ -95,9 +95,10 @@ void sort_pairs(const Context& context, int64_t n, const Key* keys, const int32_
   if (n == 0) return;
   use_device(context.device.index);
   const auto sort = [&](void* memory, size_t& bytes) {
-    check_status(cub::DeviceRadixSort::SortPairs(memory, bytes, keys, sorted_keys, values, sorted_values, n, 0, bits,
-                                                 stream_of(context)),
-                 "sort");
+    check_call(context.device.index, "sort", [&] {
+      return cub::DeviceRadixSort::SortPairs(memory, bytes, keys, sorted_keys, values, sorted_values, n, 0, bits,
+                                             stream_of(context));
+    });
   };
   size_t bytes = 0;
   sort(nullptr, bytes);

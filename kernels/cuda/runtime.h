@@ -14,7 +14,7 @@ void check_status(cudaError_t status, const char* what);
 void give_back_kept(int index);
 
 /// check_status of call(), which is called once more where device `index` lacks memory for it: kernels are loaded when
-/// they are first launched, and graphs need memory of their own.
+/// they are first used, and graphs need memory of their own.
 template <class Call>
 void check_call(int index, const char* what, const Call& call) {
   cudaError_t status = call();

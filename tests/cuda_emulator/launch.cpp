@@ -296,6 +296,16 @@ std::string refusal(const void* kernel, const cudaLaunchConfig_t& config) {
   return "";
 }
 
+// A kernel is loaded when it is first launched or its attributes are first set, which needs memory then; the emulator
+// does not keep it.
+cudaError_t load(const void* kernel) {
+  static auto* const loaded = new std::set<const void*>;
+  if (loaded->count(kernel) == 0 && Memory::instance().free_bytes() < kKernelBytes)
+    return set_error(cudaErrorMemoryAllocation, "out of memory");
+  loaded->insert(kernel);
+  return cudaSuccess;
+}
+
 }  // namespace
 
 int lane() {
@@ -327,12 +337,7 @@ cudaError_t check_launch(const void* kernel, const cudaLaunchConfig_t& config) {
   const DeviceWork work;
   const std::string refused = refusal(kernel, config);
   if (!refused.empty()) return set_error(cudaErrorInvalidConfiguration, refused);
-  // A kernel is loaded when it is first launched, which needs memory then; the emulator does not keep it.
-  static auto* const loaded = new std::set<const void*>;
-  if (loaded->count(kernel) == 0 && Memory::instance().free_bytes() < kKernelBytes)
-    return set_error(cudaErrorMemoryAllocation, "out of memory");
-  loaded->insert(kernel);
-  return cudaSuccess;
+  return load(kernel);
 }
 
 cudaError_t launch(const cudaLaunchConfig_t& config, void (*call)(void*), void* arguments) {
@@ -346,6 +351,7 @@ cudaError_t allow_shared_bytes(const void* kernel, int bytes) {
   const DeviceWork work;
   if (bytes < 0 || static_cast<size_t>(bytes) > kSharedBytesOptIn)
     return set_error(cudaErrorInvalidValue, fmt::format("shared memory of {} bytes", bytes));
+  if (const cudaError_t status = load(kernel); status != cudaSuccess) return status;
   allowed_shared_bytes()[kernel] = static_cast<size_t>(bytes);
   return cudaSuccess;
 }

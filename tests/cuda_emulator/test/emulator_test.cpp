@@ -70,6 +70,10 @@ __global__ void places_kernel(int* out) {
 __global__ void late_kernel(int* out) {
   *out = 1;
 }
+__global__ void late_large_kernel(int* out) {
+  dynamic_shared<int>()[0] = 1;
+  *out = dynamic_shared<int>()[0];
+}
 
 __global__ void reverse_kernel(int n, int* values) {
   int* const shared = dynamic_shared<int>();
@@ -163,16 +167,20 @@ int signal_of(Body body) {
 }  // namespace
 
 TEST_CASE("emulator: a kernel that there is no memory to load is OutOfMemory, and is loaded when there is") {
-  const Array<int> out(1);
   constexpr size_t kSmall = size_t{32} << 20;  // kept for later, where anything is
-  const size_t large = memory_info(kDevice).free - kSmall - (size_t{256} << 10);
-  void* const filled = allocate(kDevice, large);
-  void* const small = allocate(kDevice, kSmall);
-  CHECK_THROWS_AS(launch(Context::of(kDevice), late_kernel, 1, 1, 0, out.get()), OutOfMemory);
-  release(kDevice, small, kSmall);
-  launch(Context::of(kDevice), late_kernel, 1, 1, 0, out.get());
-  CHECK(out.values()[0] == 1);
-  release(kDevice, filled, large);
+  const auto load_late = [](void (*kernel)(int*), size_t shared_bytes) {
+    const Array<int> out(1);
+    const size_t large = memory_info(kDevice).free - kSmall - (size_t{256} << 10);
+    void* const filled = allocate(kDevice, large);
+    void* const small = allocate(kDevice, kSmall);
+    CHECK_THROWS_AS(launch(Context::of(kDevice), kernel, 1, 1, shared_bytes, out.get()), OutOfMemory);
+    release(kDevice, small, kSmall);
+    CHECK_NOTHROW(launch(Context::of(kDevice), kernel, 1, 1, shared_bytes, out.get()));
+    CHECK(out.values()[0] == 1);
+    release(kDevice, filled, large);
+  };
+  load_late(late_kernel, 0);
+  load_late(late_large_kernel, size_t{64} << 10);  // which has to be allowed before
 }
 
 TEST_CASE("emulator: every thread of every block runs, and knows its place") {
