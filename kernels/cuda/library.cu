@@ -39,14 +39,7 @@ void prepare(const Context& context, Handle& own) {
     if (is_recording(index)) check_status(cudaErrorStreamCaptureUnsupported, "the first matrix product on a device");
     own.workspace = allocate(index, bytes);
   }
-  if (!own.handle) {
-    cublasStatus_t status = cublasCreate(&own.handle);
-    if (status == CUBLAS_STATUS_ALLOC_FAILED || status == CUBLAS_STATUS_NOT_INITIALIZED) {  // either, without memory
-      give_back_kept(index);
-      status = cublasCreate(&own.handle);
-    }
-    check_cublas(status);
-  }
+  if (!own.handle) check_cublas(create_handle(index, [&own] { return cublasCreate(&own.handle); }));
   own.stream = nullptr;
   check_cublas(cublasSetStream(own.handle, stream));  // and cuBLAS's own workspace
   check_cublas(cublasSetWorkspace(own.handle, own.workspace, bytes));

@@ -47,7 +47,8 @@ class Product {
   // The algorithm that cuBLASLt thinks best; false if it has none, or cannot say (status()).
   bool choose(cublasLtHandle_t handle, cublasLtMatmulAlgo_t& algorithm) {
     cublasLtMatmulPreference_t wanted;
-    if (cublasLtMatmulPreferenceCreate(&wanted) != CUBLAS_STATUS_SUCCESS) return false;
+    set(cublasLtMatmulPreferenceCreate(&wanted));
+    if (status_ != CUBLAS_STATUS_SUCCESS) return false;
     const auto want = [&](cublasLtMatmulPreferenceAttributes_t name, auto value) {
       set(cublasLtMatmulPreferenceSetAttribute(wanted, name, &value, sizeof value));
     };
@@ -142,7 +143,8 @@ cublasStatus_t queue_product(const Context& context, const Gemm<float>& g, const
   if (product.status() != CUBLAS_STATUS_SUCCESS) return product.status();
   const std::lock_guard lock(all->mutex);
   if (!all->handle) {
-    const cublasStatus_t status = cublasLtCreate(&all->handle);
+    const auto create = [all] { return cublasLtCreate(&all->handle); };
+    const cublasStatus_t status = create_handle(context.device.index, create);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
   }
   const Shape shape = shape_of(g, addend, ldadd, types);
