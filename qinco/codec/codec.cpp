@@ -244,8 +244,11 @@ int64_t Codec::encode_rows() const {
   return std::clamp(floats / (config_.d + config_.h), row_block(config_), most);
 }
 
-void Codec::encode(int64_t n, const float* x, int32_t* codes, float* xhat, const int32_t* first) const {
-  const int64_t d = config_.d, M = config_.codes(), rows = std::min(encode_rows(), n);
+void Codec::encode(int64_t n, const float* x, int32_t* codes, float* xhat, const int32_t* first,
+                   std::optional<int64_t> M_used) const {
+  const int64_t d = config_.d, M = M_used.value_or(config_.codes()), rows = std::min(encode_rows(), n);
+  check(M >= 1 && M <= config_.codes(), "encode: expected 1 to {} codes a vector, found {}", config_.codes(), M);
+  check(n >= 0, "encode: {} vectors", n);
   const Context& context = Context::of(device_);
   std::vector<int32_t> by_step(static_cast<size_t>(M * rows));
   for (int64_t begin = 0; begin < n; begin += rows) {
@@ -255,7 +258,7 @@ void Codec::encode(int64_t n, const float* x, int32_t* codes, float* xhat, const
     ScratchFrame frame(context);
     float* const y = xhat ? result_of(context, frame, rebuilt, count * d) : nullptr;
     int32_t* const ids = result_of(context, frame, by_step.data(), count * M);
-    encode_block(context, count, to_device(context, frame, x + begin * d, count * d), ids, y,
+    encode_block(context, count, to_device(context, frame, x + begin * d, count * d), M, ids, y,
                  first ? to_device(context, frame, first + begin, count) : nullptr);
     if (xhat) to_host(context, y, rebuilt, count * d);
     to_host(context, ids, by_step.data(), count * M);
@@ -265,13 +268,13 @@ void Codec::encode(int64_t n, const float* x, int32_t* codes, float* xhat, const
 }
 
 void Codec::encode_on_device(int64_t n, const float* x, int32_t* codes, const int32_t* first) const {
-  encode_block(Context::of(device_), n, x, codes, nullptr, first);
+  encode_block(Context::of(device_), n, x, config_.codes(), codes, nullptr, first);
 }
 
-// Codes [codes(),n] step by step; all pointers are to the device's memory.
-void Codec::encode_block(const Context& context, int64_t n, const float* x, int32_t* codes, float* xhat,
+// Codes [M_used,n] step by step; all pointers are to the device's memory.
+void Codec::encode_block(const Context& context, int64_t n, const float* x, int64_t M_used, int32_t* codes, float* xhat,
                          const int32_t* first) const {
-  const int64_t d = config_.d, M = config_.codes(), h = config_.h;
+  const int64_t d = config_.d, h = config_.h;
   const int64_t block = row_block(config_, n, context);
   ScratchFrame frame(context);
   float* const scaled = frame.get<float>(n * d);
@@ -287,7 +290,7 @@ void Codec::encode_block(const Context& context, int64_t n, const float* x, int3
     kernels_->nearest(context, n, d, config_.K0(), scaled, codebook0_.data<float>(), codes, nullptr);
   }
   kernels_->gather_rows(context, n, d, codebook0_.data<float>(), codes, y);
-  for (int64_t m = 1; m < M; ++m) {
+  for (int64_t m = 1; m < M_used; ++m) {
     const Step& step = steps_[static_cast<size_t>(m - 1)];
     int32_t* const ids = codes + m * n;
     for_rows(context, n, block, [&](const Context& own, int64_t begin, int64_t end) {
@@ -295,7 +298,7 @@ void Codec::encode_block(const Context& context, int64_t n, const float* x, int3
     });
     kernels_->binary(context, kernels::BinaryOp::sub, 1, n * d, {scaled, 0, 1}, {y, 0, 1}, target);
     search(context, step, n, target, r, u, ids);
-    if (m + 1 == M && !xhat) break;
+    if (m + 1 == M_used && !xhat) break;
     for_rows(context, n, block, [&](const Context& own, int64_t begin, int64_t end) {
       advance(own, step, end - begin, ids + begin, y + begin * d);
     });
@@ -339,6 +342,7 @@ void Codec::decode_to_device(int64_t n, const int32_t* codes, int64_t codes_ld, 
 
 void Codec::check_codes(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used) const {
   const int64_t M = config_.codes();
+  check(n >= 0, "decode: {} vectors", n);
   check(M_used >= 1 && M_used <= M, "decode: expected 1 to {} codes a vector, found {}", M, M_used);
   check(codes_ld >= M_used || n <= 1, "decode: rows of {} codes that are {} apart", M_used, codes_ld);
   qinco::check_codes("decode", n, 1, config_.K0(), codes, codes_ld);

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "kernels/kernels.h"
@@ -43,8 +44,10 @@ class Codec {
   /// x [n,d] -> codes [n,codes()] and, unless null, their reconstruction xhat [n,d], both x and xhat in the original
   /// space (not divided by db_scale). A row's result does not depend on the other rows; one with a value that is not
   /// finite gets any codes. Needs bounded memory besides.
-  /// `first` [n], unless null, are the first codes where they are known (each in [0,K0())).
-  void encode(int64_t n, const float* x, int32_t* codes, float* xhat = nullptr, const int32_t* first = nullptr) const;
+  /// `first` [n], unless null, are the first codes where they are known (each in [0,K0())). With M_used (1..codes())
+  /// only so many codes are searched for, those that the whole begins with: codes [n,M_used].
+  void encode(int64_t n, const float* x, int32_t* codes, float* xhat = nullptr, const int32_t* first = nullptr,
+              std::optional<int64_t> M_used = {}) const;
 
   /// The first M_used (1..codes()) codes of every row -> x [n,d] in the original space; row i starts at codes +
   /// i*codes_ld. Throws Error naming the row when a code is outside [0,K), or the first one outside [0,K0()). Needs
@@ -82,8 +85,8 @@ class Codec {
   void set_input(const kernels::Context& context, const StepNetwork& network, const float* w, int64_t ldw,
                  Step& step) const;
   int64_t encode_rows() const;
-  void encode_block(const kernels::Context& context, int64_t n, const float* x, int32_t* codes, float* xhat,
-                    const int32_t* first) const;
+  void encode_block(const kernels::Context& context, int64_t n, const float* x, int64_t M_used, int32_t* codes,
+                    float* xhat, const int32_t* first) const;
   void search(const kernels::Context& context, const Step& step, int64_t n, const float* target, const float* r,
               const float* u, int32_t* ids) const;
   void decode_rows(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;

@@ -40,7 +40,7 @@ double ProductCodec::encode_flops() const {
 
 void ProductCodec::encode(int64_t n, const float* x, int64_t M_used, int32_t* codes, float* xhat) const {
   check(M_used >= 1 && M_used <= M(), "encode: expected 1 to {} codes a vector, found {}", M(), M_used);
-  if (plain() && M_used == M()) return parts_.front().encode(n, x, codes, xhat);
+  if (plain()) return parts_.front().encode(n, x, codes, xhat, nullptr, M_used);
   for (int64_t begin = 0; begin < n; begin += kBlock)
     encode_block(std::min(kBlock, n - begin), x + begin * d_, M_used, codes + begin * codes_per_vector(M_used),
                  xhat ? xhat + begin * d_ : nullptr);
@@ -52,13 +52,13 @@ void ProductCodec::encode_block(int64_t n, const float* x, int64_t M_used, int32
   if (rotation_.defined()) rotate(context, rotation_, n, x, rotated.data());
   const float* const rows = rotation_.defined() ? rotated.data() : x;
   std::vector<float> block(static_cast<size_t>(n * d_out_));
-  std::vector<int32_t> all(static_cast<size_t>(n * M()));
+  std::vector<int32_t> some(static_cast<size_t>(n * M_used));
   int64_t column = 0;
   for (int64_t j = 0; j < nsub(); ++j) {
     const Codec& part = parts_[static_cast<size_t>(j)];
     copy_columns(n, part.config().d, rows + column, d_out_, block.data(), part.config().d);
-    part.encode(n, block.data(), all.data());
-    copy_columns(n, M_used, all.data(), M(), codes + j * M_used, nsub() * M_used);
+    part.encode(n, block.data(), some.data(), nullptr, nullptr, M_used);
+    copy_columns(n, M_used, some.data(), M_used, codes + j * M_used, nsub() * M_used);
     column += part.config().d;
   }
   if (xhat) decode_block(n, codes, M_used, M_used, xhat);

@@ -158,6 +158,34 @@ TEST_CASE("codec: more rows than one encoding block, and none") {
   CHECK_NOTHROW(codec.decode(0, nullptr, 2, 2, nullptr));
 }
 
+TEST_CASE("codec: the first codes alone are those of the whole, and no more are searched for") {
+  for (const QincoConfig& config : kConfigs) {
+    CAPTURE(config.d);
+    Codec codec(random_model(config, 71));
+    const int64_t n = 20, M = config.codes();
+    const Tensor x = random_vectors(config, n, 72), xhat = Tensor::empty(x.shape());
+    const Encoded all = encode(codec, x);
+    int polls = 0;
+    codec.set_poll([&] { ++polls; }, 1);
+    for (int64_t used = 1; used <= M; ++used) {
+      std::vector<int32_t> codes(static_cast<size_t>(n * used));
+      polls = 0;
+      codec.encode(n, x.data<float>(), codes.data(), xhat.data<float>(), nullptr, used);
+      CHECK(polls <= 1 + n * (used - 1));
+      bool equal = true;
+      for (int64_t i = 0; i < n; ++i)
+        equal = equal &&
+                std::equal(codes.begin() + i * used, codes.begin() + (i + 1) * used, all.codes.data<int32_t>() + i * M);
+      CHECK(equal);
+      CHECK(same_bits(decode(codec, all.codes, used), xhat));
+    }
+    CHECK_THROWS_WITH(codec.encode(n, x.data<float>(), nullptr, nullptr, nullptr, M + 1),
+                      doctest::Contains("codes a vector, found"));
+    CHECK_THROWS_WITH(codec.encode(-1, nullptr, nullptr), "encode: -1 vectors");
+    CHECK_THROWS_WITH(codec.decode(-1, nullptr, M, M, nullptr), "decode: -1 vectors");
+  }
+}
+
 TEST_CASE("codec: encoding in parts with a poll between them gives the same bits, and ends with what the poll throws") {
   struct Ended {};
   for (const QincoConfig& config : {kConfigs[0], kConfigs[4], kConfigs[6]}) {
