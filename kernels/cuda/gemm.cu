@@ -29,7 +29,7 @@ void gemm(const Context& context, const Gemm<T>& asked) {
   Gemm<T> g = asked;
   if (g.m == 0 || g.n == 0) return;
   T own = g.accumulate ? T(1) : T(0);
-  if (g.residual == g.c && g.ldr == g.ldc) {
+  if (g.residual == g.c && (g.ldr == g.ldc || g.m == 1)) {
     own += T(1);
     g.residual = nullptr;
   }

@@ -35,8 +35,8 @@ class Qinco : public nn::Module {
   /// codes i32 [n,M'], 1 <= M' <= codes() -> xhat_0 .. xhat_{M'-1}, each [n,d] in scaled space (x / db_scale).
   std::vector<Variable> decode_partials(const Tensor& codes) const;
 
-  /// The training loss: sum_m ||xhat_m - x||^2 / (n*d) for x [n,d] in scaled space and its codes i32
-  /// [n,codes()].
+  /// The training loss: sum_m ||xhat_m - x||^2 / (n*d) for x [n,d] in scaled space and its codes i32 [n,codes()]; of
+  /// fewer codes, [n,M'], the sum over those.
   Variable loss(const Tensor& x, const Tensor& codes) const;
 
  private:

@@ -123,7 +123,7 @@ struct Problem {
     if (e == bias || e == bias_relu || e == accumulate_bias || e == everything) gemm.bias = bias_values.data();
     if (e == residual || e == everything) gemm.residual = r.data(), gemm.ldr = r.ld;
     if (e == residual_row) gemm.residual = r.data(), gemm.ldr = 0;
-    if (e == residual_in_place || e == accumulate_in_place) gemm.residual = c.data(), gemm.ldr = c.ld;
+    if (e == residual_in_place || e == accumulate_in_place) gemm.residual = c.data(), gemm.ldr = s.m == 1 ? 0 : c.ld;
     gemm.accumulate = e == accumulate || e == accumulate_bias || e == accumulate_in_place || e == everything;
     gemm.relu = e == bias_relu || e == everything;
     gemm.precision = s.precision;
