@@ -74,6 +74,20 @@ TEST_CASE("scatter_add_rows: the bits of the plain loop, whatever the ids, table
   });
 }
 
+TEST_CASE("scatter_add_rows: where NaN meets NaN, too, the same bits at any thread count") {
+  const int64_t n = 3000, rows = 5;
+  const std::vector<int32_t> ids = make_ids(0, n, rows);
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+    for (const int64_t d : {8, 16, 17}) {
+      const std::vector<float> before(static_cast<size_t>(rows * d));
+      std::vector<float> x = Data(5).normal(n * d);
+      for (size_t i = 0; i < x.size(); i += 7) x[i] = i / static_cast<size_t>(d) % 2 ? kNan : -kNan;
+      check_any_thread_count([&](const Context& context) { return scatter(t, context, d, before, ids, x); },
+                             fmt::format("{} d={}", version.name, d));
+    }
+  });
+}
+
 TEST_CASE("scatter_add_rows: keeps what rows without ids held") {
   for_each_version_and_reference([](const Table<float>& t, const Version&) {
     check_equal(scatter(t, TestContext(), 2, {1, 2, 3, 4, 5, 6}, {2, 0, 2}, {10, 20, 30, 40, 50, 60}),
