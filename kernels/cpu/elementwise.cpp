@@ -64,7 +64,7 @@ void binary(const Context& context, BinaryOp op, int64_t rows, int64_t cols, Ope
     rows = 1;
   } else if (is_flat(a, cols) && is_flat(b, cols)) {
     cols *= rows;
-    rows = rows > 0 ? 1 : 0;
+    rows = 1;
   }
   BinarySpan span = nullptr;
   functors::visit_binary(op, [&](auto f) { span = choose_span<decltype(f)>(a, b); });

@@ -157,29 +157,27 @@ inline void one_row(const Context& context, const Gemm<float>& g) {
   const int64_t step = g.trans_a ? g.lda : 1;
   const int64_t grain = blocks_of(larger(1, kFewWork / larger(1, g.k)), kLanes) * kLanes;
   parallel_for(context, g.n, smaller(grain, kRowColumns), [&](int64_t begin, int64_t end, int) {
-    alignas(64) float sums[kRowColumns + kLanes];
-    for (int64_t first = begin; first < end; first += kRowColumns) {
-      const int64_t columns = smaller(kRowColumns, end - first);
-      for (int64_t j = 0; j < columns; j += kLanes) store(sums + j, Vec(0.0f));
-      for (int64_t p = 0; p < g.k; p += kRowSteps) {
-        const int64_t steps = smaller(kRowSteps, g.k - p);
-        for (int64_t j = 0; j < columns; j += kLanes) {
-          const float* b = g.b + p * g.ldb + first + j;
-          const float* a = g.a + p * step;
-          const bool whole = columns - j >= kLanes;
-          Vec sum = load(sums + j);
-          for (int64_t i = 0; i < steps; ++i, a += step, b += g.ldb)
-            sum = fma(Vec(*a), whole ? load(b) : load_partial(b, columns - j), sum);
-          store(sums + j, sum);
-        }
-      }
-      const Finish all = whole_finish(g, 0, first);
+    alignas(64) float sums[kRowColumns];
+    const int64_t columns = end - begin;
+    for (int64_t j = 0; j < columns; j += kLanes) store(sums + j, Vec(0.0f));
+    for (int64_t p = 0; p < g.k; p += kRowSteps) {
+      const int64_t steps = smaller(kRowSteps, g.k - p);
       for (int64_t j = 0; j < columns; j += kLanes) {
-        Vec acc[1][1] = {{load(sums + j)}};
-        const Finish finish{all.accumulate, all.relu, all.bias ? all.bias + j : nullptr,
-                            all.residual ? all.residual + j : nullptr, all.ldr};
-        store_tile(acc, g.c + first + j, g.ldc, static_cast<int>(smaller(kLanes, columns - j)), finish);
+        const float* b = g.b + p * g.ldb + begin + j;
+        const float* a = g.a + p * step;
+        const bool whole = columns - j >= kLanes;
+        Vec sum = load(sums + j);
+        for (int64_t i = 0; i < steps; ++i, a += step, b += g.ldb)
+          sum = fma(Vec(*a), whole ? load(b) : load_partial(b, columns - j), sum);
+        store(sums + j, sum);
       }
+    }
+    const Finish all = whole_finish(g, 0, begin);
+    for (int64_t j = 0; j < columns; j += kLanes) {
+      Vec acc[1][1] = {{load(sums + j)}};
+      const Finish finish{all.accumulate, all.relu, all.bias ? all.bias + j : nullptr,
+                          all.residual ? all.residual + j : nullptr, all.ldr};
+      store_tile(acc, g.c + begin + j, g.ldc, static_cast<int>(smaller(kLanes, columns - j)), finish);
     }
   });
 }
