@@ -201,7 +201,7 @@ Operand<float> make_operand(Layout layout, const float* data, int64_t cols) {
     case Layout::column:
       return {data, 1, 0};
     case Layout::strided_column:
-      return {data, 3, 0};
+      return {data, 2, 0};
     case Layout::scalar:
       break;
   }

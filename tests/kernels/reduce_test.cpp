@@ -94,6 +94,24 @@ TEST_CASE("row and column reductions: empty and the same bits at any thread coun
   });
 }
 
+// After a first term of 2^24, what is 1 would be lost in a sum of floats.
+TEST_CASE("row and column reductions: long sums lose no digits, however many stand side by side") {
+  for_each_version_and_reference([](const Table<float>& t, const Version& version) {
+    for (const Reduction& r : kReductions) {
+      const int64_t many = 17, length = 3 * 4096;
+      const int64_t rows = r.over_columns ? length : many, cols = r.over_columns ? many : length;
+      const float first = r.magnitude(2) == 4 ? 0x1p12f : 0x1p24f;
+      std::vector<float> x(static_cast<size_t>(many * length));
+      for (int64_t i = 0; i < length; ++i)
+        for (int64_t j = 0; j < many; ++j)
+          x[static_cast<size_t>(r.over_columns ? i * many + j : j * length + i)] = i == 0 ? first : i < 4096 ? 0 : 1;
+      check_equal(run(t, r, TestContext(), rows, cols, x),
+                  std::vector<float>(static_cast<size_t>(many), 0x1p24f + 8192),
+                  fmt::format("{} {}", version.name, r.name));
+    }
+  });
+}
+
 TEST_CASE("row_squared_distance: exact on integers, and far from the origin as near it") {
   for_each_version_and_reference([](const Table<float>& t, const Version& version) {
     const auto distances = [&t](const Context& context, int64_t rows, int64_t cols, const std::vector<float>& x,

@@ -136,6 +136,28 @@ TEST_CASE("scan: where gathering is slow, too, real tables give the reference's 
                             fmt::format("M={}", M));
 }
 
+TEST_CASE("scan: among equals a later list's lower ids come first, and queries may stop at different lists") {
+  for_each_version_and_reference([](const Table<float>& t, const Version& version) {
+    constexpr int64_t kQueries = 9, kBest = 3;
+    const std::vector<float> tables(256, 2);
+    const std::vector<uint8_t> codes(kScanBlock, 7);
+    const std::vector<ScanList<float>> lists = {{20, codes.data(), nullptr, 1, 100}, {20, codes.data(), nullptr, 1, 5}};
+    for (const bool all_of_both : {true, false}) {
+      std::vector<ScanQuery<float>> queries;
+      std::vector<int64_t> expected;
+      for (int64_t q = 0; q < kQueries; ++q) {
+        queries.push_back({tables.data(), all_of_both ? 2 : q % 3, lists.data()});
+        for (int64_t i = 0; i < kBest; ++i)
+          expected.push_back(queries.back().lists == 2 ? 5 + i : queries.back().lists == 1 ? 100 + i : -1);
+      }
+      std::vector<int64_t> ids(expected.size());
+      std::vector<float> scores(expected.size());
+      t.scan(TestContext(), {kQueries, 1, kBest, queries.data(), ids.data(), scores.data()});
+      CHECK_MESSAGE(ids == expected, version.name << " both=" << all_of_both);
+    }
+  });
+}
+
 TEST_CASE("scan: NaN never enters, infinities order, and nothing to scan gives nothing") {
   std::vector<float> tables = Data(4).integers(2 * 256, 5);
   for (size_t i = 0; i < 512; i += 7) tables[i] = kNan;

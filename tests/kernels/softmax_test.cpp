@@ -84,6 +84,23 @@ TEST_CASE("softmax family: infinities, NaN and large values") {
   });
 }
 
+TEST_CASE("softmax family: rows far below zero, of every tail size") {
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+    for (const int64_t cols : kTailSizes) {
+      const std::string what = fmt::format("{} cols={}", version.name, cols);
+      const std::vector<float> x(static_cast<size_t>(kRows * cols), -1000.0f);
+      const double share = 1 / static_cast<double>(cols);
+      const TestContext c;
+      const auto same = [](int64_t n, double value) { return std::vector<double>(static_cast<size_t>(n), value); };
+      const auto near = [](double size) { return [=](int64_t) { return 8 * kEpsilon * size; }; };
+      check_close(run(t.softmax, c, kRows, cols, x, kRows * cols), same(kRows * cols, share), near(share), what);
+      check_close(run(t.log_softmax, c, kRows, cols, x, kRows * cols), same(kRows * cols, std::log(share)), near(5),
+                  what);
+      check_close(run(t.log_sum_exp, c, kRows, cols, x, kRows), same(kRows, -1000 - std::log(share)), near(1000), what);
+    }
+  });
+}
+
 TEST_CASE("softmax backward passes: within rounding of the sizes of their terms") {
   const Table<float>& reference = table<float>(Isa::reference);
   for_each_version([&](const Table<float>& t, const Version& version) {
