@@ -71,6 +71,20 @@ TEST_CASE("file: without commit nothing changes and nothing stays") {
   CHECK(entries(directory) == 1);
 }
 
+TEST_CASE("file: what cannot take its name in the end is an error, and leaves no temporary file") {
+  const TemporaryDirectory directory;
+  const std::string path = directory.file("data");
+  AtomicFile file(path);
+  file.write("new", 3);
+  std::filesystem::create_directories(path + "/full");
+  CHECK(contains(error_of([&] { file.commit(); }), path + ": cannot write: "));
+  CHECK(entries(directory) == 1);
+}
+
+TEST_CASE("file: a name is quoted, and what would end it is escaped") {
+  CHECK(quote("a\"b\\c\n") == R"("a\"b\\c\x0a")");
+}
+
 TEST_CASE("file: a temporary file left by a killed process is no obstacle") {
   const TemporaryDirectory directory;
   const std::string path = directory.file("data");

@@ -150,6 +150,10 @@ TEST_CASE("random: below is unbiased and in range") {
   CHECK(random.below(1) == 0);
   // Just above 2^63 nearly half of all words are drawn again.
   for (int i = 0; i < 100; ++i) CHECK(random.below((uint64_t{1} << 63) + 1) <= uint64_t{1} << 63);
+  // Of 3 2^62, the first third would come twice as often as the others if no word were drawn again.
+  int first_third = 0;
+  for (int i = 0; i < 900; ++i) first_third += random.below(uint64_t{3} << 62) < uint64_t{1} << 62;
+  CHECK(std::abs(first_third - 300) <= 57);  // four standard deviations
   CHECK(contains(error_of([&] { random.below(0); }), "expected n >= 1"));
 }
 

@@ -101,6 +101,8 @@ TEST_CASE("safetensors: malformed and hostile files are one-line errors naming t
   CHECK(contains(error(file_of("{\"a\":" + std::string(100'000, '['), 0)), "unexpected an array in \"a\""));
   CHECK(contains(error(file_of("{\"a\":{\"shape\":" + std::string(100'000, '['), 0)), "unexpected an array"));
   CHECK(contains(error(file_of("{\"a\":{\"b\":{}}}", 0)), "unknown field \"b\""));
+  CHECK(
+      contains(error(file_of(R"({"a":{"dtype":"F32","shape":{},"data_offsets":[0,4]}})", 4)), "unexpected an object"));
   CHECK(contains(error(file_of("{\"a\":null}", 0)), "unexpected null"));
   CHECK(contains(error(file_of("{\"a\\n\\u001b\":{}}", 0)), "tensor \"a\\x0a\\x1b\": expected dtype, shape and"));
   CHECK(contains(error(file_of("{\"__metadata__\":{\"k\":1}}", 0)), "unexpected a number in \"__metadata__\""));

@@ -9,9 +9,9 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/sanitizer.h"
 #include "tensor/create.h"
 #include "tensor/ops.h"
-#include "tests/sanitized.h"
 #include "tests/support.h"
 
 using namespace qinco;
@@ -48,6 +48,8 @@ TEST_CASE("shape: sizes, text, overflow, limits") {
   CHECK(contains(error_of([] { Shape{1, 1, 1, 1, 1, 1, 1, 1}.push_back(1); }), "at most 8"));
   CHECK(broadcast_shapes({4, 1, 3}, {2, 1}, "op") == Shape{4, 2, 3});
   CHECK(broadcast_shapes({}, {2, 0}, "op") == Shape{2, 0});
+  CHECK(broadcast_shapes({2, 0}, {1}, "op") == Shape{2, 0});
+  CHECK(broadcast_shapes({2, 1}, {0}, "op") == Shape{2, 0});
   CHECK(error_of([] { broadcast_shapes({2, 3}, {2}, "op"); }) == "op: shapes [2,3] and [2] do not broadcast");
 }
 
@@ -178,6 +180,7 @@ TEST_CASE("tensor: copy_from broadcasts") {
 TEST_CASE("tensor: errors of views") {
   const Tensor x = counted({2, 3});
   CHECK(contains(error_of([&] { x.reshape({4, 2}); }), "6 elements of shape [2,3] into [4,2]"));
+  CHECK(contains(error_of([&] { x.reshape({4, -1}); }), "6 elements of shape [2,3] into [4,-1]"));
   CHECK(contains(error_of([&] { x.reshape({-1, -1}); }), "reshape: [-1,-1] is no shape"));
   CHECK(contains(error_of([&] { x.reshape({-1, 0}); }), "reshape"));
   CHECK(contains(error_of([&] { x.slice(2, 0, 1); }), "slice: dimension 2 of a tensor with 2"));
