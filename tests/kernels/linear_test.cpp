@@ -305,24 +305,29 @@ TEST_CASE("a row of linear depends neither on the other rows nor on the number o
   });
 }
 
-TEST_CASE("linear leaves NaN and infinity in their own rows and columns") {
+TEST_CASE("linear leaves NaN and infinity in their own rows and columns, and relu leaves NaN") {
   for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
     CAPTURE(version.name);
     for_each_precision([&](Precision precision) {
-      Problem<float> p = make_problem({40, 33, 50, false, false, false}, false, 4);
-      const std::vector<float> clean = run(t, p, TestContext(), 0, p.c.m, precision);
-      p.x[5 * p.ldx + 7] = kNan;
-      p.x[9 * p.ldx + 49] = kInf;
-      p.w[32 * p.ldw + 3] = kNan;
-      const std::vector<float> found = run(t, p, TestContext(), 0, p.c.m, precision);
-      for (int64_t i = 0; i < p.c.m; ++i)
-        for (int64_t j = 0; j < p.c.n; ++j) {
-          const auto at = static_cast<size_t>(i * p.ldy + j);
-          if (i == 5 || i == 9 || j == 32)
-            CHECK_FALSE(std::isfinite(found[at]));
-          else
-            CHECK(found[at] == clean[at]);
-        }
+      for (const bool relu : {false, true}) {
+        CAPTURE(relu);
+        Problem<float> p = make_problem({40, 33, 50, false, false, relu}, false, 4);
+        const std::vector<float> clean = run(t, p, TestContext(), 0, p.c.m, precision);
+        p.x[5 * p.ldx + 7] = kNan;
+        p.x[9 * p.ldx + 49] = kInf;
+        p.w[32 * p.ldw + 3] = kNan;
+        const std::vector<float> found = run(t, p, TestContext(), 0, p.c.m, precision);
+        for (int64_t i = 0; i < p.c.m; ++i)
+          for (int64_t j = 0; j < p.c.n; ++j) {
+            const auto at = static_cast<size_t>(i * p.ldy + j);
+            if (i == 5 || j == 32)
+              CHECK(std::isnan(found[at]));
+            else if (i == 9)
+              CHECK((!std::isfinite(found[at]) || (relu && found[at] == 0)));
+            else
+              CHECK(found[at] == clean[at]);
+          }
+      }
     });
   });
 }

@@ -113,6 +113,12 @@ TEST_CASE("layer_norm: a row worked out by hand") {
   });
 }
 
+TEST_CASE("layer_norm: no rows leave gradients of zero") {
+  for_each_version_and_reference([](const Table<float>& t, const Version& version) {
+    check_equal(backward(t, TestContext(), Inputs(0, 3), {}), std::vector<float>(6), version.name);
+  });
+}
+
 TEST_CASE("layer_norm: the same bits at any thread count") {
   const Inputs in(3001, 67);
   for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
