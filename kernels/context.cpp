@@ -7,6 +7,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cuda/device.h"
+#include "kernels/sanitizer.h"
 
 namespace qinco::kernels {
 
@@ -75,6 +76,7 @@ Scratch::~Scratch() {
 void Scratch::push(size_t size) {
   auto* const data = static_cast<std::byte*>(allocate(device_, size));
   top_ = new Chunk{top_, data, size, 0};
+  if (device_.type == DeviceType::cpu) forbid_access(data, size);  // frames allow what they hand out
 }
 
 // A chunk for `size` bytes, of `peak` if there is memory: the next frames then need no other.
@@ -92,6 +94,7 @@ void Scratch::free_down_to(const Chunk* floor) {
   while (top_ != floor) {
     Chunk* const chunk = top_;
     top_ = chunk->next;
+    if (device_.type == DeviceType::cpu) allow_access(chunk->data, chunk->size);
     release(device_, chunk->data, chunk->size);
     delete chunk;
   }
@@ -118,11 +121,14 @@ ScratchFrame::~ScratchFrame() {
     scratch_.top_ = newest;
   }
   if (outer_chunk_ && !(outermost && newest != outer_chunk_)) outer_chunk_->used = outer_used_;
+  if (const Scratch::Chunk* const top = scratch_.top_; top && scratch_.device_.type == DeviceType::cpu)
+    forbid_access(top->data + top->used, top->size - top->used);
 }
 
-void* ScratchFrame::bytes(size_t size) {
-  const size_t alignment = scratch_.device_.type == DeviceType::cpu ? kAlignment : kCudaAlignment;
-  size = (std::max<size_t>(size, 1) + alignment - 1) / alignment * alignment;
+void* ScratchFrame::bytes(size_t asked) {
+  const bool on_cpu = scratch_.device_.type == DeviceType::cpu;
+  const size_t alignment = on_cpu ? kAlignment : kCudaAlignment;
+  const size_t size = (std::max<size_t>(asked, 1) + alignment - 1) / alignment * alignment;
   const size_t live = scratch_.live_ + size, peak = std::max(live, scratch_.peak_);
   if (!scratch_.top_ || scratch_.top_->size - scratch_.top_->used < size) scratch_.grow(size, peak);
   scratch_.live_ = live;
@@ -130,6 +136,7 @@ void* ScratchFrame::bytes(size_t size) {
   Scratch::Chunk* const chunk = scratch_.top_;
   void* const result = chunk->data + chunk->used;
   chunk->used += size;
+  if (on_cpu) allow_access(result, asked);
   return result;
 }
 

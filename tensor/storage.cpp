@@ -8,6 +8,7 @@
 
 #include "kernels/block_cache.h"
 #include "kernels/device.h"
+#include "kernels/sanitizer.h"
 
 namespace qinco {
 
@@ -16,17 +17,7 @@ namespace {
 constexpr std::align_val_t kAlignment{64};
 
 // Under AddressSanitizer every tensor gets memory of its own, so that it sees uses after free.
-#if defined(__SANITIZE_ADDRESS__)
-constexpr size_t kCacheLimit = 0;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-constexpr size_t kCacheLimit = 0;
-#else
-constexpr size_t kCacheLimit = size_t{512} << 20;
-#endif
-#else
-constexpr size_t kCacheLimit = size_t{512} << 20;
-#endif
+constexpr size_t kCacheLimit = kAddressSanitizer ? 0 : size_t{512} << 20;
 
 // Blocks from this size on are kept: from glibc's first threshold on, malloc may map and unmap them page by page.
 constexpr size_t kKeptFrom = size_t{1} << 17;

@@ -11,7 +11,7 @@
 #include <thread>
 #include <unistd.h>
 
-#include "tests/sanitized.h"
+#include "kernels/sanitizer.h"
 
 namespace qinco::tests {
 namespace {

@@ -1,12 +1,12 @@
 // What the subcommands produce from good input: files that agree with the library, JSON with the contract's keys.
 #include <cmath>
 
+#include "kernels/sanitizer.h"
 #include "qinco/codec/codec.h"
 #include "qinco/quantizers/pq.h"
 #include "qinco/quantizers/rq.h"
 #include "qinco/search/recall.h"
 #include "tests/apps/workspace.h"
-#include "tests/sanitized.h"
 
 namespace qinco::tests {
 namespace {

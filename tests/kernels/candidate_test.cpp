@@ -12,9 +12,9 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "kernels/sanitizer.h"
 #include "tests/kernels/candidate_problem.h"
 #include "tests/kernels/harness.h"
-#include "tests/sanitized.h"
 
 namespace qinco::kernels {
 

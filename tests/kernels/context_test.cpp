@@ -7,8 +7,8 @@
 #include <thread>
 
 #include "kernels/check.h"
+#include "kernels/sanitizer.h"
 #include "tests/kernels/harness.h"
-#include "tests/sanitized.h"
 
 namespace qinco::kernels::tests {
 
@@ -89,6 +89,25 @@ TEST_CASE("Scratch: an inner frame gives back its own memory and leaves the oute
   CHECK(std::count(kept, kept + 100, 7) == 100);
   CHECK(std::count(more, more + 100, 8) == 100);
 }
+
+#if defined(QINCO_ADDRESS_SANITIZER)
+TEST_CASE("Scratch: AddressSanitizer watches what no frame has") {
+  const TestContext context;
+  const unsigned char* inner_block = nullptr;
+  ScratchFrame frame(context);
+  const unsigned char* const block = frame.get<unsigned char>(100);
+  CHECK(__asan_region_is_poisoned(const_cast<unsigned char*>(block), 100) == nullptr);
+  CHECK(__asan_address_is_poisoned(block + 100) != 0);
+  {
+    ScratchFrame inner(context);
+    inner_block = inner.get<unsigned char>(1);
+    CHECK(__asan_address_is_poisoned(inner_block) == 0);
+    CHECK(__asan_address_is_poisoned(inner_block + 1) != 0);
+  }
+  CHECK(__asan_address_is_poisoned(inner_block) != 0);
+  CHECK(__asan_address_is_poisoned(block) == 0);
+}
+#endif
 
 // The address sanitizer stops the program at such a request.
 TEST_CASE("Scratch: a size that no machine has is bad_alloc, and the frame goes on working" *

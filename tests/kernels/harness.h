@@ -7,8 +7,8 @@
 //  - every version that the machine has, each ISA's and CUDA's, is compared with the reference (for_each_version), on
 //  tail sizes (kTailSizes);
 //  - inputs and outputs are Buffers: at an unaligned offset, between guard zones. Outputs and guards hold poison (NaN),
-//  so
-//    an element that is not written, a write outside, and a read outside that matters are all seen;
+//    so an element that is not written, a write outside, and a read outside that matters are all seen; under
+//    AddressSanitizer, any read outside;
 //  - operations that only move, choose or add small integers must be equal bit for bit;
 //  - others meet a bound stated with its reason, built from kEpsilon and the sizes of the terms (check_close). NaN
 //    passes only where NaN is expected;
@@ -30,6 +30,7 @@
 
 #include "kernels/check.h"
 #include "kernels/kernels.h"
+#include "kernels/sanitizer.h"
 #include "tests/emulated.h"
 #include "tests/kernels/staged.h"
 
@@ -69,7 +70,9 @@ class Buffer {
       : store_(static_cast<size_t>(n + 3 * kGuard), poison<T>()), n_(n), begin_(kGuard) {
     while (reinterpret_cast<uintptr_t>(store_.data() + begin_) % 64 != 0) ++begin_;
     begin_ += offset;
+    watch(forbid_access);
   }
+  ~Buffer() { watch(allow_access); }
   Buffer(const std::vector<T>& values, int64_t offset = 1) : Buffer(static_cast<int64_t>(values.size()), offset) {
     std::copy(values.begin(), values.end(), store_.begin() + begin_);
   }
@@ -83,14 +86,24 @@ class Buffer {
   /// True if nothing outside the n elements was written.
   bool guards_hold() const {
     const T expected = poison<T>();
+    bool hold = true;
+    watch(allow_access);
     for (int64_t i = 0; i < static_cast<int64_t>(store_.size()); ++i) {
       const bool inside = i >= begin_ && i < begin_ + n_;
-      if (!inside && std::memcmp(&store_[static_cast<size_t>(i)], &expected, sizeof(T)) != 0) return false;
+      if (!inside && std::memcmp(&store_[static_cast<size_t>(i)], &expected, sizeof(T)) != 0) hold = false;
     }
-    return true;
+    watch(forbid_access);
+    return hold;
   }
 
  private:
+  // Both guard zones.
+  void watch(void (*set)(const volatile void*, size_t)) const {
+    const T* const end = store_.data() + begin_ + n_;
+    set(store_.data(), static_cast<size_t>(begin_) * sizeof(T));
+    set(end, static_cast<size_t>(store_.data() + store_.size() - end) * sizeof(T));
+  }
+
   static constexpr int64_t kGuard = 32;
   std::vector<T> store_;
   int64_t n_, begin_;

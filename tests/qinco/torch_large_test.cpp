@@ -3,10 +3,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "kernels/sanitizer.h"
 #include "qinco/io/product_file.h"
 #include "qinco/io/torch_file.h"
 #include "tests/qinco/torch_archive.h"
-#include "tests/sanitized.h"
 #include "tests/support.h"
 
 using namespace qinco;
