@@ -23,21 +23,14 @@ void release_inputs(std::vector<std::shared_ptr<Node>>& inputs) {
   }
 }
 
-bool broadcasts(const Shape& shape, const Shape& to) {
-  const int missing = to.size() - shape.size();
-  bool fits = missing >= 0;
-  for (int i = 0; fits && i < shape.size(); ++i) fits = shape[i] == 1 || shape[i] == to[missing + i];
-  return fits;
-}
-
 // A gradient for `node` in its exact shape: sums over what was broadcast, after checking that it fits.
 Tensor fitted(const Node& from, const Node& node, Tensor gradient) {
   check(gradient.defined(), "{}: backward gave no gradient for an input of shape {}", from.op, node.shape);
   check(gradient.dtype() == node.dtype, "{}: backward gave a gradient of {} for an input of {}", from.op,
         name(gradient.dtype()), name(node.dtype));
   if (gradient.shape() == node.shape) return gradient;
-  check(broadcasts(node.shape, gradient.shape()), "{}: backward gave a gradient of shape {} for an input of shape {}",
-        from.op, gradient.shape(), node.shape);
+  check(broadcasts_to(node.shape, gradient.shape()),
+        "{}: backward gave a gradient of shape {} for an input of shape {}", from.op, gradient.shape(), node.shape);
   return sum_to(gradient, node.shape);
 }
 

@@ -21,6 +21,31 @@ QINCO_UNARY_OPS(QINCO_DECLARE_UNARY)
 QINCO_BINARY_OPS(QINCO_DECLARE_BINARY)
 #undef QINCO_DECLARE_BINARY
 
+// The same as operators; a number counts as a tensor of shape [] and of the other operand's dtype.
+inline Tensor operator+(const Tensor& a, const Tensor& b) {
+  return add(a, b);
+}
+inline Tensor operator-(const Tensor& a, const Tensor& b) {
+  return sub(a, b);
+}
+inline Tensor operator*(const Tensor& a, const Tensor& b) {
+  return mul(a, b);
+}
+inline Tensor operator/(const Tensor& a, const Tensor& b) {
+  return div(a, b);
+}
+inline Tensor operator-(const Tensor& x) {
+  return neg(x);
+}
+Tensor operator+(const Tensor& a, double b);
+Tensor operator-(const Tensor& a, double b);
+Tensor operator*(const Tensor& a, double b);
+Tensor operator/(const Tensor& a, double b);
+Tensor operator+(double a, const Tensor& b);
+Tensor operator-(double a, const Tensor& b);
+Tensor operator*(double a, const Tensor& b);
+Tensor operator/(double a, const Tensor& b);
+
 /// The op chosen by value.
 Tensor unary(kernels::UnaryOp op, const Tensor& x);
 Tensor binary(kernels::BinaryOp op, const Tensor& a, const Tensor& b);

@@ -70,4 +70,11 @@ Shape broadcast_shapes(const Shape& a, const Shape& b, const char* op) {
   return result;
 }
 
+bool broadcasts_to(const Shape& from, const Shape& to) {
+  const int missing = to.size() - from.size();
+  bool fits = missing >= 0;
+  for (int i = 0; fits && i < from.size(); ++i) fits = from[i] == 1 || from[i] == to[missing + i];
+  return fits;
+}
+
 }  // namespace qinco

@@ -56,6 +56,8 @@ class Shape {
 /// The shape both broadcast to (sizes equal, or one of them 1, aligned at the last dimension); throws Error naming
 /// `op`.
 Shape broadcast_shapes(const Shape& a, const Shape& b, const char* op);
+/// Whether `from` broadcasts to `to` itself.
+bool broadcasts_to(const Shape& from, const Shape& to);
 
 }  // namespace qinco
 

@@ -29,6 +29,10 @@ const char* name_of(BinaryOp op) {
   return kBinaryNames[static_cast<size_t>(op)];
 }
 
+Tensor number_like(double value, const Tensor& like) {
+  return scalar(value, like.dtype(), like.device());
+}
+
 /// Two operands over one output, with dimensions merged wherever both allow it.
 struct Merged {
   int ndim = 0;
@@ -139,6 +143,31 @@ QINCO_UNARY_OPS(QINCO_DEFINE_UNARY)
   }
 QINCO_BINARY_OPS(QINCO_DEFINE_BINARY)
 #undef QINCO_DEFINE_BINARY
+
+Tensor operator+(const Tensor& a, double b) {
+  return add(a, number_like(b, a));
+}
+Tensor operator-(const Tensor& a, double b) {
+  return sub(a, number_like(b, a));
+}
+Tensor operator*(const Tensor& a, double b) {
+  return mul(a, number_like(b, a));
+}
+Tensor operator/(const Tensor& a, double b) {
+  return div(a, number_like(b, a));
+}
+Tensor operator+(double a, const Tensor& b) {
+  return add(number_like(a, b), b);
+}
+Tensor operator-(double a, const Tensor& b) {
+  return sub(number_like(a, b), b);
+}
+Tensor operator*(double a, const Tensor& b) {
+  return mul(number_like(a, b), b);
+}
+Tensor operator/(double a, const Tensor& b) {
+  return div(number_like(a, b), b);
+}
 
 void axpby(double alpha, const Tensor& x, double beta, const Tensor& y) {
   const Context& context = context_of("axpby", {&x, &y});

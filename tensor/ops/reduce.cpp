@@ -88,8 +88,7 @@ Tensor mean(const Tensor& x, int64_t dim, bool keepdim) {
 
 Tensor sum_to(const Tensor& x, const Shape& shape) {
   const int shift = x.dim() - shape.size();
-  check(shift >= 0 && broadcast_shapes(x.shape(), shape, "sum_to") == x.shape(),
-        "sum_to: shape {} does not broadcast to {}", shape, x.shape());
+  check(broadcasts_to(shape, x.shape()), "sum_to: shape {} does not broadcast to {}", shape, x.shape());
   const auto repeated = [&](int i) { return i < shift || (shape[i - shift] == 1 && x.shape()[i] != 1); };
   Tensor result = x;
   Shape kept = x.shape();

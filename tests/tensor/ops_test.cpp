@@ -60,6 +60,22 @@ TEST_CASE("tensor ops: broadcasting of every layout equals the loop") {
     }
 }
 
+TEST_CASE("tensor ops: operators are the ops, with numbers of the other operand's dtype") {
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    const Tensor a = positive_values({2, 3}, 1).to(dtype), b = positive_values({3}, 2).to(dtype);
+    const auto number = [&](double x) { return scalar(x, dtype); };
+    CHECK(same_bits(a + b, add(a, b)));
+    CHECK(same_bits(a - b, sub(a, b)));
+    CHECK(same_bits(a * b, mul(a, b)));
+    CHECK(same_bits(a / b, div(a, b)));
+    CHECK(same_bits(-a, neg(a)));
+    CHECK(same_bits((a + 2) - 0.5, sub(add(a, number(2)), number(0.5))));
+    CHECK(same_bits((a * 3) / 0.3, div(mul(a, number(3)), number(0.3))));
+    CHECK(same_bits(1 - (2 + a), sub(number(1), add(number(2), a))));
+    CHECK(same_bits(1 / (0.7 * a), div(number(1), mul(number(0.7), a))));
+  }
+}
+
 TEST_CASE("tensor ops: sum_to undoes expand") {
   const Shape wide{2, 3, 4, 5};
   for (const Shape& narrow : {Shape{}, {5}, {4, 1}, {3, 1, 1}, {2, 1, 4, 1}, {1, 3, 1, 5}, {2, 3, 4, 5}}) {
@@ -68,7 +84,7 @@ TEST_CASE("tensor ops: sum_to undoes expand") {
     const double repeats = static_cast<double>(wide.numel()) / static_cast<double>(narrow.numel());
     CHECK(same_bits(sum_to(x.expand(wide), narrow), scale(x, repeats)));
   }
-  CHECK(contains(error_of([] { sum_to(ones({2, 3}), {2}); }), "do not broadcast"));
+  CHECK(contains(error_of([] { sum_to(ones({2, 3}), {2}); }), "[2] does not broadcast to [2,3]"));
   CHECK(contains(error_of([] { sum_to(ones({2, 1}), {2, 3}); }), "[2,3] does not broadcast to [2,1]"));
 }
 
