@@ -120,9 +120,14 @@ ScratchFrame::~ScratchFrame() {
     newest->used = 0;
     scratch_.top_ = newest;
   }
-  if (outer_chunk_ && !(outermost && newest != outer_chunk_)) outer_chunk_->used = outer_used_;
-  if (const Scratch::Chunk* const top = scratch_.top_; top && scratch_.device_.type == DeviceType::cpu)
-    forbid_access(top->data + top->used, top->size - top->used);
+  const auto forbid_rest = [this](const Scratch::Chunk& chunk) {
+    if (scratch_.device_.type == DeviceType::cpu) forbid_access(chunk.data + chunk.used, chunk.size - chunk.used);
+  };
+  if (outer_chunk_ && !(outermost && newest != outer_chunk_)) {
+    outer_chunk_->used = outer_used_;
+    forbid_rest(*outer_chunk_);
+  }
+  if (scratch_.top_) forbid_rest(*scratch_.top_);
 }
 
 void* ScratchFrame::bytes(size_t asked) {

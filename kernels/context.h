@@ -85,7 +85,7 @@ class ScratchFrame {
   }
 
  private:
-  void* bytes(size_t size);
+  void* bytes(size_t asked);
   Scratch& scratch_;
   Scratch::Chunk* outer_chunk_;
   size_t outer_used_;

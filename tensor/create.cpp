@@ -34,6 +34,10 @@ Tensor zeros_like(const Tensor& x) {
   return zeros(x.shape(), x.dtype(), x.device());
 }
 
+Tensor scalar_like(double value, const Tensor& x) {
+  return scalar(value, x.dtype(), x.device());
+}
+
 Tensor scalar(double value, DType dtype, Device device) {
   if (device.type != DeviceType::cpu) return full({}, value, dtype, device);
   const Tensor out = Tensor::empty({}, DType::f64);

@@ -18,6 +18,7 @@ Tensor ones(const Shape& shape, DType dtype = DType::f32, Device device = {});
 Tensor zeros_like(const Tensor& x);
 /// A tensor of shape [] holding `value`.
 Tensor scalar(double value, DType dtype = DType::f32, Device device = {});
+Tensor scalar_like(double value, const Tensor& x);
 /// [n]: start, start + step, ...
 Tensor arange(int64_t n, double start = 0, double step = 1, DType dtype = DType::f32, Device device = {});
 

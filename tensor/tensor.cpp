@@ -113,11 +113,10 @@ Tensor Tensor::unsqueeze(int64_t dim) const {
 
 Tensor Tensor::expand(const Shape& shape) const {
   const int shift = shape.size() - dim();
-  check(shift >= 0, "expand: shape {} into {}", shape_, shape);
+  check(broadcasts_to(shape_, shape), "expand: shape {} into {}", shape_, shape);
   Strides strides{};
   for (int i = 0; i < dim(); ++i) {
     const bool repeats = shape_[i] == 1 && shape[i + shift] != 1;
-    check(repeats || shape_[i] == shape[i + shift], "expand: shape {} into {}", shape_, shape);
     strides[static_cast<size_t>(i + shift)] = repeats ? 0 : strides_[static_cast<size_t>(i)];
   }
   return {storage_, shape, strides, offset_, dtype_};

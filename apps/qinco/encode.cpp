@@ -75,7 +75,8 @@ void add_encode(Program& program) {
   program.add_output(command, "--o", options->output, "codes: .npy int32 [n,nsub*M_used]", "")->required();
   command.add_flag("--raw", options->raw, "write packed bits without a header instead of .npy");
   add_precision_option(command, options->precision);
-  command.add_option("--M_used", options->M_used, "write only the first codes of each (sub-)quantizer (default: all)");
+  command.add_option("--M_used", options->M_used,
+                     "search for only the first codes of each (sub-)quantizer (default: all)");
 }
 
 }  // namespace qinco::app

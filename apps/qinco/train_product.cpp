@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
+#include <fmt/format.h>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -151,7 +152,7 @@ void check_scales(const TrainArguments& arguments, const VectorSet& train, const
   for (int64_t j = 0; j < arguments.nsub; ++j) {
     const TrainArguments part = part_arguments(arguments, j);
     if (part.db_scale || (part.resume && has_checkpoint(part.checkpoint_path()))) continue;
-    choose_db_scale(part, part_of(train, rotation, j, arguments.nsub));
+    choose_db_scale(part, part_of(train, rotation, j, arguments.nsub), fmt::format("sub-quantizer {}", j + 1));
   }
 }
 

@@ -236,11 +236,11 @@ void Stopping::before_training() const {
                                                : std::string("stopped before the first batch: nothing to go on from"));
 }
 
-float choose_db_scale(const TrainArguments& arguments, const VectorSet& train) {
+float choose_db_scale(const TrainArguments& arguments, const VectorSet& train, const std::string& whose) {
   if (arguments.db_scale) return *arguments.db_scale;
   const float largest = train.max_entry();
-  check(largest > 0, "{}: db_scale is the largest entry of the training vectors, {}: give another with --db_scale",
-        arguments.training_data, largest);
+  check(largest > 0, "{}: db_scale is the largest entry of {}, {}: give another with --db_scale",
+        arguments.training_data, whose, largest);
   return largest;
 }
 

@@ -52,7 +52,8 @@ struct Stopping {
 
 /// The divisor of a new model's vectors: as given, or the largest training entry. Throws Error where that is not above
 /// 0.
-float choose_db_scale(const TrainArguments& arguments, const VectorSet& train);
+float choose_db_scale(const TrainArguments& arguments, const VectorSet& train,
+                      const std::string& whose = "the training vectors");
 
 /// Whether something is there that would be lost: an empty file holds nothing.
 bool has_checkpoint(const std::string& path);

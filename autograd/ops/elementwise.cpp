@@ -25,7 +25,7 @@ Variable apply(const char* op_name, UnaryOp op, const Variable& x) {
 }
 
 Variable constant(double value, const Variable& like) {
-  return Variable(scalar(value, like.dtype(), like.value().device()));
+  return Variable(scalar_like(value, like.value()));
 }
 
 }  // namespace

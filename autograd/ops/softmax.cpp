@@ -100,8 +100,7 @@ Variable cross_entropy(const Variable& logits, const Tensor& targets, double lab
     const double weight = g.item<double>() / static_cast<double>(log_probabilities.size(0));
     const Tensor dx = scale(qinco::exp(log_probabilities), weight);
     add_at_targets(dx, list, -weight * (1 - s));
-    const Tensor share = scalar(weight * s / static_cast<double>(dx.size(1)), dx.dtype(), dx.device());
-    into.set(0, s > 0 ? qinco::sub(dx, share) : dx);
+    into.set(0, s > 0 ? dx - weight * s / static_cast<double>(dx.size(1)) : dx);
   });
 }
 

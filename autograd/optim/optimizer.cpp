@@ -182,8 +182,7 @@ double clip_grad_norm(const std::vector<Variable>& parameters, double max_norm) 
   for (const Variable& parameter : parameters) {
     check(seen.insert(parameter.node().get()).second, "clip_grad_norm: a parameter is there twice");
     const Tensor grad = parameter.grad();
-    if (grad.defined())
-      total += sum_squared_difference(grad, scalar(0, grad.dtype(), grad.device()).expand(grad.shape()));
+    if (grad.defined()) total += sum_squared_difference(grad, scalar_like(0, grad).expand(grad.shape()));
   }
   const double norm = std::sqrt(total);
   if (!(norm <= max_norm))

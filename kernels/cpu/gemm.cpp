@@ -1,6 +1,7 @@
 // Matrix product after Goto & van de Geijn (2008), with the roles of a BLIS-style kernel fitted to row-major operands:
 // a block of B is packed once for all threads and stays in L2; A is read in place where its rows are contiguous (a tile
-// reads each cache line of it whole), else packed per task; every tile of C is finished in registers.
+// reads each cache line of it whole) and do not alias, else packed or copied per task; every tile of C is finished in
+// registers.
 #include "kernels/cpu/few_rows.h"
 #include "kernels/cpu/int16_linear.h"
 #include "kernels/cpu/microkernel.h"
@@ -71,11 +72,12 @@ struct Blocks {
 class RowScratch {
  public:
   RowScratch() = default;
-  RowScratch(const Gemm<float>& g, const Blocks& blocks, const Context& context, ScratchFrame& frame) {
+  /// For passes over at most n columns and k steps.
+  RowScratch(const Gemm<float>& g, int64_t n, int64_t k, const Context& context, ScratchFrame& frame) {
     if (g.trans_a)
-      size_ = blocks_of(Tasks(g.m, blocks.n, blocks.k).rows(), kTileRows) * row_panel_size(blocks.k);
+      size_ = blocks_of(Tasks(g.m, n, k).rows(), kTileRows) * row_panel_size(k);
     else if (rows_alias(g.m, g.lda))
-      size_ = copied_rows_size(blocks.k);
+      size_ = copied_rows_size(k);
     if (size_ > 0) data_ = frame.get<float>(size_ * context.threads);
   }
 
@@ -200,14 +202,15 @@ void gemm(const Context& context, const Gemm<float>& g) {
   if (g.n == 1 && g.m > 1) return one_column(context, g);
   if (g.m <= kTileRows && g.trans_b) return is_dot(g) ? dot_product(context, g) : few_rows_packed(context, g);
   if (g.m == 1 && !g.trans_b) return one_row(context, g);
+  ScratchFrame frame(context);
   if (g.m <= kTileRows && !g.trans_b) {  // one row of tiles reads B once: packing it would cost more than it saves
-    run_pass(context, {g, 0, g.k, 0, g.n, nullptr}, Tasks(g.m, g.n, g.k), {});
+    const RowScratch scratch = g.trans_a ? RowScratch() : RowScratch(g, g.n, g.k, context, frame);
+    run_pass(context, {g, 0, g.k, 0, g.n, nullptr}, Tasks(g.m, g.n, g.k), scratch);
     return;
   }
   const Blocks blocks(g.n, g.k);
-  ScratchFrame frame(context);
   float* const packed = frame.get<float>(blocks.n * blocks.k);
-  const RowScratch scratch(g, blocks, context, frame);
+  const RowScratch scratch(g, blocks.n, blocks.k, context, frame);
   blocks.for_each(g.n, g.k, [&](int64_t j, int64_t n, int64_t p, int64_t k) {
     const Pass pass{g, p, k, j, n, packed};
     pack_b(context, pass, packed);
@@ -246,7 +249,7 @@ void linear(const Context& context, const Linear<float>& l) {
   g.residual = l.residual, g.ldr = l.ldr, g.relu = l.relu;
   const Blocks blocks(l.n, l.k);
   ScratchFrame frame(context);
-  const RowScratch scratch(g, blocks, context, frame);
+  const RowScratch scratch(g, blocks.n, blocks.k, context, frame);
   blocks.for_each(l.n, l.k, [&](int64_t j, int64_t n, int64_t p, int64_t k) {
     const float* const block = l.packed + j * l.k + p * padded(n);
     run_pass(context, {g, p, k, j, n, block}, Tasks(l.m, n, k), scratch);

@@ -1,6 +1,6 @@
 // Packing: operands copied into the order in which the register tile reads them. Only what is used several times or
-// would be read across the grain is packed: B for more than one row of tiles (or of rows that alias), A
-// only when it is transposed; where its rows alias they are copied.
+// would be read across the grain is packed: B for more than one row of tiles, A only when it is transposed. Rows of A
+// that alias are copied.
 #pragma once
 
 #include "kernels/cpu/microkernel.h"

@@ -45,13 +45,14 @@ class Codec {
   /// space (not divided by db_scale). A row's result does not depend on the other rows; one with a value that is not
   /// finite gets any codes. Needs bounded memory besides.
   /// `first` [n], unless null, are the first codes where they are known (each in [0,K0())). With M_used (1..codes())
-  /// only so many codes are searched for, those that the whole begins with: codes [n,M_used].
+  /// only so many codes are searched for, those that the whole begins with: codes [n,M_used]. Throws Error for another
+  /// number, and for n < 0.
   void encode(int64_t n, const float* x, int32_t* codes, float* xhat = nullptr, const int32_t* first = nullptr,
               std::optional<int64_t> M_used = {}) const;
 
   /// The first M_used (1..codes()) codes of every row -> x [n,d] in the original space; row i starts at codes +
-  /// i*codes_ld. Throws Error naming the row when a code is outside [0,K), or the first one outside [0,K0()). Needs
-  /// bounded memory besides.
+  /// i*codes_ld. Throws Error naming the row when a code is outside [0,K), or the first one outside [0,K0()), and for
+  /// n < 0. Needs bounded memory besides.
   void decode(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
   /// What decode() throws for these codes, if anything.
   void check_codes(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used) const;

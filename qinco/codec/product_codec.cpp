@@ -39,6 +39,7 @@ double ProductCodec::encode_flops() const {
 }
 
 void ProductCodec::encode(int64_t n, const float* x, int64_t M_used, int32_t* codes, float* xhat) const {
+  check(n >= 0, "encode: {} vectors", n);
   check(M_used >= 1 && M_used <= M(), "encode: expected 1 to {} codes a vector, found {}", M(), M_used);
   if (plain()) return parts_.front().encode(n, x, codes, xhat, nullptr, M_used);
   for (int64_t begin = 0; begin < n; begin += kBlock)

@@ -29,10 +29,6 @@ const char* name_of(BinaryOp op) {
   return kBinaryNames[static_cast<size_t>(op)];
 }
 
-Tensor number_like(double value, const Tensor& like) {
-  return scalar(value, like.dtype(), like.device());
-}
-
 /// Two operands over one output, with dimensions merged wherever both allow it.
 struct Merged {
   int ndim = 0;
@@ -145,28 +141,28 @@ QINCO_BINARY_OPS(QINCO_DEFINE_BINARY)
 #undef QINCO_DEFINE_BINARY
 
 Tensor operator+(const Tensor& a, double b) {
-  return add(a, number_like(b, a));
+  return add(a, scalar_like(b, a));
 }
 Tensor operator-(const Tensor& a, double b) {
-  return sub(a, number_like(b, a));
+  return sub(a, scalar_like(b, a));
 }
 Tensor operator*(const Tensor& a, double b) {
-  return mul(a, number_like(b, a));
+  return mul(a, scalar_like(b, a));
 }
 Tensor operator/(const Tensor& a, double b) {
-  return div(a, number_like(b, a));
+  return div(a, scalar_like(b, a));
 }
 Tensor operator+(double a, const Tensor& b) {
-  return add(number_like(a, b), b);
+  return add(scalar_like(a, b), b);
 }
 Tensor operator-(double a, const Tensor& b) {
-  return sub(number_like(a, b), b);
+  return sub(scalar_like(a, b), b);
 }
 Tensor operator*(double a, const Tensor& b) {
-  return mul(number_like(a, b), b);
+  return mul(scalar_like(a, b), b);
 }
 Tensor operator/(double a, const Tensor& b) {
-  return div(number_like(a, b), b);
+  return div(scalar_like(a, b), b);
 }
 
 void axpby(double alpha, const Tensor& x, double beta, const Tensor& y) {

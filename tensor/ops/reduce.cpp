@@ -62,13 +62,13 @@ Tensor arg_rows(const char* op, const Tensor& x, bool largest) {
 }  // namespace
 
 Tensor sum(const Tensor& x) {
-  return scalar(total("sum", x), x.dtype(), x.device());
+  return scalar_like(total("sum", x), x);
 }
 
 Tensor mean(const Tensor& x) {
   context_of("mean", {&x});
   check(x.numel() > 0, "mean: shape {} has no elements", x.shape());
-  return scalar(average(total("mean", x), x.numel()), x.dtype(), x.device());
+  return scalar_like(average(total("mean", x), x.numel()), x);
 }
 
 Tensor sum(const Tensor& x, int64_t dim, bool keepdim) {
@@ -83,7 +83,7 @@ Tensor sum(const Tensor& x, int64_t dim, bool keepdim) {
 Tensor mean(const Tensor& x, int64_t dim, bool keepdim) {
   const int64_t n = x.size(dim);
   check(n > 0, "mean: dimension {} of shape {} is empty", dim, x.shape());
-  return div(sum(x, dim, keepdim), scalar(static_cast<double>(n), x.dtype(), x.device()));
+  return sum(x, dim, keepdim) / static_cast<double>(n);
 }
 
 Tensor sum_to(const Tensor& x, const Shape& shape) {

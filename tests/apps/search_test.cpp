@@ -165,7 +165,7 @@ TEST_CASE("train --nsub: a part without a db_scale of its own is told of before 
   half.copy_from(full({Workspace::kN, 4}, -0.5));
   write_vectors(space.file("half.fvecs"), vectors);
   const Arguments arguments = with(with(space.train(1), "--nsub", "2"), "--training_data", space.file("half.fvecs"));
-  expect_error(space.path(), arguments, 1, {"half.fvecs", "-0.5", "--db_scale"});
+  expect_error(space.path(), arguments, 1, {"half.fvecs", "sub-quantizer 2, -0.5", "--db_scale"});
   CHECK(run(with(arguments, "--db_scale", "4")).code == 0);
 }
 

@@ -105,6 +105,13 @@ TEST_CASE("Scratch: AddressSanitizer watches what no frame has") {
     CHECK(__asan_address_is_poisoned(inner_block + 1) != 0);
   }
   CHECK(__asan_address_is_poisoned(inner_block) != 0);
+  {
+    ScratchFrame inner(context);
+    inner_block = inner.get<unsigned char>(1);
+    CHECK(inner.get<unsigned char>(int64_t{1} << 24) != nullptr);  // another chunk
+    CHECK(__asan_address_is_poisoned(inner_block) == 0);
+  }
+  CHECK(__asan_address_is_poisoned(inner_block) != 0);
   CHECK(__asan_address_is_poisoned(block) == 0);
 }
 #endif

@@ -8,7 +8,7 @@
 //  tail sizes (kTailSizes);
 //  - inputs and outputs are Buffers: at an unaligned offset, between guard zones. Outputs and guards hold poison (NaN),
 //    so an element that is not written, a write outside, and a read outside that matters are all seen; under
-//    AddressSanitizer, any read outside;
+//    AddressSanitizer, any read outside a Buffer;
 //  - operations that only move, choose or add small integers must be equal bit for bit;
 //  - others meet a bound stated with its reason, built from kEpsilon and the sizes of the terms (check_close). NaN
 //    passes only where NaN is expected;
@@ -70,6 +70,7 @@ class Buffer {
       : store_(static_cast<size_t>(n + 3 * kGuard), poison<T>()), n_(n), begin_(kGuard) {
     while (reinterpret_cast<uintptr_t>(store_.data() + begin_) % 64 != 0) ++begin_;
     begin_ += offset;
+    while (kAddressSanitizer && begin_ * sizeof(T) % 8 != 0) ++begin_;  // it watches by 8 bytes
     watch(forbid_access);
   }
   ~Buffer() { watch(allow_access); }

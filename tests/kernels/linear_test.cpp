@@ -290,19 +290,21 @@ TEST_CASE("linear adds a residual of one row to all") {
 }
 
 TEST_CASE("a row of linear depends neither on the other rows nor on the number of threads") {
-  const Problem<float> p = make_problem({200, 70, 90, true, false, true}, false, 3);
-  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
-    CAPTURE(version.name);
-    for_each_precision([&](Precision precision) {
-      const std::vector<float> all = run(t, p, TestContext(), 0, p.c.m, precision);
-      for (int threads : {2, 3}) CHECK(run(t, p, TestContext(threads), 0, p.c.m, precision) == all);
-      for (int64_t begin = 0; begin < p.c.m; begin += 37)
-        for (int64_t end : {begin + 1, begin + 15}) {
-          CHECK(run(t, p, TestContext(), begin, end, precision) ==
-                std::vector<float>(all.begin() + begin * p.ldy, all.begin() + end * p.ldy));
-        }
+  for (const Case& c : {Case{200, 70, 90, true, false, true}, Case{60, 40, 1021, true, false, true}}) {
+    const Problem<float> p = make_problem(c, false, 3);
+    for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+      CAPTURE(version.name);
+      for_each_precision([&](Precision precision) {
+        const std::vector<float> all = run(t, p, TestContext(), 0, p.c.m, precision);
+        for (int threads : {2, 3}) CHECK(run(t, p, TestContext(threads), 0, p.c.m, precision) == all);
+        for (int64_t begin = 0; begin < p.c.m; begin += 37)
+          for (int64_t end : {begin + 1, begin + 15}) {
+            CHECK(run(t, p, TestContext(), begin, end, precision) ==
+                  std::vector<float>(all.begin() + begin * p.ldy, all.begin() + end * p.ldy));
+          }
+      });
     });
-  });
+  }
 }
 
 TEST_CASE("linear leaves NaN and infinity in their own rows and columns, and relu leaves NaN") {

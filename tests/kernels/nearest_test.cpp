@@ -196,21 +196,26 @@ TEST_CASE("nearest: NaN is never nearest, and a row without a finite distance gi
 }
 
 TEST_CASE("nearest: the same answer at 1, 2 and 3 threads") {
-  constexpr int64_t most_n = 700, d = 33, most_K = 9000;
+  struct Sizes {
+    int64_t n, d, K;
+  };
   std::mt19937 random(11);
   std::normal_distribution<float> normal;
-  const std::vector<float> x = filled(most_n * d, [&] { return normal(random); });
-  const std::vector<float> c = filled(most_K * d, [&] { return normal(random); });
-  for (const Version& version : versions()) {
-    if (version.name == "reference") continue;  // one row at a time: nothing to cut
-    CAPTURE(version.name);
-    const bool slow = version.cuda && emulated({DeviceType::cuda, 0});
-    const int64_t n = slow ? 300 : most_n, K = slow ? 1000 : most_K;
-    const Answer one = run(version, n, d, K, x, c, 1);
-    for (const int threads : {2, 3}) {
-      const Answer more = run(version, n, d, K, x, c, threads);
-      CHECK(more.ids == one.ids);
-      CHECK(more.distances == one.distances);
+  for (const Sizes& most : {Sizes{700, 33, 9000}, Sizes{200, 1024, 60}}) {  // and rows 4 KB apart
+    const std::vector<float> x = filled(most.n * most.d, [&] { return normal(random); });
+    const std::vector<float> c = filled(most.K * most.d, [&] { return normal(random); });
+    for (const Version& version : versions()) {
+      if (version.name == "reference") continue;  // one row at a time: nothing to cut
+      CAPTURE(version.name);
+      const bool slow = version.cuda && emulated({DeviceType::cuda, 0});
+      const int64_t n = slow ? std::min<int64_t>(most.n, 300) : most.n;
+      const int64_t K = slow ? std::min<int64_t>(most.K, 1000) : most.K;
+      const Answer one = run(version, n, most.d, K, x, c, 1);
+      for (const int threads : {2, 3}) {
+        const Answer more = run(version, n, most.d, K, x, c, threads);
+        CHECK(more.ids == one.ids);
+        CHECK(more.distances == one.distances);
+      }
     }
   }
 }

@@ -82,6 +82,13 @@ TEST_CASE("device: the codec encodes and decodes as on the CPU") {
           there.decode(150, found.codes.data(), M, used, decoded.data<float>());
           here.decode(150, found.codes.data(), M, used, on_cpu.data<float>());
           CHECK(relative_difference(decoded, on_cpu) <= kRounding);
+          std::vector<int32_t> few(static_cast<size_t>(150 * used));
+          there.encode(150, x.data<float>(), few.data(), nullptr, nullptr, used);
+          bool begins = true;
+          for (int64_t i = 0; i < 150; ++i)
+            begins =
+                begins && std::equal(few.begin() + i * used, few.begin() + (i + 1) * used, found.codes.begin() + i * M);
+          CHECK(begins);
         }
         CHECK(relative_difference(found.xhat, decoded) <= kRounding);
         const Tensor kept = Tensor::empty(x.shape(), DType::f32, device);

@@ -108,6 +108,12 @@ TEST_CASE("product codec: fewer codes, stored or used, decode to the same prefix
   }
 }
 
+TEST_CASE("product codec: a negative number of vectors is an error") {
+  const ProductCodec codec(make_model(true));
+  CHECK(error_of([&] { codec.encode(-1, nullptr, kM, nullptr); }) == "encode: -1 vectors");
+  CHECK(error_of([&] { codec.decode(-1, nullptr, kM, kM, nullptr); }) == "decode: -1 vectors");
+}
+
 TEST_CASE("product codec: a code out of range names its row of all that are given, if it is used") {
   const int64_t n = 5000;  // more than one block of rows
   const ProductCodec codec(make_model(false));
