@@ -52,8 +52,8 @@ class ScopedIsa {
   int outer_;
 };
 
-/// What a matrix unit rounds operands to in the screen of a candidate search (docs/candidate_search.md); an exact search
-/// is to give the same codes.
+/// What a matrix unit rounds operands to in the screen of a candidate search (docs/candidate_search.md); an exact
+/// search is to give the same codes.
 enum class AmxScreen : uint8_t { bf16, int8 };
 
 const char* amx_screen_name(AmxScreen screen);
