@@ -9,6 +9,7 @@
 
 #include "autograd/variable.h"
 #include "kernels/kernels.h"
+#include "tensor/operators.h"
 
 namespace qinco::autograd {
 
@@ -20,29 +21,11 @@ QINCO_UNARY_OPS(QINCO_DECLARE_UNARY)
 QINCO_BINARY_OPS(QINCO_DECLARE_BINARY)
 #undef QINCO_DECLARE_BINARY
 
-inline Variable operator+(const Variable& a, const Variable& b) {
-  return add(a, b);
-}
-inline Variable operator-(const Variable& a, const Variable& b) {
-  return sub(a, b);
-}
-inline Variable operator*(const Variable& a, const Variable& b) {
-  return mul(a, b);
-}
-inline Variable operator/(const Variable& a, const Variable& b) {
-  return div(a, b);
-}
+// The same as operators; a number counts as scalar_like(number, other operand).
+QINCO_OPERATORS(QINCO_DEFINE_OPERATOR, Variable)
 inline Variable operator-(const Variable& x) {
   return neg(x);
 }
-Variable operator+(const Variable& a, double b);
-Variable operator-(const Variable& a, double b);
-Variable operator*(const Variable& a, double b);
-Variable operator/(const Variable& a, double b);
-Variable operator+(double a, const Variable& b);
-Variable operator-(double a, const Variable& b);
-Variable operator*(double a, const Variable& b);
-Variable operator/(double a, const Variable& b);
 
 /// op(a) op(b): [m,k] x [k,n], or the same for each of equal leading dimensions.
 Variable matmul(const Variable& a, const Variable& b, bool trans_a = false, bool trans_b = false);

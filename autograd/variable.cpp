@@ -113,4 +113,8 @@ bool NoGrad::active() {
   return recording_off;
 }
 
+Variable scalar_like(double value, const Variable& x) {
+  return Variable(qinco::scalar_like(value, x.value()));
+}
+
 }  // namespace qinco::autograd

@@ -65,6 +65,9 @@ class Variable {
   Tensor value_;  // of an operation's result; a leaf's, which may be replaced, is its node's
 };
 
+/// A constant of shape [] holding `value`, of x's dtype and on its device.
+Variable scalar_like(double value, const Variable& x);
+
 /// While one is alive in a thread, the operations of that thread record nothing.
 class NoGrad {
  public:

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "tensor/create.h"
+#include "tensor/operators.h"
 #include "tensor/tensor.h"
 
 namespace qinco {
@@ -22,29 +24,10 @@ QINCO_BINARY_OPS(QINCO_DECLARE_BINARY)
 #undef QINCO_DECLARE_BINARY
 
 // The same as operators; a number counts as a tensor of shape [] and of the other operand's dtype.
-inline Tensor operator+(const Tensor& a, const Tensor& b) {
-  return add(a, b);
-}
-inline Tensor operator-(const Tensor& a, const Tensor& b) {
-  return sub(a, b);
-}
-inline Tensor operator*(const Tensor& a, const Tensor& b) {
-  return mul(a, b);
-}
-inline Tensor operator/(const Tensor& a, const Tensor& b) {
-  return div(a, b);
-}
+QINCO_OPERATORS(QINCO_DEFINE_OPERATOR, Tensor)
 inline Tensor operator-(const Tensor& x) {
   return neg(x);
 }
-Tensor operator+(const Tensor& a, double b);
-Tensor operator-(const Tensor& a, double b);
-Tensor operator*(const Tensor& a, double b);
-Tensor operator/(const Tensor& a, double b);
-Tensor operator+(double a, const Tensor& b);
-Tensor operator-(double a, const Tensor& b);
-Tensor operator*(double a, const Tensor& b);
-Tensor operator/(double a, const Tensor& b);
 
 /// The op chosen by value.
 Tensor unary(kernels::UnaryOp op, const Tensor& x);

@@ -2,7 +2,6 @@
 #include "autograd/node.h"
 #include "autograd/ops.h"
 #include "kernels/functors.h"
-#include "tensor/create.h"
 #include "tensor/ops.h"
 
 namespace qinco::autograd {
@@ -22,10 +21,6 @@ Variable apply(const char* op_name, UnaryOp op, const Variable& x) {
   return record(op_name, y, {x}, [op, saved_x, saved_y](const Tensor& g, InputGradients& into) {
     into.set(0, qinco::unary_backward(op, saved_x, saved_y, g));
   });
-}
-
-Variable constant(double value, const Variable& like) {
-  return Variable(scalar_like(value, like.value()));
 }
 
 }  // namespace
@@ -67,31 +62,6 @@ Variable div(const Variable& a, const Variable& b) {
     if (into.needed(0)) into.set(0, share);
     if (into.needed(1)) into.set(1, qinco::neg(qinco::mul(share, quotient)));
   });
-}
-
-Variable operator+(const Variable& a, double b) {
-  return add(a, constant(b, a));
-}
-Variable operator-(const Variable& a, double b) {
-  return sub(a, constant(b, a));
-}
-Variable operator*(const Variable& a, double b) {
-  return mul(a, constant(b, a));
-}
-Variable operator/(const Variable& a, double b) {
-  return div(a, constant(b, a));
-}
-Variable operator+(double a, const Variable& b) {
-  return add(constant(a, b), b);
-}
-Variable operator-(double a, const Variable& b) {
-  return sub(constant(a, b), b);
-}
-Variable operator*(double a, const Variable& b) {
-  return mul(constant(a, b), b);
-}
-Variable operator/(double a, const Variable& b) {
-  return div(constant(a, b), b);
 }
 
 }  // namespace qinco::autograd

@@ -2,7 +2,6 @@
 #include <array>
 
 #include "kernels/functors.h"
-#include "tensor/create.h"
 #include "tensor/dispatch.h"
 #include "tensor/ops.h"
 
@@ -139,31 +138,6 @@ QINCO_UNARY_OPS(QINCO_DEFINE_UNARY)
   }
 QINCO_BINARY_OPS(QINCO_DEFINE_BINARY)
 #undef QINCO_DEFINE_BINARY
-
-Tensor operator+(const Tensor& a, double b) {
-  return add(a, scalar_like(b, a));
-}
-Tensor operator-(const Tensor& a, double b) {
-  return sub(a, scalar_like(b, a));
-}
-Tensor operator*(const Tensor& a, double b) {
-  return mul(a, scalar_like(b, a));
-}
-Tensor operator/(const Tensor& a, double b) {
-  return div(a, scalar_like(b, a));
-}
-Tensor operator+(double a, const Tensor& b) {
-  return add(scalar_like(a, b), b);
-}
-Tensor operator-(double a, const Tensor& b) {
-  return sub(scalar_like(a, b), b);
-}
-Tensor operator*(double a, const Tensor& b) {
-  return mul(scalar_like(a, b), b);
-}
-Tensor operator/(double a, const Tensor& b) {
-  return div(scalar_like(a, b), b);
-}
 
 void axpby(double alpha, const Tensor& x, double beta, const Tensor& y) {
   const Context& context = context_of("axpby", {&x, &y});

@@ -30,10 +30,6 @@ int64_t product(const Shape& shape, int first, int last) {
   return shape.sub(first, last).numel();
 }
 
-double average(double total, int64_t n) {
-  return total / static_cast<double>(n);
-}
-
 double total(const char* op, const Tensor& x) {
   const Context& context = context_of(op, {&x});
   const Tensor in = x.contiguous();
@@ -68,7 +64,7 @@ Tensor sum(const Tensor& x) {
 Tensor mean(const Tensor& x) {
   context_of("mean", {&x});
   check(x.numel() > 0, "mean: shape {} has no elements", x.shape());
-  return scalar_like(average(total("mean", x), x.numel()), x);
+  return scalar_like(total("mean", x) / static_cast<double>(x.numel()), x);
 }
 
 Tensor sum(const Tensor& x, int64_t dim, bool keepdim) {
