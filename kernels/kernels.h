@@ -82,9 +82,21 @@ struct GatherSum {
   const int32_t* codes = nullptr;  // [n,M] with leading dimension codes_ld, in [0,K) (the caller checks)
   int64_t codes_ld = 0;
   const T* base = nullptr;            // rows of d, or null: 0
-  const int32_t* base_ids = nullptr;  // [n] the rows of base, or null: 0, 1, 2, ...
+  const int32_t* base_ids = nullptr;  // [n] the rows of base, or null: 0, 1, 2, ..., each `base_times` times
+  int64_t base_times = 1;             // >= 1
   bool subtract = false;
   T* out = nullptr;  // [n,d]
+};
+
+/// What a beam search goes on with: of n vectors with `width` codes under way each, of which each was tried with
+/// `candidates` codewords more, the picks. Pick p of a vector is its code p / candidates with codeword p % candidates.
+struct BeamPicks {
+  int64_t n = 0, width = 0, candidates = 0, kept = 0, steps = 0;
+  const int32_t* codes = nullptr;  // [steps,n*width]
+  const int32_t* tried = nullptr;  // [n*width,candidates]
+  const int32_t* picks = nullptr;  // [n,kept], in [0,width*candidates) (the caller checks)
+  int32_t* pairs = nullptr;        // [n*kept]  where in `tried` a pick is
+  int32_t* longer = nullptr;       // [steps+1,n*kept]  its code, and the codeword
 };
 
 // The element-wise families. An op is its functor in functors.h and its row here.
@@ -207,7 +219,7 @@ struct Scan {
   X(unary) X(unary_backward) X(binary) X(axpby) X(fill) \
   X(uniform) X(dropout_mask) X(normal) \
   X(strided_copy) \
-  X(strided_write) X(gather_sum) \
+  X(strided_write) X(gather_sum) X(extend_beams) \
   X(to_f16) X(from_f16) X(to_bf16) X(from_bf16) \
   X(sum) X(sum_squared_difference) X(row_sum) X(column_sum) X(row_squared_norm) \
   X(row_squared_distance) X(row_argmin) \
@@ -272,6 +284,7 @@ struct Table {
   void (*strided_write)(const Context&, int ndim, const int64_t* shape, const int64_t* strides, const T* x,
                         T* y) = nullptr;
   void (*gather_sum)(const Context&, const GatherSum<T>&) = nullptr;
+  void (*extend_beams)(const Context&, const BeamPicks&) = nullptr;
 
   // --- convert: to and from 16-bit floats, given as their bits (half.h says which); double by way of float
   void (*to_f16)(const Context&, int64_t n, const T* x, uint16_t* y) = nullptr;

@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "apps/qinco/beam.h"
 #include "apps/qinco/command.h"
 #include "apps/qinco/precision.h"
 #include "apps/qinco/progress.h"
@@ -21,11 +22,13 @@ struct EncodeOptions {
   bool raw = false;
   std::optional<int64_t> M_used;
   kernels::Precision precision = kernels::Precision::exact;
+  BeamOptions beam;
 };
 
 void encode(const EncodeOptions& options, const Common& common) {
   check_ending("--o", options.output, options.raw ? "packed bits" : ".npy");
   ProductCodec codec(load_product(options.model), options.precision, common.device());
+  codec.set_beam(options.beam.search(codec.K()));
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   const VectorFile vectors = VectorFile::open(options.input);
   check(vectors.dim() == codec.d(), "{}: vectors have dimension {}, expected {} as in {}", options.input, vectors.dim(),
@@ -59,6 +62,8 @@ void encode(const EncodeOptions& options, const Common& common) {
                packed_code_bytes(M, codec.K(), codec.K0()), mse, seconds, per_second(n, seconds));
   common.report({{"n", n},
                  {"M_used", M_used},
+                 {"beam_size", codec.beam().size},
+                 {"candidates", codec.beam().candidates},
                  {"mse", mse},
                  {"seconds", seconds},
                  {"vectors_per_second", per_second(n, seconds)}});
@@ -75,6 +80,7 @@ void add_encode(Program& program) {
   program.add_output(command, "--o", options->output, "codes: .npy int32 [n,nsub*M_used]", "")->required();
   command.add_flag("--raw", options->raw, "write packed bits without a header instead of .npy");
   add_precision_option(command, options->precision);
+  add_beam_options(command, options->beam);
   command.add_option("--M_used", options->M_used,
                      "search for only the first codes of each (sub-)quantizer (default: all)");
 }

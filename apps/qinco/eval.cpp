@@ -2,6 +2,7 @@
 #include <memory>
 #include <optional>
 
+#include "apps/qinco/beam.h"
 #include "apps/qinco/command.h"
 #include "apps/qinco/evaluate.h"
 #include "apps/qinco/precision.h"
@@ -18,21 +19,27 @@ struct EvalOptions {
   std::optional<int64_t> M_used;
   bool multirate = false;
   kernels::Precision precision = kernels::Precision::exact;
+  BeamOptions beam;
 };
 
 void eval(const EvalOptions& options, const Common& common) {
   ProductCodec codec(load_product(options.model), options.precision, common.device());
+  codec.set_beam(options.beam.search(codec.K()));
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   check_evaluation_files(options.files, codec.d(), options.model);
   Coder coder;
-  coder.M = codec.M(), coder.K = codec.K(), coder.nsub = codec.nsub(), coder.coarse = codec.coarse();
+  coder.M = options.multirate ? codec.M() : M_used;  // that are searched for
+  coder.K = codec.K(), coder.nsub = codec.nsub(), coder.coarse = codec.coarse();
   coder.encode_flops = codec.encode_flops();
-  coder.encode = [&](int64_t n, const float* x, int32_t* codes) { codec.encode(n, x, codec.M(), codes); };
+  coder.encode = [&](int64_t n, const float* x, int32_t* codes) { codec.encode(n, x, coder.M, codes); };
   coder.decode = [&](int64_t n, const int32_t* codes, int64_t used, float* x) {
-    codec.decode(n, codes, codec.M(), used, x);
+    codec.decode(n, codes, coder.M, used, x);
   };
   coder.set_poll = [&](const std::function<void()>& poll) { codec.set_poll(poll); };
-  common.report(evaluate(common, coder, options.files, M_used, options.multirate));
+  Json results = evaluate(common, coder, options.files, M_used, options.multirate);
+  results["beam_size"] = codec.beam().size;
+  results["candidates"] = codec.beam().candidates;
+  common.report(results);
 }
 
 }  // namespace
@@ -46,6 +53,7 @@ void add_eval(Program& program) {
   command.add_option("--M_used", options->M_used, "decode this many codes of each (sub-)quantizer (default: all)");
   command.add_flag("--multirate", options->multirate, "measure the MSE of every prefix of the codes too");
   add_precision_option(command, options->precision);
+  add_beam_options(command, options->beam);
 }
 
 }  // namespace qinco::app

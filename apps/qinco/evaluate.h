@@ -18,8 +18,8 @@ struct Coder {
   int64_t nsub = 1;         // sub-quantizers of M codes each
   int64_t coarse = 0;       // codes of those that are a coarse quantizer's: an index keeps them by list, in no bytes
   double encode_flops = 0;  // a vector, about, where they are many
-  std::function<void(int64_t n, const float* x, int32_t* codes)> encode;
-  std::function<void(int64_t n, const int32_t* codes, int64_t M_used, float* x)> decode;  // codes [n,nsub*M]
+  std::function<void(int64_t n, const float* x, int32_t* codes)> encode;                  // codes [n,nsub*M]
+  std::function<void(int64_t n, const int32_t* codes, int64_t M_used, float* x)> decode;  // of such codes
   std::function<void(const std::function<void()>& poll)> set_poll = nullptr;              // as Codec's; may be unset
 };
 

@@ -30,6 +30,7 @@ struct BuildOptions {
   std::string model, training_data, training_codes, output;
   bool raw = false;
   std::optional<int64_t> nt, M_used;
+  BeamOptions beam;
   int64_t links = 0, ef_construction = 200;
 };
 
@@ -37,6 +38,7 @@ struct AddOptions {
   std::string model, index, input, codes, shard = "0/1";
   std::optional<int64_t> first_id;
   std::optional<int64_t> batch;
+  BeamOptions beam;
   bool resume = false, raw = false;
 };
 
@@ -69,14 +71,14 @@ void build(const BuildOptions& options, const Common& common) {
   check(options.links == 0 || options.links >= 2, "--hnsw {}: expected 0 or 2 to 1000", options.links);
   check(options.ef_construction >= 1 && options.ef_construction <= (1 << 20), "--efConstruction {}: expected 1 to {}",
         options.ef_construction, 1 << 20);
-  const auto coder = load_coder(options.model, common);
+  const auto coder = load_coder(options.model, common, options.beam);
   const Source source = open_source(*coder, options.training_data, options.training_codes, options.raw);
   const int64_t nt = checked_nt(options.nt, *source.vectors), d = coder->config().d;
   const int64_t M = checked_codes_after_list(options.M_used, coder->config().M, options.model);
   check_writable(options.output);
   IvfBuilder::check_output(options.output);
   IvfBuilder builder(coder, M);
-  const double flops = source.codes ? 0 : coder->config().encode_flops();
+  const double flops = source.codes ? 0 : coder->codec().encode_flops();
   const int64_t block = std::min(nt, encode_rows_together(d, flops, common.device()));
   std::vector<float> x(static_cast<size_t>(block * d));
   std::vector<int32_t> codes(static_cast<size_t>(block * coder->config().codes()));
@@ -145,7 +147,7 @@ template <class Done>
 void take_codes(const Source& source, IdRange rows, const IvfCoder& coder, std::vector<int32_t>& codes, Done done) {
   const QincoConfig& config = coder.config();
   const int64_t d = config.d, width = config.codes();
-  const int64_t most = source.codes ? kBatch : encode_rows_together(d, config.encode_flops(), coder.device());
+  const int64_t most = source.codes ? kBatch : encode_rows_together(d, coder.codec().encode_flops(), coder.device());
   const int64_t block = std::min(most, rows.second - rows.first);
   std::vector<float> x(static_cast<size_t>(source.codes ? 0 : block * d));
   std::vector<int32_t> some(static_cast<size_t>(block * width));
@@ -232,7 +234,7 @@ int64_t add_batches(const AddOptions& options, const Source& source, const IvfCo
 void add(const AddOptions& options, const Common& common) {
   check(options.batch.value_or(1) >= 1, "--batch {}: expected 1 or more", options.batch.value_or(1));
   if (options.input.empty() && options.codes.empty()) throw UsageError("expected --i or --codes");
-  const auto coder = load_coder(options.model, common);
+  const auto coder = load_coder(options.model, common, options.beam);
   const Source source = open_source(*coder, options.input, options.codes, options.raw);
   IvfIndex index(options.index, coder);
   const Rows rows = rows_to_add(options, source, index);
@@ -275,6 +277,7 @@ void add_index_build(Program& program) {
   command.add_flag("--raw", options->raw, "the codes are packed bits without a header");
   command.add_option("--nt", options->nt, "fit to the first nt vectors (default: all)");
   command.add_option("--M_used", options->M_used, "keep only the first codes of a vector, its list among them");
+  add_beam_options(command, options->beam);
   command
       .add_option("--hnsw", options->links, "links a centroid: the coarse quantizer is an HNSW graph (0: it is flat)")
       ->check(CLI::Range(0, 1000))
@@ -302,6 +305,7 @@ void add_index_add(Program& program) {
                      fmt::format("vectors a batch (default: {}, or {} times the lists where that is more and takes no "
                                  "more than 2 GB)",
                                  kBatch, kEntriesAList));
+  add_beam_options(command, options->beam);
   command.add_flag("--resume", options->resume, "skip rows whose ids are in the index");
 }
 
@@ -339,10 +343,12 @@ int64_t checked_codes_after_list(std::optional<int64_t> M_used, int64_t M, const
   return used - 1;
 }
 
-std::shared_ptr<IvfCoder> load_coder(const std::string& path, const Common& common) {
+std::shared_ptr<IvfCoder> load_coder(const std::string& path, const Common& common, const BeamOptions& beam) {
   const Qinco model = load_model(path);
   try {
-    return std::make_shared<IvfCoder>(model, common.device());
+    const auto coder = std::make_shared<IvfCoder>(model, common.device());
+    coder->set_beam(beam.search(model.config().K));
+    return coder;
   } catch (const Error& error) {
     fail("{}: {}", path, error.what());
   }

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "apps/qinco/beam.h"
 #include "apps/qinco/command.h"
 #include "apps/qinco/evaluate.h"
 #include "apps/qinco/progress.h"
@@ -27,6 +28,7 @@ struct TwoStageOptions {
   std::string model, training_data, codes, training_codes, norms = "u8";
   EvaluationFiles files;
   std::optional<int64_t> nt, M_used;
+  BeamOptions beam;
   std::vector<int64_t> nshort = {10, 20, 50, 100, 200, 500, 1000};
   bool exhaustive = false;
 };
@@ -145,6 +147,7 @@ void check_options(const TwoStageOptions& options) {
 void search(const TwoStageOptions& options, const Common& common) {
   check_options(options);
   ProductCodec codec(load_product(options.model), kernels::Precision::exact, common.device());
+  codec.set_beam(options.beam.search(codec.K()));
   check(codec.coarse() == 0, "{}: a model of variant ivf-qinco, expected one without a coarse quantizer",
         options.model);
   check(codec.K() <= kernels::kScanEntries, "{}: K = {}, expected at most {} for look-up tables", options.model,
@@ -204,6 +207,7 @@ void add_search(Program& program) {
       ->delimiter(',')
       ->capture_default_str();
   command.add_option("--M_used", options->M_used, "use this many codes of each (sub-)quantizer (default: all)");
+  add_beam_options(command, options->beam);
   command.add_option("--norms", options->norms, "how norms are kept: u8 or f32")
       ->check(CLI::IsMember({"u8", "f32"}))
       ->capture_default_str();

@@ -83,7 +83,8 @@ Json combined_results(const TrainArguments& arguments, const ProductQinco& model
               {"K", model.K()},           {"db_scale", Json::array()},
               {"rq_val_mse", 0.0},        {"best_val_mse", 0.0},
               {"epochs", Json::array()}};
-  for (const char* key : {"nt", "nval", "L", "h", "batch_size", "lr", "lr_schedule", "precision", "seed"})
+  for (const char* key :
+       {"nt", "nval", "L", "h", "batch_size", "lr", "lr_schedule", "precision", "beam_size", "candidates", "seed"})
     all[key] = parts[0][key];  // of every part
   double seconds = 0;          // for one vector through all parts
   for (size_t j = 0; j < parts.size(); ++j) {

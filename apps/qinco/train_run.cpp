@@ -91,6 +91,7 @@ Start start_from_model(const Common& common, const TrainArguments& arguments, co
   Start start{load_model(arguments.init_model)};
   check_agrees(arguments, start.model.config(), data.train.dim(), arguments.init_model);
   Codec codec(start.model, arguments.precision, common.device());
+  codec.set_beam(arguments.beam.search(start.model.config().K));
   codec.set_poll([&] { stopping.before_training(); });
   start.mse = codec_mse(codec, data.val);
   start.from_rq = false;
@@ -179,6 +180,8 @@ Json results(const TrainArguments& arguments, const QincoConfig& config, const T
           {"lr", run.base_lr},
           {"lr_schedule", arguments.lr_schedule},
           {"precision", kernels::name(run.precision)},
+          {"beam_size", run.beam.size},
+          {"candidates", run.beam.candidates},
           {"seed", run.seed},
           {progress.from_rq ? "rq_val_mse" : "init_val_mse", progress.start_mse},
           {"best_val_mse", progress.history.empty() ? Json(nullptr) : Json(progress.schedule.best)},
@@ -204,6 +207,8 @@ TrainOptions train_options(const Common& common, const TrainArguments& arguments
   options.model_path = arguments.model;
   options.checkpoint_path = arguments.checkpoint_path();
   options.validate();
+  const int64_t K = arguments.K.value_or(QincoConfig{}.K);
+  if (arguments.init_model.empty() && !arguments.resume) arguments.beam.search(K).validate(K);
   check(arguments.rq_beam_size >= 1, "rq_beam_size: expected 1 or more, found {}", arguments.rq_beam_size);
   return options;
 }
@@ -279,7 +284,7 @@ std::optional<Progression> check_run(const Common& common, const TrainArguments&
 }
 
 Json train_model(const Common& common, const TrainArguments& arguments, const Split& data, const Stopping& stopping) {
-  const TrainOptions options = train_options(common, arguments);
+  TrainOptions options = train_options(common, arguments);
   std::optional<Checkpoint> checkpoint;
   if (arguments.resume) checkpoint = load_checkpoint(arguments.checkpoint_path());
   Start start = make_start(common, arguments, checkpoint, data, stopping);
@@ -287,6 +292,7 @@ Json train_model(const Common& common, const TrainArguments& arguments, const Sp
   common.print("{} d={} M={} K={} L={} h={} db_scale={:.6g}: {} parameters, {} training and {} validation vectors",
                config.variant(), config.d, config.M, config.K, config.L, config.h, config.db_scale,
                config.parameter_count(), data.train.size(), data.val.size());
+  options.beam = arguments.beam.search(config.K);
   start.model.to(common.device());
   Trainer trainer(start.model, data.train, data.val, options);
   if (checkpoint) {

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "apps/qinco/beam.h"
 #include "apps/qinco/command.h"
 #include "apps/qinco/signals.h"
 #include "kernels/kernels.h"
@@ -24,6 +25,7 @@ struct TrainArguments {
   double lr = 1e-3;
   std::string lr_schedule = "plateau";
   kernels::Precision precision = kernels::Precision::exact;
+  BeamOptions beam;
   int64_t batch_size = 1024;
   int64_t max_epochs = 1000;
   bool resume = false;

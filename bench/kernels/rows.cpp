@@ -119,6 +119,20 @@ void add_sums() {
       });
 }
 
+// The picks of a beam of 4 with 4 candidates each, after 7 steps.
+void add_beams() {
+  constexpr int64_t n = kN / 64, width = 4, candidates = 4, steps = 7;
+  add("extend_beams", fmt::format("{}x{}", n, width), {.bytes = 4.0 * n * width * (2 * steps + 4)},
+      [](const Context& context, const auto& table) {
+        return [&context, &table, codes = ids_below(steps * n * width, 256), tried = ids_below(n * width * 4, 256),
+                picks = ids_below(n * width, width * candidates), pairs = std::vector<int32_t>(n * width),
+                longer = std::vector<int32_t>((steps + 1) * n * width)]() mutable {
+          table.extend_beams(context, {n, width, candidates, width, steps, codes.data(), tried.data(), picks.data(),
+                                       pairs.data(), longer.data()});
+        };
+      });
+}
+
 void add_norms() {
   add("layer_norm", kShape, moving(2), [](const Context& context, const auto& table) {
     return [&context, &table, x = normal(kN), gamma = normal(kCols), beta = normal(kCols), y = std::vector<float>(kN),
@@ -156,6 +170,7 @@ void add_row_kernels() {
   }
   add_gathers();
   add_sums();
+  add_beams();
   add_norms();
 }
 

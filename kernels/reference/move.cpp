@@ -1,5 +1,5 @@
-// Elements to the places of a view, and sums of rows picked from tables. Both only move data, or nearly so: this is the
-// one version for the CPU.
+// Elements to the places of a view, sums of rows picked from tables, codes that grow by what was picked. All only move
+// data, or nearly so: this is the one version for the CPU.
 #include <algorithm>
 #include <cstring>
 
@@ -10,7 +10,7 @@ namespace qinco::kernels::reference {
 
 namespace {
 
-constexpr int64_t kSumRows = 64;  // rows of a chunk
+constexpr int64_t kSumRows = 64, kPicks = 1024;  // of a chunk
 
 template <class T>
 void strided_write(const Context& context, int ndim, const int64_t* shape, const int64_t* strides, const T* x, T* y) {
@@ -43,7 +43,7 @@ void gather_sum(const Context& context, const GatherSum<T>& g) {
     for (int64_t i = begin; i < end; ++i) {
       T* const sum = g.out + i * d;
       if (g.base)
-        std::copy_n(g.base + (g.base_ids ? g.base_ids[i] : i) * d, d, sum);
+        std::copy_n(g.base + (g.base_ids ? g.base_ids[i] : i / g.base_times) * d, d, sum);
       else
         std::fill_n(sum, d, T{0});
       for (int64_t m = 0; m < g.M; ++m) {
@@ -57,12 +57,25 @@ void gather_sum(const Context& context, const GatherSum<T>& g) {
   });
 }
 
+void extend_beams(const Context& context, const BeamPicks& b) {
+  const int64_t from = b.n * b.width, to = b.n * b.kept;
+  parallel_for(context, to, kPicks, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t pair = i / b.kept * b.width * b.candidates + b.picks[i];
+      b.pairs[i] = static_cast<int32_t>(pair);
+      for (int64_t m = 0; m < b.steps; ++m) b.longer[m * to + i] = b.codes[m * from + pair / b.candidates];
+      b.longer[b.steps * to + i] = b.tried[pair];
+    }
+  });
+}
+
 }  // namespace
 
 template <class T>
 void fill_move(Table<T>& t) {
   t.strided_write = strided_write<T>;
   t.gather_sum = gather_sum<T>;
+  t.extend_beams = extend_beams;
 }
 template void fill_move(Table<float>&);
 template void fill_move(Table<double>&);

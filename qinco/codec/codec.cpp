@@ -59,7 +59,11 @@ Gemm<float> product(int64_t m, int64_t n, int64_t k, const float* a, const float
 }  // namespace
 
 Codec::Codec(const Qinco& model, kernels::Precision precision, Device device)
-    : config_(model.config()), precision_(precision), device_(device), kernels_(&kernels::table<float>(device)) {
+    : config_(model.config()),
+      precision_(precision),
+      device_(device),
+      kernels_(&kernels::table<float>(device)),
+      beam_{1, config_.K} {
   codebook0_ = Tensor::empty({config_.K0(), config_.d}, DType::f32, device);
   steps_.resize(static_cast<size_t>(config_.codes() - 1));
   for (Step& step : steps_) allocate(step);
@@ -108,6 +112,7 @@ void Codec::update_rest(const Qinco& model) {
   scale_ = scalar(static_cast<double>(config_.db_scale), DType::f32, device_);
   const Context& context = Context::of(device_);
   for (size_t m = 0; m < steps_.size(); ++m) update_step(context, model.step(static_cast<int64_t>(m) + 1), steps_[m]);
+  if (!greedy()) pack_rankings();
 }
 
 void Codec::update_step(const Context& context, const StepNetwork& network, Step& step) const {
@@ -206,7 +211,7 @@ void Codec::project(const Context& context, const Step& step, int64_t n, const f
 
 // xhat += f(codeword ids[i], xhat) for a row block.
 void Codec::advance(const Context& context, const Step& step, int64_t n, const int32_t* ids, float* xhat) const {
-  const int64_t d = config_.d, L = config_.L, h = config_.h;
+  const int64_t d = config_.d, h = config_.h;
   ScratchFrame frame(context);
   float* const z = frame.get<float>(n * d);
   float* const hidden = frame.get<float>(n * h);
@@ -220,6 +225,13 @@ void Codec::advance(const Context& context, const Step& step, int64_t n, const i
   first.accumulate = true;
   first.relu = true;
   kernels_->linear(context, first);
+  run_blocks(context, step, n, z, hidden, xhat);
+}
+
+// sum [n,d] += what the residual blocks make of z [n,d], which is overwritten, as is hidden [n,h]: at first the first
+// block's, after relu.
+void Codec::run_blocks(const Context& context, const Step& step, int64_t n, float* z, float* hidden, float* sum) const {
+  const int64_t d = config_.d, L = config_.L;
   for (int64_t l = 0; l < L; ++l) {
     const auto i = static_cast<size_t>(l);
     if (l > 0) {
@@ -227,8 +239,8 @@ void Codec::advance(const Context& context, const Step& step, int64_t n, const i
       up.relu = true;
       kernels_->linear(context, up);
     }
-    const bool last = l + 1 == L;  // xhat += z + down is one product with a residual
-    Linear<float> down = step.down[i].product(n, hidden, last ? xhat : z);
+    const bool last = l + 1 == L;  // sum += z + down is one product with a residual
+    Linear<float> down = step.down[i].product(n, hidden, last ? sum : z);
     down.accumulate = true;
     if (last) {
       down.residual = z;
@@ -274,6 +286,14 @@ void Codec::encode_on_device(int64_t n, const float* x, int32_t* codes, const in
 // Codes [M_used,n] step by step; all pointers are to the device's memory.
 void Codec::encode_block(const Context& context, int64_t n, const float* x, int64_t M_used, int32_t* codes, float* xhat,
                          const int32_t* first) const {
+  if (greedy())
+    encode_greedy(context, n, x, M_used, codes, xhat, first);
+  else
+    encode_beam(context, n, x, M_used, codes, xhat, first);
+}
+
+void Codec::encode_greedy(const Context& context, int64_t n, const float* x, int64_t M_used, int32_t* codes,
+                          float* xhat, const int32_t* first) const {
   const int64_t d = config_.d, h = config_.h;
   const int64_t block = row_block(config_, n, context);
   ScratchFrame frame(context);
@@ -356,13 +376,17 @@ void Codec::decode_rows(int64_t n, const int32_t* codes, int64_t codes_ld, int64
   for (int64_t m = 0; m < M_used; ++m)
     for (int64_t i = 0; i < n; ++i) by_step[static_cast<size_t>(m * n + i)] = codes[i * codes_ld + m];
   ScratchFrame frame(context);
-  const int32_t* const ids = to_device(context, frame, by_step.data(), n * M_used);
+  decode_ids(context, n, to_device(context, frame, by_step.data(), n * M_used), M_used, x);
+}
+
+// ids [M_used,n] step by step; all pointers are to the device's memory.
+void Codec::decode_ids(const Context& context, int64_t n, const int32_t* ids, int64_t M_used, float* x) const {
   for_rows(context, n, row_block(config_, n, context), [&](const Context& own, int64_t begin, int64_t end) {
     decode_block(own, end - begin, ids + begin, n, M_used, x + begin * config_.d);
   });
 }
 
-// ids [M_used,n] step by step, the steps ids_ld apart; all pointers are to the device's memory.
+// The same for rows of those ids, whose steps are ids_ld apart.
 void Codec::decode_block(const Context& context, int64_t n, const int32_t* ids, int64_t ids_ld, int64_t M_used,
                          float* x) const {
   const int64_t d = config_.d;

@@ -17,6 +17,18 @@
 
 namespace qinco {
 
+/// How many of a vector's codes a search keeps under way. The default is the paper's: the nearest candidate of each
+/// step, of all. (A beam and candidates that are chosen beforehand are QINCo2's, Vallaeys et al., ICLR 2025, whose
+/// networks differ.)
+struct BeamSearch {
+  int64_t size = 1;        // codes that are kept after each step, those that come nearest so far; 1 to 1024
+  int64_t candidates = 0;  // codewords that each of them goes on with: the nearest before a step's blocks; 0: all K
+
+  /// Throws Error naming the value for one out of range, or for more than 2^20 candidates of a vector.
+  void validate(int64_t K) const;
+  bool operator==(const BeamSearch&) const = default;
+};
+
 class Codec {
  public:
   /// Compiles `model` (f32, on any device) for `device`, on the CPU for the ISA that is active now. Copies what it
@@ -35,6 +47,14 @@ class Codec {
   /// threads), on a GPU between blocks of `encode` but not by encode_on_device. It may throw, which ends the encoding;
   /// results are then unspecified.
   void set_poll(std::function<void()> poll, int64_t rows = 0);
+
+  /// From now on encoding searches like this. But for the default search, candidates are compared as by `linear`,
+  /// whatever the precision. Lists of IVF-QINCo stay those of the nearest centroids. Throws Error as validate.
+  void set_beam(const BeamSearch& search);
+  /// With the number of candidates for 0.
+  const BeamSearch& beam() const { return beam_; }
+  /// FLOP that encoding takes per vector, about.
+  double encode_flops() const;
 
   const QincoConfig& config() const { return config_; }
   Device device() const { return device_; }
@@ -77,6 +97,13 @@ class Codec {
     Tensor candidates;               // the step as the candidate search wants it
   };
 
+  // What ranks codewords c_k by ||x - c_k||^2, but for the ||x||^2 that all have: ||c_k||^2 + <2 c_k, -x>.
+  struct Ranking {
+    PackedLinear twice;  // [K,d]  2 c_k
+    Tensor norms;        // [K]    ||c_k||^2
+  };
+  struct Beams;  // the codes of some vectors that are under way
+
   void allocate(Step& step) const;
   void check_sizes(const Qinco& model) const;
   void update_rest(const Qinco& model);
@@ -88,9 +115,12 @@ class Codec {
   int64_t encode_rows() const;
   void encode_block(const kernels::Context& context, int64_t n, const float* x, int64_t M_used, int32_t* codes,
                     float* xhat, const int32_t* first) const;
+  void encode_greedy(const kernels::Context& context, int64_t n, const float* x, int64_t M_used, int32_t* codes,
+                     float* xhat, const int32_t* first) const;
   void search(const kernels::Context& context, const Step& step, int64_t n, const float* target, const float* r,
               const float* u, int32_t* ids) const;
   void decode_rows(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
+  void decode_ids(const kernels::Context& context, int64_t n, const int32_t* ids, int64_t M_used, float* x) const;
   void decode_block(const kernels::Context& context, int64_t n, const int32_t* ids, int64_t ids_ld, int64_t M_used,
                     float* x) const;
   const float* enter(const kernels::Context& context, const Step& step, int64_t n, const float* xhat,
@@ -98,6 +128,21 @@ class Codec {
   void project(const kernels::Context& context, const Step& step, int64_t n, const float* xhat, float* r,
                float* u) const;
   void advance(const kernels::Context& context, const Step& step, int64_t n, const int32_t* ids, float* xhat) const;
+  void run_blocks(const kernels::Context& context, const Step& step, int64_t n, float* z, float* hidden,
+                  float* sum) const;
+
+  bool greedy() const { return beam_.size == 1 && beam_.candidates == config_.K; }
+  void pack_rankings();
+  void pack_ranking(const Tensor& codewords, Ranking& ranking) const;
+  void rank(const kernels::Context& context, const Ranking& ranking, int64_t n, const float* minus_x, int64_t kept,
+            int32_t* ids) const;
+  int64_t beam_vectors(int64_t n, const kernels::Context& context) const;
+  void encode_beam(const kernels::Context& context, int64_t n, const float* x, int64_t M_used, int32_t* codes,
+                   float* xhat, const int32_t* first) const;
+  void encode_together(const kernels::Context& context, int64_t n, const float* x, int64_t M_used, int32_t* codes,
+                       int64_t codes_ld, const int32_t* first) const;
+  void start(const kernels::Context& context, int64_t wanted, const int32_t* first, Beams& beams) const;
+  void extend(const kernels::Context& context, int64_t m, int64_t wanted, Beams& beams) const;
 
   QincoConfig config_;
   kernels::Precision precision_;
@@ -106,6 +151,8 @@ class Codec {
   Tensor codebook0_;  // [K0,d]
   Tensor scale_;      // []  db_scale, where kernels find it
   std::vector<Step> steps_;
+  BeamSearch beam_;
+  std::vector<Ranking> rankings_;  // of each step, the first's that of codebook 0; none for a greedy search
   std::function<void()> poll_;
   int64_t poll_rows_ = 0;
 };

@@ -32,9 +32,13 @@ void ProductCodec::set_poll(const std::function<void()>& poll, int64_t rows) {
   for (Codec& part : parts_) part.set_poll(poll, rows);
 }
 
+void ProductCodec::set_beam(const BeamSearch& search) {
+  for (Codec& part : parts_) part.set_beam(search);
+}
+
 double ProductCodec::encode_flops() const {
   double flops = 0;
-  for (const Codec& part : parts_) flops += part.config().encode_flops();
+  for (const Codec& part : parts_) flops += part.encode_flops();
   return flops;
 }
 

@@ -21,6 +21,10 @@ class ProductCodec {
   /// Codec::set_poll of every part.
   void set_poll(const std::function<void()>& poll, int64_t rows = 0);
 
+  /// Codec::set_beam of every part, whose beams are their own.
+  void set_beam(const BeamSearch& search);
+  const BeamSearch& beam() const { return parts_.front().beam(); }
+
   int64_t d() const { return d_; }
   Device device() const { return parts_.front().device(); }
   int64_t M() const { return parts_.front().config().codes(); }  // codes a part

@@ -24,6 +24,9 @@ class IvfCoder {
   /// Codec::set_poll of its codec.
   void set_poll(std::function<void()> poll, int64_t rows = 0) { codec_.set_poll(std::move(poll), rows); }
 
+  /// Codec::set_beam of its codec.
+  void set_beam(const BeamSearch& search) { codec_.set_beam(search); }
+
   const QincoConfig& config() const { return codec_.config(); }
   const Codec& codec() const { return codec_; }
   Device device() const { return codec_.device(); }

@@ -9,13 +9,15 @@
 
 namespace qinco {
 
-BatchTrainer::BatchTrainer(Qinco& model, double lr, kernels::Precision precision)
+BatchTrainer::BatchTrainer(Qinco& model, double lr, kernels::Precision precision, const BeamSearch& beam)
     : model_(model),
       parameters_(model.parameters()),
       precision_(precision),
       codec_(model, precision, model.device()),
       adam_(parameters_, {.lr = lr}),
-      recording_(kernels::Recording::wanted(model.device())) {}
+      recording_(kernels::Recording::wanted(model.device())) {
+  codec_.set_beam(beam);
+}
 
 Tensor BatchTrainer::queue_step(const Tensor& x, const int32_t* known) {
   const int64_t n = x.size(0);

@@ -18,7 +18,8 @@ class BatchTrainer {
  public:
   /// `precision` is that of the search for codes and of the products, forward and backward. When IVF-QINCo's centroids
   /// change, tell codec().update().
-  BatchTrainer(Qinco& model, double lr, kernels::Precision precision = kernels::Precision::exact);
+  BatchTrainer(Qinco& model, double lr, kernels::Precision precision = kernels::Precision::exact,
+               const BeamSearch& beam = {});
 
   /// One step on x [n,d] in the original space; returns the loss before it. `first` [n], unless null, are the known
   /// first codes, the host's.

@@ -31,6 +31,8 @@ Metadata metadata_of(const Checkpoint& c) {
   put("batch_size", c.run.batch_size);
   put("cosine", c.run.cosine);
   put("fast", c.run.precision == kernels::Precision::fast);
+  put("beam_size", c.run.beam.size);
+  put("candidates", c.run.beam.candidates);
   put("seed", static_cast<int64_t>(c.run.seed));
   put("nt", c.run.nt);
   put("nval", c.run.nval);
@@ -132,6 +134,11 @@ Checkpoint load_checkpoint(const std::string& path) {
   c.run.batch_size = count(path, metadata, "batch_size");
   c.run.cosine = count(path, metadata, "cosine") != 0;
   c.run.precision = count(path, metadata, "fast") != 0 ? kernels::Precision::fast : kernels::Precision::exact;
+  if (metadata.count("beam_size") > 0) {  // older checkpoints lack it
+    c.run.beam = {metadata_int(path, metadata, "beam_size"), metadata_int(path, metadata, "candidates")};
+  } else {
+    c.run.beam.candidates = c.config.K;
+  }
   c.run.seed = static_cast<uint64_t>(metadata_int(path, metadata, "seed"));
   c.run.nt = count(path, metadata, "nt");
   c.run.nval = count(path, metadata, "nval");

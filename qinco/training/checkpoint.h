@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/kernels.h"
+#include "qinco/codec/codec.h"
 #include "qinco/model/qinco.h"
 #include "qinco/training/schedule.h"
 #include "tensor/safetensors.h"
@@ -30,6 +31,7 @@ struct RunIdentity {
   double base_lr = 1e-3;
   bool cosine = false;
   kernels::Precision precision = kernels::Precision::exact;
+  BeamSearch beam = {};
   uint64_t seed = 1;
   int64_t nt = 0;
   int64_t nval = 0;

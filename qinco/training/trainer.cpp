@@ -85,7 +85,7 @@ Trainer::Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, con
       train_(train),
       val_(val),
       options_(options),
-      trainer_(model, options.lr, options.precision),
+      trainer_(model, options.lr, options.precision, options.beam),
       reader_(train, options.batch_size, model.device()) {
   const int64_t d = model.config().d;
   check(train.dim() == d && val.dim() == d, "training: expected vectors of d={}, found {} and {}", d, train.dim(),
@@ -97,6 +97,7 @@ Trainer::Trainer(Qinco& model, const VectorSet& train, const VectorSet& val, con
           .base_lr = options.lr,
           .cosine = options.cosine,
           .precision = options.precision,
+          .beam = trainer_.codec().beam(),
           .seed = options.seed,
           .nt = train.size(),
           .nval = val.size(),
@@ -157,6 +158,8 @@ void Trainer::resume(const Checkpoint& c) {
   check_same("lr", run_.base_lr, c.run.base_lr);
   check_same("lr_schedule", schedule_name(run_.cosine), schedule_name(c.run.cosine));
   check_same<std::string>("precision", name(run_.precision), name(c.run.precision));
+  check_same("beam_size", run_.beam.size, c.run.beam.size);
+  check_same("candidates", run_.beam.candidates, c.run.beam.candidates);
   if (run_.cosine) check_same("max_epochs", options_.max_epochs, c.progress.schedule.max_epochs);
   check_same("seed", run_.seed, c.run.seed);
   check_same("nt", run_.nt, c.run.nt);

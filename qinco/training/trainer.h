@@ -25,6 +25,7 @@ struct TrainOptions {
   bool cosine = false;  // instead of the plateau rule, lr falls batch by batch along half a cosine, to lr / 100
   uint64_t seed = 1;
   kernels::Precision precision = kernels::Precision::exact;  // of the codes' search and of the products
+  BeamSearch beam = {};                                      // the codes' search, in validation too
   std::string model_path = {};                               // where the best model so far is stored; empty: nowhere
   std::string checkpoint_path = {};                          // where to save every epoch and on a stop; empty: nowhere
   double checkpoint_seconds = 600;                           // and so often within a long epoch

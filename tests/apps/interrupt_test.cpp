@@ -85,6 +85,7 @@ TEST_CASE("interrupt: a checkpoint is not overwritten by a new run, nor resumed 
   expect_error(space.path(), ivf, 1, {"checkpoint", "20 centroids", "found 0"});
   expect_error(space.path(), with(resume, "--batch_size", "32"), 1, {"checkpoint", "batch_size", "4", "32"});
   expect_error(space.path(), with(resume, "--precision", "fast"), 1, {"precision", "exact", "fast"});
+  expect_error(space.path(), with(resume, "--beam_size", "2"), 1, {"beam_size", "made with 1", "found 2"});
   expect_error(space.path(), with(resume, "--nt", "500"), 1, {"checkpoint", "512", "500"});
   const Tensor other = space.base_vectors().clone();
   for (int64_t i = 0; i < other.numel(); ++i) other.data<float>()[i] += 1;

@@ -55,6 +55,40 @@ TEST_CASE("encode: codes and MSE are the library's, as .npy and raw") {
   CHECK(same_bits(codes, expected.codes));
 }
 
+TEST_CASE("encode, eval and train: a beam gives the library's codes, and a smaller error") {
+  const Workspace space;
+  const Encoded plain = encode_in_library(space);
+  const Tensor& x = space.base_vectors();
+  Codec codec(Workspace::make_model());
+  // In order: the options, and what they ask for. With a beam 16 candidates, or all.
+  const std::vector<std::pair<Arguments, BeamSearch>> cases = {{{"--beam_size", "3", "--candidates", "4"}, {3, 4}},
+                                                               {{"--candidates", "5"}, {1, 5}},
+                                                               {{"--beam_size", "2"}, {2, Workspace::kK}}};
+  for (const auto& [options, beam] : cases) {
+    Encoded expected{Tensor::empty(plain.codes.shape(), DType::i32), Tensor::empty(x.shape())};
+    codec.set_beam(beam);
+    codec.encode(x.size(0), x.data<float>(), expected.codes.data<int32_t>(), expected.xhat.data<float>());
+    Arguments encode = space.encode(), eval = space.eval();
+    encode.insert(encode.end(), options.begin(), options.end());
+    eval.insert(eval.end(), options.begin(), options.end());
+    for (const Json& results : {results_of(encode), results_of(eval)}) {
+      CHECK(results.at("beam_size") == beam.size);
+      CHECK(results.at("candidates") == beam.candidates);
+      CHECK(results.at("mse").get<double>() == doctest::Approx(mean_error(x, expected.xhat)).epsilon(1e-6));
+      if (beam.size > 1) CHECK(results.at("mse").get<double>() < 0.99 * plain.mse);
+    }
+    CHECK(same_bits(read_npy(space.file("out.npy")), expected.codes));
+  }
+  const Json trained = results_of(with(with(space.train(2), "--beam_size", "3"), "--candidates", "4"));
+  CHECK(trained.at("beam_size") == 3);
+  CHECK(trained.at("candidates") == 4);
+  CHECK(trained.at("best_val_mse").get<double>() < results_of(space.train(2)).at("best_val_mse").get<double>());
+  for (const Arguments& command : {space.encode(), space.eval(), space.train(2), space.search()}) {
+    expect_error(space.path(), with(command, "--beam_size", "0"), 1, {"beam_size: expected 1 to 1024, found 0"});
+    expect_error(space.path(), with(command, "--candidates", "17"), 1, {"candidates: expected 1 to K = 16, found 17"});
+  }
+}
+
 TEST_CASE("encode then decode: the reconstruction is the library's, in .fvecs and .npy, from .npy and raw codes") {
   const Workspace space;
   const Encoded expected = encode_in_library(space);

@@ -98,7 +98,8 @@ TEST_CASE("train --nsub: one model file that encode, decode, eval, search and in
     CHECK(listing(space.path()).size() == before.size() + 1);  // the parts are gone
     for (const char* key : {"epochs", "rq_val_mse", "best_val_mse", "vectors_per_second", "db_scale"})
       CHECK(trained.contains(key));
-    for (const char* key : {"nt", "nval", "L", "h", "batch_size", "lr", "lr_schedule", "precision", "seed"})
+    for (const char* key :
+         {"nt", "nval", "L", "h", "batch_size", "lr", "lr_schedule", "precision", "beam_size", "candidates", "seed"})
       CHECK(trained.at(key) == trained.at("sub_quantizers")[1].at(key));
     CHECK(trained.at("epochs").size() == 4);
     CHECK(trained.at("sub_quantizers").size() == 2);

@@ -1,4 +1,5 @@
 // strided_write: every view a tensor can have, element by element. gather_sum: exact, in the order of the tables.
+// extend_beams: every pick.
 #include <doctest/doctest.h>
 
 #include "tests/kernels/harness.h"
@@ -9,6 +10,7 @@ namespace {
 
 QINCO_COVERS(strided_write);
 QINCO_COVERS(gather_sum);
+QINCO_COVERS(extend_beams);
 
 struct View {
   std::vector<int64_t> shape, strides;
@@ -64,7 +66,7 @@ std::vector<float> expected_sum(const GatherSum<float>& g) {
   std::vector<float> out;
   for (int64_t i = 0; i < g.n; ++i)
     for (int64_t j = 0; j < g.d; ++j) {
-      float sum = g.base ? g.base[(g.base_ids ? g.base_ids[i] : i) * g.d + j] : 0.0f;
+      float sum = g.base ? g.base[(g.base_ids ? g.base_ids[i] : i / g.base_times) * g.d + j] : 0.0f;
       for (int64_t m = 0; m < g.M; ++m) {
         const float value = g.tables[(m * g.K + g.codes[i * g.codes_ld + m]) * g.d + j];
         sum = g.subtract ? sum - value : sum + value;
@@ -80,9 +82,10 @@ void check_sum(GatherSum<float> g, const std::string& what) {
   const std::vector<float> tables = Data(3).normal(g.M * g.K * g.d),
                            base = Data(5).normal(std::max(g.n, kBaseRows) * g.d);
   const std::vector<int32_t> codes = Data(4).ids(g.n * g.codes_ld, g.K), ids = Data(6).ids(g.n, kBaseRows);
-  for (const int kind : {0, 1, 2}) {  // no base, its rows in order, its rows by id
+  for (const int kind : {0, 1, 2, 3}) {  // no base, its rows in order, each of them five times, its rows by id
     g.tables = tables.data(), g.codes = codes.data();
-    g.base = kind > 0 ? base.data() : nullptr, g.base_ids = kind > 1 ? ids.data() : nullptr;
+    g.base = kind > 0 ? base.data() : nullptr, g.base_ids = kind > 2 ? ids.data() : nullptr;
+    g.base_times = kind == 2 ? 5 : 1;
     const std::vector<float> expected = expected_sum(g);
     for_each_version_and_reference([&](const Table<float>& t, const Version&) {
       const auto run = [&](const Context& context) {
@@ -110,6 +113,62 @@ TEST_CASE("gather_sum: sums and differences in the order of the tables") {
       for (const int64_t n : {0, 1, 300})
         for (const bool subtract : {false, true})
           check_sum({.n = n, .M = M, .d = d, .subtract = subtract}, fmt::format("n={} M={} d={}", n, M, d));
+}
+
+namespace {
+
+struct Extended {
+  std::vector<int32_t> pairs, longer;
+};
+
+// The definition.
+Extended expected_beams(const BeamPicks& b) {
+  Extended out;
+  for (int64_t m = 0; m <= b.steps; ++m)
+    for (int64_t i = 0; i < b.n; ++i)
+      for (int64_t k = 0; k < b.kept; ++k) {
+        const int64_t pick = b.picks[i * b.kept + k], beam = i * b.width + pick / b.candidates;
+        const int64_t pair = beam * b.candidates + pick % b.candidates;
+        if (m == 0) out.pairs.push_back(static_cast<int32_t>(pair));
+        out.longer.push_back(m < b.steps ? b.codes[m * b.n * b.width + beam] : b.tried[pair]);
+      }
+  return out;
+}
+
+void check_beams(BeamPicks b, const std::string& what) {
+  const std::vector<int32_t> codes = Data(1).ids(b.steps * b.n * b.width, 1 << 20),
+                             tried = Data(2).ids(b.n * b.width * b.candidates, 1 << 20),
+                             picks = Data(3).ids(b.n * b.kept, b.width * b.candidates);
+  b.codes = codes.data(), b.tried = tried.data(), b.picks = picks.data();
+  const Extended expected = expected_beams(b);
+  for_each_version_and_reference([&](const Table<float>& t, const Version&) {
+    const auto run = [&](const Context& context) {
+      Buffer<int32_t> before(codes), candidates(tried), chosen(picks);
+      Buffer<int32_t> pairs(b.n * b.kept, 3), longer((b.steps + 1) * b.n * b.kept, 5);
+      BeamPicks own = b;
+      own.codes = before.data(), own.tried = candidates.data(), own.picks = chosen.data();
+      own.pairs = pairs.data(), own.longer = longer.data();
+      t.extend_beams(context, own);
+      CHECK(pairs.guards_hold());
+      CHECK(longer.guards_hold());
+      CHECK_MESSAGE(pairs.values() == expected.pairs, what);
+      return longer.values();
+    };
+    CHECK_MESSAGE(run(TestContext()) == expected.longer, what);
+    check_any_thread_count(run, what);
+  });
+}
+
+}  // namespace
+
+TEST_CASE("extend_beams: codes grow by the codewords that were picked") {
+  for (const int64_t n : {0, 1, 300})
+    for (const int64_t width : {1, 3})
+      for (const int64_t candidates : {1, 5})
+        for (const int64_t kept : {1, 4})
+          for (const int64_t steps : {1, 4})
+            check_beams({.n = n, .width = width, .candidates = candidates, .kept = kept, .steps = steps},
+                        fmt::format("n={} width={} candidates={} kept={} steps={}", n, width, candidates, kept, steps));
 }
 
 }  // namespace qinco::kernels::tests

@@ -187,13 +187,26 @@ void strided_write(const Context&, int ndim, const int64_t* shape, const int64_t
 void gather_sum(const Context&, const GatherSum<float>& g) {
   Stage s(device_in_use);
   GatherSum<float> there = g;
-  const int64_t rows = g.n == 0 ? 0 : g.base_ids ? *std::max_element(g.base_ids, g.base_ids + g.n) + 1 : g.n;
+  const int64_t rows = g.n == 0     ? 0
+                       : g.base_ids ? *std::max_element(g.base_ids, g.base_ids + g.n) + 1
+                                    : (g.n - 1) / g.base_times + 1;
   there.tables = s.in(g.tables, g.M * g.K * g.d);
   there.codes = s.in(g.codes, Stage::extent(g.n, g.M, g.codes_ld));
   there.base = s.in(g.base, rows * g.d);
   there.base_ids = s.in(g.base_ids, g.n);
   there.out = s.both(g.out, g.n * g.d);
   kernels_of_device().gather_sum(s.context(), there);
+}
+
+void extend_beams(const Context&, const BeamPicks& b) {
+  Stage s(device_in_use);
+  BeamPicks there = b;
+  there.codes = s.in(b.codes, b.steps * b.n * b.width);
+  there.tried = s.in(b.tried, b.n * b.width * b.candidates);
+  there.picks = s.in(b.picks, b.n * b.kept);
+  there.pairs = s.both(b.pairs, b.n * b.kept);
+  there.longer = s.both(b.longer, (b.steps + 1) * b.n * b.kept);
+  kernels_of_device().extend_beams(s.context(), there);
 }
 
 void gather_rows(const Context&, int64_t n, int64_t d, const float* x, const int32_t* ids, float* out) {
@@ -342,6 +355,7 @@ Table<float> make_table() {
   QINCO_STAGED(strided_copy)
   QINCO_STAGED(strided_write)
   QINCO_STAGED(gather_sum)
+  QINCO_STAGED(extend_beams)
   t.to_f16 = to_half<&Table<float>::to_f16>;
   t.from_f16 = from_half<&Table<float>::from_f16>;
   t.to_bf16 = to_half<&Table<float>::to_bf16>;

@@ -18,6 +18,7 @@ Checkpoint example() {
            0.1 + 0.2,
            true,
            kernels::Precision::fast,
+           {3, 2},
            0xffffffffffffffff,
            1000,
            10,
@@ -81,6 +82,7 @@ TEST_CASE("a checkpoint reads back bit for bit") {
   CHECK(after.run.base_lr == before.run.base_lr);
   CHECK(after.run.cosine);
   CHECK(after.run.precision == kernels::Precision::fast);
+  CHECK(after.run.beam == BeamSearch{3, 2});
   CHECK(after.run.seed == before.run.seed);
   CHECK(after.run.nt == 1000);
   CHECK(after.run.nval == 10);
@@ -163,6 +165,10 @@ TEST_CASE("a run goes on only from a checkpoint of its own data and options") {
   CHECK(resume_error(run, changed) == "lr_schedule: the checkpoint was made with plateau, found cosine");
   changed = options, changed.precision = kernels::Precision::fast;
   CHECK(resume_error(run, changed) == "precision: the checkpoint was made with exact, found fast");
+  changed = options, changed.beam = {2, 0};
+  CHECK(resume_error(run, changed) == "beam_size: the checkpoint was made with 1, found 2");
+  changed = options, changed.beam = {1, 3};
+  CHECK(resume_error(run, changed) == "candidates: the checkpoint was made with 4, found 3");
   Run other;
   other.train = VectorSet(random_vectors(kConfig, 40, 9));
   CHECK(resume_error(other, options) == "training data: not what the checkpoint was made with");
@@ -174,6 +180,7 @@ TEST_CASE("a run goes on only from a checkpoint of its own data and options") {
   CHECK(resume_error(other, options) == "validation data: not what the checkpoint was made with");
   SafetensorsFile file = read_safetensors(options.checkpoint_path);
   REQUIRE(file.metadata.erase("val_data") == 1);  // as older checkpoints are
+  REQUIRE(file.metadata.erase("beam_size") == 1);
   const std::string older = directory.file("older.checkpoint");
   write_safetensors(older, file);
   checkpoint = load_checkpoint(older);

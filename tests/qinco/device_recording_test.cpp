@@ -19,14 +19,15 @@ namespace {
 
 /// A model in training on a device, with batches recorded or not.
 struct Training {
-  Training(const QincoConfig& config, Device device, bool recorded, kernels::Precision precision)
+  Training(const QincoConfig& config, Device device, bool recorded, kernels::Precision precision,
+           const BeamSearch& beam = {})
       : model(random_model(config, 1)) {
     if (config.K_ivf > 0) Random(8).normal(model.codebook(0).value());
     model.to(device);
     const char* const before = std::getenv("QINCO_CUDA_GRAPHS");
     const std::string kept = before ? before : "";
     setenv("QINCO_CUDA_GRAPHS", recorded ? "1" : "0", 1);
-    trainer = std::make_unique<BatchTrainer>(model, 1e-2, precision);
+    trainer = std::make_unique<BatchTrainer>(model, 1e-2, precision, beam);
     before ? setenv("QINCO_CUDA_GRAPHS", kept.c_str(), 1) : unsetenv("QINCO_CUDA_GRAPHS");
   }
 
@@ -39,11 +40,15 @@ struct Training {
 TEST_CASE("device: recorded batches train to the same bits") {
   for (const Device device : test_devices())
     for (const auto& [lowrank, K_ivf] : {std::pair(false, 0), std::pair(true, 0), std::pair(false, 21)})
-      for (const kernels::Precision precision : {kernels::Precision::exact, kernels::Precision::fast}) {
+      for (const auto& [precision, beam] : {std::pair(kernels::Precision::exact, BeamSearch{}),
+                                            {kernels::Precision::fast, BeamSearch{}},
+                                            {kernels::Precision::exact, BeamSearch{3, 4}}}) {
         if ((lowrank || K_ivf > 0) && precision == kernels::Precision::fast) continue;
+        if (lowrank && beam.size > 1) continue;
         const QincoConfig config = small_config(2, lowrank, K_ivf);
         CAPTURE(config.variant());
-        Training plain(config, device, false, precision), recorded(config, device, true, precision);
+        CAPTURE(beam.size);
+        Training plain(config, device, false, precision, beam), recorded(config, device, true, precision, beam);
         const std::vector<int64_t> sizes = {8, 8, 8, 12, 8, 5, 5, 8};
         const std::vector<bool> together = {false, true, true, false, true, false, true, false};
         for (size_t i = 0; i < sizes.size(); ++i) {

@@ -103,6 +103,32 @@ TEST_CASE("device: the codec encodes and decodes as on the CPU") {
       }
 }
 
+TEST_CASE("device: a beam search ends with the CPU's codes") {
+  for (const Device device : test_devices())
+    for (const auto& [lowrank, K_ivf] : {std::pair(false, 0), std::pair(true, 0), std::pair(false, 21)})
+      for (const BeamSearch beam : {BeamSearch{1, 5}, BeamSearch{4, 3}, BeamSearch{2, 16}}) {
+        if (lowrank && beam.size != 4) continue;
+        const QincoConfig config = small_config(3, lowrank, K_ivf);
+        CAPTURE(config.variant());
+        CAPTURE(beam.size);
+        Qinco model = random_model(config, 1);
+        if (K_ivf > 0) Random(8).normal(model.codebook(0).value());
+        Codec here(model), there(model, kernels::Precision::exact, device);
+        here.set_beam(beam);
+        there.set_beam(beam);
+        const Tensor x = random_vectors(config, 40, 2);
+        const int64_t M = config.codes();
+        const Coded expected = encode(here, M, x), found = encode(there, M, x);
+        check_same_codes(found, expected, x);
+        CHECK(encode(there, M, x).codes == found.codes);
+        std::vector<int32_t> first, again(found.codes.size());
+        for (size_t i = 0; i < found.codes.size(); i += static_cast<size_t>(M)) first.push_back(found.codes[i]);
+        there.encode(40, x.data<float>(), again.data(), nullptr, first.data());
+        for (size_t i = 0; i < first.size(); ++i) CHECK(again[i * static_cast<size_t>(M)] == first[i]);
+        if (K_ivf > 0) CHECK(again == found.codes);
+      }
+}
+
 TEST_CASE("device: the codec follows a model that is there itself") {
   for (const Device device : test_devices()) {
     const QincoConfig config = small_config(3, false, 0);

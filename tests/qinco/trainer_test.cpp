@@ -109,6 +109,11 @@ TEST_CASE("a run that is stopped and gone on with has the bits of one that was n
   check_equal(run_with_stops(data, options, {3, 4, 12}), straight);  // within epochs, twice in one
   check_equal(run_with_stops(data, options, {7}), straight);         // before the validation
   check_equal(run_with_stops(data, options, {1, 14, 20}), straight);
+  TrainOptions beam = options;
+  beam.beam = {3, 2};
+  const Outcome searched = run_with_stops(data, beam, {});
+  CHECK(searched.losses != straight.losses);
+  check_equal(run_with_stops(data, beam, {3, 12}), searched);
   options.cosine = true;  // the rate follows from the batch's number
   const Outcome cosine = run_with_stops(data, options, {});
   check_equal(run_with_stops(data, options, {5, 10}), cosine);

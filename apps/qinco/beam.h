@@ -1,0 +1,31 @@
+// The options --beam_size and --candidates of the subcommands that encode.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <optional>
+
+#include "qinco/codec/codec.h"
+
+namespace qinco::app {
+
+struct BeamOptions {
+  int64_t beam_size = 1;
+  std::optional<int64_t> candidates;
+
+  /// For a model of K codewords a step.
+  BeamSearch search(int64_t K) const {
+    constexpr int64_t kCandidates = 16;
+    return {beam_size, candidates.value_or(beam_size > 1 ? std::min(K, kCandidates) : K)};
+  }
+};
+
+inline void add_beam_options(CLI::App& command, BeamOptions& options) {
+  command.add_option("--beam_size", options.beam_size, "codes of a vector that are kept after each step of encoding")
+      ->capture_default_str();
+  command.add_option("--candidates", options.candidates,
+                     "codewords that each goes on with: the nearest before the residual blocks (default: with a beam "
+                     "16, else all)");
+}
+
+}  // namespace qinco::app

@@ -1,0 +1,293 @@
+// Encoding by beam search, against its definition in double precision and against all codes there are.
+#include <algorithm>
+#include <cmath>
+#include <doctest/doctest.h>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "kernels/parallel.h"
+#include "qinco/codec/product_codec.h"
+#include "tests/qinco/model_fixtures.h"
+
+using namespace qinco;
+using namespace qinco::testing;
+
+namespace {
+
+const QincoConfig kBeamConfigs[] = {
+    {.d = 8, .M = 4, .K = 16, .L = 2, .h = 12},
+    {.d = 17, .M = 3, .K = 8, .L = 1, .h = 33, .db_scale = 3.5F},
+    {.d = 12, .M = 3, .K = 16, .L = 1, .h = 16, .lowrank = true},                    // h > d: multiplied out
+    {.d = 64, .M = 3, .K = 16, .L = 2, .h = 8, .lowrank = true, .db_scale = 0.25F},  // h << d: kept as two factors
+    {.d = 12, .M = 3, .K = 16, .L = 3, .h = 9, .db_scale = 2.5F, .K_ivf = 21},
+};
+
+Qinco model_of(const QincoConfig& config, uint64_t seed) {
+  Qinco model = random_model(config, seed);
+  if (config.K_ivf > 0) Random(8).normal(model.codebook(0).value());
+  return model;
+}
+
+struct BeamCoded {
+  Tensor codes, xhat;
+};
+
+BeamCoded beam_encode(const Codec& codec, const Tensor& x, int64_t M_used, const int32_t* first = nullptr) {
+  const int64_t n = x.size(0);
+  BeamCoded out{Tensor::empty({n, M_used}, DType::i32), Tensor::empty({n, codec.config().d})};
+  codec.encode(n, x.data<float>(), out.codes.data<int32_t>(), out.xhat.data<float>(), first, M_used);
+  return out;
+}
+
+Codec codec_with(const Qinco& model, const BeamSearch& beam) {
+  Codec codec(model);
+  codec.set_beam(beam);
+  return codec;
+}
+
+// The model in double; without its residual blocks, which then add nothing, if not wanted.
+Qinco exact_model(const Qinco& model, bool blocks) {
+  Random unused(0);
+  Qinco exact(model.config(), unused, DType::f64);
+  TensorMap parameters;
+  for (const auto& [name, tensor] : model.state()) {
+    const bool last = name.find("residual_block") != std::string::npos && name.find(".2.weight") != std::string::npos;
+    parameters.emplace(name, last && !blocks ? zeros_like(tensor.to(DType::f64)) : tensor.to(DType::f64));
+  }
+  exact.load(parameters);
+  return exact;
+}
+
+struct BeamPath {
+  std::vector<int32_t> codes;
+  Tensor xhat;  // [1,d] in double, scaled
+  double error = 0;
+};
+
+// The definition, for one vector in scaled space.
+class Definition {
+ public:
+  Definition(const Qinco& model, const BeamSearch& beam)
+      : exact_(exact_model(model, true)), before_(exact_model(model, false)), beam_(beam) {}
+
+  // The squared error that it reaches with M_used codes, the first one being `first` unless that is -1.
+  double error(const Tensor& x, int64_t M_used, int32_t first = -1) const {
+    const autograd::NoGrad no_grad;
+    const bool known = first >= 0 || exact_.config().K_ivf > 0;
+    std::vector<BeamPath> paths = best(from(exact_.codebook(0).value(), zeros_like(x), x, {}), known ? 1 : beam_.size);
+    if (first >= 0) paths = {from(exact_.codebook(0).value(), zeros_like(x), x, {})[static_cast<size_t>(first)]};
+    for (int64_t m = 1; m < M_used; ++m) {
+      std::vector<BeamPath> all;
+      for (const BeamPath& path : paths) {
+        const std::vector<BeamPath> moved = from(step(exact_, m, path), path.xhat, x, path.codes);
+        for (const BeamPath& near : best(from(step(before_, m, path), path.xhat, x, path.codes), beam_.candidates))
+          all.push_back(moved[static_cast<size_t>(near.codes.back())]);
+      }
+      paths = best(all, m + 1 == M_used ? 1 : beam_.size);
+    }
+    return best(paths, 1)[0].error;
+  }
+
+ private:
+  static Tensor step(const Qinco& model, int64_t m, const BeamPath& path) {
+    const Tensor& codebook = model.codebook(m).value();
+    return model.step(m).forward(codebook, path.xhat.expand(codebook.shape()).contiguous()).value();
+  }
+
+  // One path for each row of `added`, which leads on from xhat.
+  static std::vector<BeamPath> from(const Tensor& added, const Tensor& xhat, const Tensor& x,
+                                    const std::vector<int32_t>& codes) {
+    std::vector<BeamPath> paths;
+    for (int64_t k = 0; k < added.size(0); ++k) {
+      BeamPath path{codes, add(xhat, added.slice(0, k, k + 1))};
+      path.codes.push_back(static_cast<int32_t>(k));
+      path.error = sum_squared_difference(path.xhat, x);
+      paths.push_back(std::move(path));
+    }
+    return paths;
+  }
+
+  static std::vector<BeamPath> best(std::vector<BeamPath> paths, int64_t count) {
+    std::stable_sort(paths.begin(), paths.end(),
+                     [](const BeamPath& a, const BeamPath& b) { return a.error < b.error; });
+    paths.resize(std::min(paths.size(), static_cast<size_t>(count)));
+    return paths;
+  }
+
+  Qinco exact_, before_;
+  BeamSearch beam_;
+};
+
+// Of vector i, in scaled space and double.
+Tensor scaled(const Tensor& x, int64_t i, const QincoConfig& config) {
+  return div(x.slice(0, i, i + 1).to(DType::f64), scalar(config.db_scale, DType::f64));
+}
+
+}  // namespace
+
+TEST_CASE("beam: the codes reach the error of the definition, on every ISA") {
+  constexpr int64_t kN = 5;
+  for (const QincoConfig& config : kBeamConfigs)
+    for (const BeamSearch beam : {BeamSearch{1, 5}, BeamSearch{3, 4}, BeamSearch{4, config.K}, BeamSearch{5, 1}}) {
+      const Qinco model = model_of(config, 11);
+      const Definition definition(model, beam);
+      const Tensor x = random_vectors(config, kN, 12);
+      const std::vector<int32_t> first = {3, 0, 7, 1, 5};
+      for (const auto& [M_used, known] :
+           {std::pair(config.codes(), false), {config.codes(), true}, {int64_t{2}, false}, {int64_t{1}, false}}) {
+        std::vector<double> expected;
+        for (int64_t i = 0; i < kN; ++i)
+          expected.push_back(
+              definition.error(scaled(x, i, config), M_used, known ? first[static_cast<size_t>(i)] : -1));
+        for (const kernels::Isa isa : kernels::available_isas()) {
+          CAPTURE(kernels::isa_name(isa));
+          CAPTURE(config.d);
+          CAPTURE(beam.size);
+          const kernels::ScopedIsa scoped(isa);
+          const BeamCoded found = beam_encode(codec_with(model, beam), x, M_used, known ? first.data() : nullptr);
+          for (int64_t i = 0; i < kN; ++i) {
+            const Tensor rebuilt = scaled(found.xhat, i, config);
+            CHECK(sum_squared_difference(rebuilt, scaled(x, i, config)) ==
+                  doctest::Approx(expected[static_cast<size_t>(i)]).epsilon(1e-4));
+            if (known) CHECK(found.codes.data<int32_t>()[i * M_used] == first[static_cast<size_t>(i)]);
+          }
+        }
+      }
+    }
+}
+
+TEST_CASE("beam: one that holds all codes finds the best of them") {
+  const QincoConfig config{.d = 6, .M = 3, .K = 4, .L = 2, .h = 10};
+  const Qinco model = random_model(config, 3);
+  const Tensor x = random_vectors(config, 40, 4);
+  const Codec greedy(model);
+  std::vector<int32_t> all;
+  for (int32_t i = 0; i < 64; ++i) all.insert(all.end(), {i / 16, i / 4 % 4, i % 4});
+  const Tensor decoded = Tensor::empty({64, config.d});
+  greedy.decode(64, all.data(), 3, 3, decoded.data<float>());
+  const BeamCoded found = beam_encode(codec_with(model, {16, 0}), x, 3), nearest = beam_encode(greedy, x, 3);
+  int better = 0;
+  for (int64_t i = 0; i < 40; ++i) {
+    double least = std::numeric_limits<double>::infinity();
+    for (int64_t j = 0; j < 64; ++j)
+      least = std::min(least, sum_squared_difference(x.slice(0, i, i + 1), decoded.slice(0, j, j + 1)));
+    const auto error = [&](const BeamCoded& coded) {
+      return sum_squared_difference(x.slice(0, i, i + 1), coded.xhat.slice(0, i, i + 1));
+    };
+    CHECK(error(found) == doctest::Approx(least).epsilon(1e-5));
+    better += error(found) < 0.999 * error(nearest);
+  }
+  CHECK(better > 5);  // or the greedy search would do
+}
+
+TEST_CASE("beam: the same bits alone, in any batch, at any thread count, and those of decode") {
+  for (const kernels::Isa isa : kernels::available_isas()) {
+    if (isa == kernels::Isa::reference) continue;  // the same code path, too slow for this many rows
+    const kernels::ScopedIsa scoped(isa);
+    for (const QincoConfig& config : kBeamConfigs) {
+      CAPTURE(kernels::isa_name(isa));
+      CAPTURE(config.d);
+      const Codec codec = codec_with(model_of(config, 21), {3, 4});
+      const int64_t n = 700, M = config.codes();  // several blocks of vectors a thread
+      const Tensor x = random_vectors(config, n, 22), decoded = Tensor::empty({n, config.d});
+      const BeamCoded all = beam_encode(codec, x, M);
+      codec.decode(n, all.codes.data<int32_t>(), M, M, decoded.data<float>());
+      CHECK(same_bits(decoded, all.xhat));
+      for (const int64_t i : {0, 1, 77, 699}) {
+        const BeamCoded one = beam_encode(codec, x.slice(0, i, i + 1), M);
+        CHECK(same_bits(one.codes, all.codes.slice(0, i, i + 1)));
+        CHECK(same_bits(one.xhat, all.xhat.slice(0, i, i + 1)));
+      }
+      const int threads = kernels::default_threads();
+      for (const int count : {1, 3}) {
+        kernels::set_default_threads(count);
+        CHECK(same_bits(beam_encode(codec, x, M).codes, all.codes));
+      }
+      kernels::set_default_threads(threads);
+    }
+  }
+}
+
+TEST_CASE("beam: of one code with all candidates is the plain search, and one is left again") {
+  const QincoConfig& config = kBeamConfigs[0];
+  const Qinco model = random_model(config, 31);
+  const Tensor x = random_vectors(config, 50, 32);
+  const BeamCoded plain = beam_encode(Codec(model), x, config.M);
+  Codec codec(model);
+  CHECK(codec.beam() == BeamSearch{1, config.K});
+  codec.set_beam({4, 3});
+  CHECK(codec.beam() == BeamSearch{4, 3});
+  CHECK_FALSE(same_bits(beam_encode(codec, x, config.M).codes, plain.codes));
+  for (const BeamSearch beam : {BeamSearch{}, BeamSearch{1, config.K}}) {
+    codec.set_beam(beam);
+    CHECK(same_bits(beam_encode(codec, x, config.M).codes, plain.codes));
+  }
+}
+
+TEST_CASE("beam: follows the model through update") {
+  for (const QincoConfig& config : kBeamConfigs) {
+    const Qinco model = model_of(config, 41), other = model_of(config, 42);
+    const Tensor x = random_vectors(config, 50, 43);
+    Codec codec = codec_with(model, {3, 4});
+    codec.update(other);
+    CHECK(same_bits(beam_encode(codec, x, config.codes()).codes,
+                    beam_encode(codec_with(other, {3, 4}), x, config.codes()).codes));
+  }
+}
+
+TEST_CASE("beam: PQ-QINCo's parts search with beams of their own") {
+  const QincoConfig config{.d = 6, .M = 3, .K = 8, .L = 1, .h = 9};
+  ProductQinco model;
+  for (const uint64_t seed : {1, 2}) model.parts.push_back(random_model(config, seed));
+  ProductCodec codec(model);
+  codec.set_beam({3, 4});
+  CHECK(codec.beam() == BeamSearch{3, 4});
+  CHECK(codec.encode_flops() == doctest::Approx(ProductCodec(model).encode_flops() * 3 * 4 / 8));
+  const Tensor x = tests::normal_vectors(30, 12, 4);
+  std::vector<int32_t> codes(30 * 6);
+  codec.encode(30, x.data<float>(), 3, codes.data());
+  for (int64_t j = 0; j < 2; ++j) {
+    const Tensor part = x.slice(1, 6 * j, 6 * j + 6).contiguous();
+    const Tensor expected = beam_encode(codec_with(model.parts[static_cast<size_t>(j)], {3, 4}), part, 3).codes;
+    for (int64_t i = 0; i < 30; ++i)
+      for (int64_t m = 0; m < 3; ++m)
+        CHECK(codes[static_cast<size_t>(i * 6 + j * 3 + m)] == expected.data<int32_t>()[i * 3 + m]);
+  }
+}
+
+TEST_CASE("beam: a poll ends it, and vectors that are not finite get codes") {
+  const QincoConfig& config = kBeamConfigs[0];
+  Codec codec = codec_with(random_model(config, 51), {3, 4});
+  const Tensor x = random_vectors(config, 20, 52);
+  x.data<float>()[3] = std::nanf("");
+  x.data<float>()[config.d] = INFINITY;
+  const Tensor codes = beam_encode(codec, x, config.M).codes;
+  for (int64_t i = 0; i < codes.numel(); ++i) {
+    CHECK(codes.data<int32_t>()[i] >= 0);
+    CHECK(codes.data<int32_t>()[i] < config.K);
+  }
+  int asked = 0;
+  codec.set_poll(
+      [&] {
+        if (++asked == 4) throw Error("enough");
+      },
+      4);
+  CHECK_THROWS_WITH_AS(beam_encode(codec, x, config.M), "enough", Error);
+}
+
+TEST_CASE("beam: sizes and candidates out of range are errors") {
+  Codec codec(random_model({.d = 3, .M = 2, .K = 2048, .L = 1, .h = 2}, 1));
+  const auto check_error = [&](const BeamSearch& beam, const char* expected) {
+    CHECK_THROWS_WITH_AS(codec.set_beam(beam), expected, Error);
+    CHECK(codec.beam() == BeamSearch{1, 2048});
+  };
+  check_error({0, 4}, "beam_size: expected 1 to 1024, found 0");
+  check_error({-1, 4}, "beam_size: expected 1 to 1024, found -1");
+  check_error({1025, 4}, "beam_size: expected 1 to 1024, found 1025");
+  check_error({4, -1}, "candidates: expected 1 to K = 2048, found -1");
+  check_error({4, 2049}, "candidates: expected 1 to K = 2048, found 2049");
+  check_error({1024, 1025}, "beam_size 1024 with 1025 candidates each: expected at most 1048576 candidates in all");
+  codec.set_beam({512, 0});
+  CHECK(codec.beam() == BeamSearch{512, 2048});
+}
