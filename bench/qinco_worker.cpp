@@ -7,6 +7,7 @@
 #include <memory>
 #include <sstream>
 
+#include "apps/qinco/beam.h"
 #include "apps/qinco/precision.h"
 #include "bench/peak.h"
 #include "kernels/check.h"
@@ -33,11 +34,12 @@ class Worker {
  public:
   /// The data is repeated up to `rows` rows, if that is not 0.
   Worker(const std::string& model, const std::string& data, const std::string& codes, int64_t rows,
-         kernels::Precision precision, Device device)
+         kernels::Precision precision, const app::BeamOptions& beam, Device device)
       : model_(load_on(model, device)),
         codec_(model_, precision, device),
-        trainer_(model_, 1e-3, precision),
+        trainer_(model_, 1e-3, precision, beam.search(model_.config().K)),
         x_(read_all(data)) {
+    codec_.set_beam(trainer_.codec().beam());
     if (!codes.empty()) read_codes(codes);
     training_x_ = x_.to(device);
     if (rows == 0) return;
@@ -134,13 +136,15 @@ int main(int argc, char** argv) {
   program.add_option("--rows", rows);
   program.add_option("--device", device);
   program.add_option("--threads", threads)->required();
+  app::BeamOptions beam;
   app::add_precision_option(program, precision);
+  app::add_beam_options(program, beam);
   CLI11_PARSE(program, argc, argv);
   try {
     kernels::set_default_threads(threads);
     const Device on = Device::parse(device);
     kernels::check_device(on);
-    Worker worker(model, data, codes, rows, precision, on);
+    Worker worker(model, data, codes, rows, precision, beam, on);
     std::cout << "ready QINCo (" << kernels::device_description(on) << ")" << std::endl;
     for (std::string line; std::getline(std::cin, line);) std::cout << worker.answer(line) << std::endl;
   } catch (const std::exception& error) {

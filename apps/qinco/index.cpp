@@ -81,7 +81,7 @@ void build(const BuildOptions& options, const Common& common) {
   const double flops = source.codes ? 0 : coder->codec().encode_flops();
   const int64_t block = std::min(nt, encode_rows_together(d, flops, common.device()));
   std::vector<float> x(static_cast<size_t>(block * d));
-  std::vector<int32_t> codes(static_cast<size_t>(block * coder->config().codes()));
+  std::vector<int32_t> codes(static_cast<size_t>(source.codes ? block * coder->config().codes() : 0));
   const StopSignals signals;
   const auto poll = [&] { stop_if_asked(signals); };
   coder->set_poll(poll);
@@ -141,12 +141,12 @@ int64_t batch_rows(const AddOptions& options, const QincoConfig& config) {
   return options.batch.value_or(std::max(kBatch, std::min(kEntriesAList * config.K_ivf, kBatchBytes / row_bytes)));
 }
 
-/// Appends the codes of rows first..second-1, of their file or made here, to `codes`: block by block, after each of
-/// which it calls done(the next row).
+/// Appends the codes of rows first..second-1, of their file or made here, `width` each, to `codes`: block by block,
+/// after each of which it calls done(the next row).
 template <class Done>
-void take_codes(const Source& source, IdRange rows, const IvfCoder& coder, std::vector<int32_t>& codes, Done done) {
-  const QincoConfig& config = coder.config();
-  const int64_t d = config.d, width = config.codes();
+void take_codes(const Source& source, IdRange rows, const IvfCoder& coder, int64_t width, std::vector<int32_t>& codes,
+                Done done) {
+  const int64_t d = coder.config().d;
   const int64_t most = source.codes ? kBatch : encode_rows_together(d, coder.codec().encode_flops(), coder.device());
   const int64_t block = std::min(most, rows.second - rows.first);
   std::vector<float> x(static_cast<size_t>(source.codes ? 0 : block * d));
@@ -158,7 +158,7 @@ void take_codes(const Source& source, IdRange rows, const IvfCoder& coder, std::
       source.codes->read(i, i + count, some.data());
     } else {
       source.vectors->read(i, i + count, x.data());
-      coder.codec().encode(count, x.data(), some.data());
+      coder.codec().encode(count, x.data(), some.data(), nullptr, nullptr, width);
     }
     codes.insert(codes.end(), some.begin(), some.begin() + count * width);
     done(i + count);
@@ -197,6 +197,7 @@ void check_all_ids(const IvfIndex& index, const Rows& rows, bool resume) {
 int64_t add_batches(const AddOptions& options, const Source& source, const IvfCoder& coder, const Rows& all,
                     IvfIndex& index, Progress& progress, const StopSignals& signals) {
   const int64_t batch = std::min(batch_rows(options, coder.config()), source.size());
+  const int64_t width = source.codes ? coder.config().codes() : index.file().parameters().M + 1;  // as many as are kept
   int64_t added = 0;
   try {
     for (int64_t row = all.begin; row < all.end;) {
@@ -209,14 +210,14 @@ int64_t add_batches(const AddOptions& options, const Source& source, const IvfCo
       index.check_ids(rows.second - rows.first, all.offset + rows.first);  // somebody else may have added some
       std::vector<int32_t> codes;
       try {
-        take_codes(source, rows, coder, codes, [&](int64_t next) {
+        take_codes(source, rows, coder, width, codes, [&](int64_t next) {
           progress.update(next - all.begin);
           stop_if_asked(signals);
         });
       } catch (const Stopped&) {  // what is encoded is kept
-        rows.second = rows.first + static_cast<int64_t>(codes.size()) / coder.config().codes();
+        rows.second = rows.first + static_cast<int64_t>(codes.size()) / width;
       }
-      index.add_codes(codes, all.offset + rows.first);
+      index.add_codes(codes, all.offset + rows.first, width);
       added += rows.second - rows.first;
       row = rows.second;
       if (signals.requested())

@@ -3,6 +3,8 @@
 
     bench/peers/compare.py --bin build/bench/bin        (needs torch and numpy; faiss where its wheel can be had)
 
+With --beam_size and --candidates encoding, in training too, is by beam search, which Faiss does not have.
+
 Every program first finds its own best batch sizes, and the peers their best allocator settings; their codes and
 decoded vectors must agree with ours. Then they take turns, each round every program once, so that a noisy machine is
 noisy for all; rates are medians over the rounds.
@@ -89,8 +91,12 @@ def start_fastest(name, command, arguments, threads):
 
 def start(args, model, codes, threads):
     arguments = ["--model", model, "--data", DATA, "--codes", codes]
+    others = [("PyTorch", "torch"), ("Faiss", "faiss")]
+    if args.beam_size:
+        arguments += ["--beam_size", str(args.beam_size), "--candidates", str(args.candidates)]
+        others = others[:1]
     peers = [Peer("QINCo", [os.path.join(args.bin, "bench_qinco_worker")], arguments, threads, {})]
-    for name, module in (("PyTorch", "torch"), ("Faiss", "faiss")):
+    for name, module in others:
         if importlib.util.find_spec(module) is None:
             print(f"{name}: no module '{module}' in {sys.executable}; skipped")
             continue
@@ -160,6 +166,8 @@ def main():
     parser.add_argument("--work", default="build/bench/peers", help="folder for the model, codes and results")
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, os.cpu_count()}))
     parser.add_argument("--tasks", nargs="+", default=["encode", "decode", "train"])
+    parser.add_argument("--beam_size", type=int)
+    parser.add_argument("--candidates", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="of one measurement, about")
     args = parser.parse_args()

@@ -21,6 +21,7 @@ from compare import AGREE, DATA, HERE, TRAIN_BATCH, Peer, make_model
 MODES = {"fp32": ["--mode", "fp32"], "tf32": ["--mode", "tf32"], "bf16": ["--mode", "bf16"],
          "bf16 compiled": ["--mode", "bf16", "--compile"], "tf32 compiled": ["--mode", "tf32", "--compile"]}
 TASKS = ("encode", "decode", "train")
+BEAM, BEAM_OPTIONS = ", beam of 4 with 4 candidates", ["--beam_size", "4", "--candidates", "4"]
 KERNEL_BY_KERNEL = ", kernel by kernel"  # training without CUDA graphs
 
 
@@ -28,7 +29,7 @@ def programs(args):
     """Name -> command, of what can be measured here."""
     worker = [os.path.join(args.bin, "bench_qinco_worker"), "--device", args.device]
     fast = [*worker, "--precision", "fast"]
-    all_programs = {"QINCo exact": worker, "QINCo fast": fast}
+    all_programs = {"QINCo exact": worker, "QINCo fast": fast, "QINCo" + BEAM: [*worker, *BEAM_OPTIONS]}
     if args.device != "cpu":
         all_programs |= {"QINCo exact" + KERNEL_BY_KERNEL: worker, "QINCo fast" + KERNEL_BY_KERNEL: fast}
     kind = args.device.split(":")[0]
@@ -37,7 +38,8 @@ def programs(args):
         print(f"PyTorch: {sys.executable} has none that reaches the device; skipped", flush=True)
         return all_programs
     torch = [sys.executable, os.path.join(HERE, "torch_qinco.py"), "--device", kind]
-    return all_programs | {"PyTorch " + mode: [*torch, *MODES[mode]] for mode in args.modes}
+    all_programs |= {"PyTorch " + mode: [*torch, *MODES[mode]] for mode in args.modes}
+    return all_programs | {"PyTorch fp32" + BEAM: [*torch, *MODES["fp32"], *BEAM_OPTIONS]}
 
 
 def rates_of(args, peer):

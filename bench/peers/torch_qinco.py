@@ -3,6 +3,7 @@
 
 The formulation anyone would write down first: every candidate goes through the whole step network. Encoding runs
 without gradients at the batch size that is fastest here; a training step encodes at that size too, whatever its batch.
+--beam_size, --candidates: by beam search, of which only so many candidates of each step go through its blocks.
 --mode: fp32; tf32, its products rounded to TF32 on a GPU; bf16, under autocast to bfloat16. --compile: the step is
 compiled by torch.compile, for one batch size. Vectors and codes begin and end in the host's memory, as ours do.
 """
@@ -23,11 +24,13 @@ class Step(nn.Module):
             self.add_module(f"residual_block{l}", nn.Sequential(nn.Linear(d, h, bias=False), nn.ReLU(inplace=True),
                                                                 nn.Linear(h, d, bias=False)))
 
-    def forward(self, c, xhat):
-        z = c + self.MLPconcat(torch.cat([c, xhat], dim=-1))
+    def blocks(self, z):
         for l in range(self.L):
             z = z + getattr(self, f"residual_block{l}")(z)
         return z
+
+    def forward(self, c, xhat):
+        return self.blocks(c + self.MLPconcat(torch.cat([c, xhat], dim=-1)))
 
 
 def nearest(step, x, xhat):
@@ -37,6 +40,20 @@ def nearest(step, x, xhat):
     y = xhat[:, None] + step(c.expand(shape), xhat[:, None].expand(shape))
     codes = (x[:, None] - y).square_().sum(dim=-1).argmin(dim=1)
     return codes, y[torch.arange(len(x), device=x.device), codes]
+
+
+def extend(step, x, xhat, kept, candidates):
+    """The `kept` nearest of the candidates of x [n,d] with the reconstructions xhat [n,b,d] under way: the row of xhat
+    and the code of each, [n,kept], and the new reconstructions [n,kept,d]."""
+    c, d = step.codebook.weight, x.shape[1]
+    of_codeword, of_xhat = step.MLPconcat.weight.split(d, dim=1)
+    table, r = c + nn.functional.linear(c, of_codeword, step.MLPconcat.bias), xhat @ of_xhat.T
+    target = x[:, None] - xhat
+    tried = torch.cdist((target - r).flatten(0, 1), table).topk(candidates, dim=1, largest=False).indices
+    tried = tried.view(len(x), -1)                                                                  # [n,b*candidates]
+    y = step.blocks(table[tried] + r.repeat_interleave(candidates, dim=1)) + xhat.repeat_interleave(candidates, dim=1)
+    best = (x[:, None] - y).square_().sum(dim=-1).topk(min(kept, y.shape[1]), dim=1, largest=False).indices
+    return best // candidates, tried.gather(1, best), y.gather(1, best[..., None].expand(-1, -1, d))
 
 
 class Model(nn.Module):
@@ -57,6 +74,17 @@ class Model(nn.Module):
             all_codes.append(codes)
         return torch.stack(all_codes, dim=1)
 
+    @torch.no_grad()
+    def encode_beam(self, x, extend, beam_size, candidates):
+        """x [n,d] -> int64 codes [n,M]"""
+        codes = torch.cdist(x, self.codebook0.weight).topk(beam_size, dim=1, largest=False).indices[..., None]
+        xhat = self.codebook0(codes[..., 0])
+        for step in self.steps:
+            kept = 1 if step is self.steps[-1] else beam_size
+            rows, added, xhat = extend(step, x, xhat, kept, candidates)
+            codes = torch.cat([codes.gather(1, rows[..., None].expand(-1, -1, codes.shape[2])), added[..., None]], dim=2)
+        return codes[:, 0]
+
     def partials(self, codes):
         """int64 codes [n,M] -> the M partial reconstructions [n,d]"""
         xhat = [self.codebook0(codes[:, 0])]
@@ -70,7 +98,9 @@ class Peer:
         self.device, self.mode, self.compiled = torch.device(inputs.device), inputs.mode, inputs.compile
         on_gpu = self.device.type == "cuda"
         torch.backends.cuda.matmul.allow_tf32 = self.mode == "tf32"
-        self.nearest = torch.compile(nearest, dynamic=False) if self.compiled else nearest
+        self.beam_size, self.candidates = inputs.beam_size, inputs.candidates
+        step = nearest if self.beam_size is None else extend
+        self.step = torch.compile(step, dynamic=False) if self.compiled else step
         self.x = torch.from_numpy(inputs.x)
         self.training_x = self.x[:20000].to(self.device)
         self.codes = None if inputs.codes is None else torch.from_numpy(inputs.codes.astype(np.int64))
@@ -108,7 +138,9 @@ class Peer:
         if self.compiled and n < self.encode_size:  # one shape, compiled once
             x = torch.cat([x, x[:1].expand(self.encode_size - n, -1)])
         with self.autocast():
-            return self.model.encode(x, self.nearest)[:n]
+            if self.beam_size is None:
+                return self.model.encode(x, self.step)[:n]
+            return self.model.encode_beam(x, self.step, self.beam_size, self.candidates)[:n]
 
     def encode_rows(self, x):
         return torch.cat(worker.in_batches(self.encode_size, len(x), lambda b, e: self.encode_batch(x[b:e])))
@@ -142,6 +174,8 @@ def main():
         parser.add_argument("--device", default="cpu")
         parser.add_argument("--mode", choices=["fp32", "tf32", "bf16"], default="fp32")
         parser.add_argument("--compile", action="store_true")
+        parser.add_argument("--beam_size", type=int)
+        parser.add_argument("--candidates", type=int, default=16)
 
     inputs = worker.Inputs(options)
     torch.set_num_threads(inputs.threads)

@@ -60,14 +60,13 @@ std::shared_ptr<const IvfCoder> given_coder(std::shared_ptr<const IvfCoder> code
   return coder;
 }
 
-void check_codes(const QincoConfig& config, int64_t n, const int32_t* codes) {
-  check_codes("index", n, 1, config.K_ivf, codes, config.codes());
-  check_codes("index", n, config.codes(), config.K, codes, config.codes(), 1);
+void check_codes(const QincoConfig& config, int64_t n, const int32_t* codes, int64_t entries) {
+  check_codes("index", n, 1, config.K_ivf, codes, entries);
+  check_codes("index", n, entries, config.K, codes, entries, 1);
 }
 
-void split_codes(const QincoConfig& config, int64_t M_kept, int64_t n, const int32_t* codes, int32_t* lists,
-                 int32_t* within) {
-  for (int64_t i = 0; i < n; ++i, codes += config.codes()) {
+void split_codes(int64_t entries, int64_t M_kept, int64_t n, const int32_t* codes, int32_t* lists, int32_t* within) {
+  for (int64_t i = 0; i < n; ++i, codes += entries) {
     lists[i] = codes[0];
     within = std::copy_n(codes + 1, M_kept, within);
   }
@@ -102,19 +101,19 @@ void IvfBuilder::add(int64_t n, const float* x, const int32_t* codes) {
   check(!codebooks_.defined(), "index: vectors to fit to come before what is fitted is written");
   const QincoConfig& config = coder_->config();
   const kernels::Context& context = kernels::Context::cpu();
-  const int64_t d = config.d, entries = config.codes(), rows = std::min(n, kRows);
+  const int64_t d = config.d, entries = codes ? config.codes() : M_kept_ + 1, rows = std::min(n, kRows);
   check_finite("index", n, d, x);
-  if (codes) check_codes(config, n, codes);  // all, before any are taken in
+  if (codes) check_codes(config, n, codes, entries);  // all, before any are taken in
   std::vector<int32_t> coded(static_cast<size_t>(rows * entries));
   std::vector<float> residuals(static_cast<size_t>(rows * d));
   for (int64_t begin = 0; begin < n; begin += kRows) {
     const int64_t count = std::min(kRows, n - begin), before = static_cast<int64_t>(lists_.size());
     const float* const block = x + begin * d;
-    if (!codes) coder_->codec().encode(count, block, coded.data());
+    if (!codes) coder_->codec().encode(count, block, coded.data(), nullptr, nullptr, entries);
     lists_.resize(static_cast<size_t>(before + count));
     within_.resize(static_cast<size_t>((before + count) * M_kept_));
     int32_t *const lists = lists_.data() + before, *const within = within_.data() + before * M_kept_;
-    split_codes(config, M_kept_, count, codes ? codes + begin * entries : coded.data(), lists, within);
+    split_codes(entries, M_kept_, count, codes ? codes + begin * entries : coded.data(), lists, within);
     kernels::table<float>().gather_rows(context, count, d, coder_->centroids().data<float>(), lists, residuals.data());
     kernels::table<float>().axpby(context, count * d, 1.0f, block, -1.0f, residuals.data());
     fit_.add(context, count, residuals.data(), within);

@@ -44,12 +44,12 @@ class IvfCoder {
 /// The coder that an index was given; throws Error for none.
 std::shared_ptr<const IvfCoder> given_coder(std::shared_ptr<const IvfCoder> coder);
 
-/// Throws Error naming the row unless codes [n,M+1] are ones that the model gives.
-void check_codes(const QincoConfig& config, int64_t n, const int32_t* codes);
+/// Throws Error naming the row unless codes [n,entries], the list's and those that follow, are ones that the model
+/// gives.
+void check_codes(const QincoConfig& config, int64_t n, const int32_t* codes, int64_t entries);
 
 /// Splits such codes into lists [n] and the first M_kept codes within them [n,M_kept].
-void split_codes(const QincoConfig& config, int64_t M_kept, int64_t n, const int32_t* codes, int32_t* lists,
-                 int32_t* within);
+void split_codes(int64_t entries, int64_t M_kept, int64_t n, const int32_t* codes, int32_t* lists, int32_t* within);
 
 /// What a list's entries add to ||q - c||^2 - 2 <q,r> for the residual r that the fixed codebooks f32 [M,K,d] give:
 /// norms [n] = 2 <c,r> + ||r||^2, for lists [n] and codes within them [n,M]. By the CPU, as little beside encoding.

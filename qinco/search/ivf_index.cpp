@@ -96,22 +96,25 @@ void IvfIndex::add(std::span<const float> x, int64_t first_id) {
   check(static_cast<int64_t>(x.size()) == n * d, "index: {} values are not vectors of dimension {}", x.size(), d);
   check_ids(n, first_id);
   check_finite("index", n, d, x.data());
-  std::vector<int32_t> codes(static_cast<size_t>(n * coder_->config().codes()));
-  coder_->codec().encode(n, x.data(), codes.data());
-  add_codes(codes, first_id);
+  const int64_t entries = file_.parameters().M + 1;
+  std::vector<int32_t> codes(static_cast<size_t>(n * entries));
+  coder_->codec().encode(n, x.data(), codes.data(), nullptr, nullptr, entries);
+  add_codes(codes, first_id, entries);
 }
 
-void IvfIndex::add_codes(std::span<const int32_t> codes, int64_t first_id) {
+void IvfIndex::add_codes(std::span<const int32_t> codes, int64_t first_id, std::optional<int64_t> entries_given) {
   const IvfParameters& p = file_.parameters();
-  const QincoConfig& config = coder_->config();
-  const auto n = static_cast<int64_t>(codes.size()) / config.codes();
-  check(static_cast<int64_t>(codes.size()) == n * config.codes(), "index: {} entries are not codes of {} entries",
-        codes.size(), config.codes());
+  const int64_t all = coder_->config().codes(), entries_each = entries_given.value_or(all);
+  check(p.M + 1 <= entries_each && entries_each <= all, "index: codes of {} entries, expected {} to {}", entries_each,
+        p.M + 1, all);
+  const auto n = static_cast<int64_t>(codes.size()) / entries_each;
+  check(static_cast<int64_t>(codes.size()) == n * entries_each, "index: {} entries are not codes of {} entries",
+        codes.size(), entries_each);
   check_ids(n, first_id);
-  check_codes(config, n, codes.data());
+  check_codes(coder_->config(), n, codes.data(), entries_each);
   if (n == 0) return;
   std::vector<int32_t> lists(static_cast<size_t>(n)), within(static_cast<size_t>(n * p.M));
-  split_codes(config, p.M, n, codes.data(), lists.data(), within.data());
+  split_codes(entries_each, p.M, n, codes.data(), lists.data(), within.data());
   std::vector<float> norms(static_cast<size_t>(n));
   residual_norms(*coder_, p.codebooks, n, lists.data(), within.data(), norms.data());
   IvfEntries entries;

@@ -50,8 +50,9 @@ class IvfIndex {
   /// Adds the vectors x [n,d], as ids first_id, first_id + 1, ..., durably and all or none, by IvfFile::append. Takes
   /// what it has added into this object: no search may run meanwhile.
   void add(std::span<const float> x, int64_t first_id);
-  /// The same for vectors known by their codes [n,M+1], all that the model has.
-  void add_codes(std::span<const int32_t> codes, int64_t first_id);
+  /// The same for vectors known by their codes [n,entries], the list's first: from as many as the index keeps to as
+  /// many as the model has, the default. Throws Error for another number.
+  void add_codes(std::span<const int32_t> codes, int64_t first_id, std::optional<int64_t> entries = {});
   /// Throws Error where n ids from first_id on are not free, or are no ids, or the file cannot be opened for writing:
   /// what adding them would say after long work.
   void check_ids(int64_t n, int64_t first_id) const;

@@ -171,6 +171,9 @@ TEST_CASE("IVF index: fewer codes kept, or decoded, give the search of what the 
     IvfIndex kept(path, world.coder);
     kept.add(world.rows(0, 500), 0);
     kept.add_codes(std::span(world.codes).subspan(500 * 4), 500);
+    const auto entries_error = [&](int64_t entries) { return error_of([&] { kept.add_codes({}, kN, entries); }); };
+    CHECK(entries_error(M_used) == fmt::format("index: codes of {} entries, expected {} to 4", M_used, M_used + 1));
+    CHECK(contains(entries_error(5), "index: codes of 5 entries"));
     CHECK(kept.file().parameters().width() == M_used + 1);
     const std::vector<int64_t> of_kept = kept.search(span_of(queries), {5, 20, kN}).ids;
     const std::vector<int64_t> of_full = full.search(span_of(queries), {5, 20, kN, 64, M_used}).ids;
@@ -183,6 +186,14 @@ TEST_CASE("IVF index: fewer codes kept, or decoded, give the search of what the 
                    }),
                    fmt::format("{} codes to decode, the index keeps {}", M_used + 1, M_used)));
     CHECK(contains(error_of([&] { merge_indexes({path, world.path()}, path); }), "built apart"));
+    const auto coder = std::make_shared<IvfCoder>(random_model(ivf_config(), 1));
+    int64_t polls = 0;
+    coder->set_poll([&] { ++polls; }, kN);
+    IvfIndex(path, coder).add(world.rows(0, 50), kN);
+    CHECK(polls == 1 + M_used);  // before the vectors, and before each step that is searched
+    polls = 0;
+    IvfBuilder(coder, M_used).add(50, world.x.data<float>());
+    CHECK(polls == 1 + M_used);
   }
   CHECK(contains(error_of([&] { IvfBuilder(world.coder, 5000); }), "5000 codes a vector, the model has 3"));
 }
