@@ -83,7 +83,7 @@ void Codec::pack_rankings() {
     const Tensor& codewords = m == 0 ? codebook0_ : steps_[m - 1].z_table;
     if (m == 0 && config_.K_ivf > 0) continue;  // lists are found by `nearest`
     if (!packed) {
-      rankings_[m].twice.allocate(*kernels_, device_, codewords.size(0), config_.d);
+      rankings_[m].twice.allocate(*kernels_, device_, codewords.size(0), config_.d, precision_);
       rankings_[m].norms = Tensor::empty({codewords.size(0)}, DType::f32, device_);
     }
     pack_ranking(codewords, rankings_[m]);
@@ -199,7 +199,7 @@ void Codec::extend(const Context& context, int64_t m, int64_t wanted, Beams& bea
   float* const u = frame.get<float>(rows * h);
   kernels_->gather_sum(context, repeated(rows, d, beams.minus_x, width, xhat));
   kernels_->binary(context, BinaryOp::sub, 1, rows * d, {beams.errors, 0, 1}, {xhat, 0, 1}, xhat);
-  project(context, step, rows, xhat, r, u);
+  project(context, step, rows, xhat, r, u, precision_);
 
   int32_t* const tried = frame.get<int32_t>(pairs);
   float* const minus_target = xhat;  // of what a codeword has to add: xhat + r - x
@@ -213,7 +213,7 @@ void Codec::extend(const Context& context, int64_t m, int64_t wanted, Beams& bea
   kernels_->gather_sum(context, repeated_plus(pairs, h, u, candidates, step.a_table.data<float>(), K, tried, hidden));
   kernels_->unary(context, UnaryOp::relu, pairs * h, hidden, hidden);
   kernels_->gather_sum(context, repeated(pairs, d, beams.errors, candidates, moved));
-  run_blocks(context, step, pairs, z, hidden, moved);
+  run_blocks(context, step, pairs, z, hidden, moved, precision_);
 
   float* const distances = frame.get<float>(pairs);
   int32_t* const picks = frame.get<int32_t>(n * kept);

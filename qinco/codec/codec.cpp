@@ -16,6 +16,7 @@ using kernels::Context;
 using kernels::Gemm;
 using kernels::Linear;
 using kernels::Operand;
+using kernels::Precision;
 using kernels::ScratchFrame;
 
 // Rows that one thread takes through a whole step: several of the products' register tiles (14 rows, 6, or 32), so that
@@ -58,7 +59,7 @@ Gemm<float> product(int64_t m, int64_t n, int64_t k, const float* a, const float
 
 }  // namespace
 
-Codec::Codec(const Qinco& model, kernels::Precision precision, Device device)
+Codec::Codec(const Qinco& model, Precision precision, Device device)
     : config_(model.config()),
       precision_(precision),
       device_(device),
@@ -79,15 +80,16 @@ void Codec::allocate(Step& step) const {
   const int64_t d = config_.d, K = config_.K, L = config_.L, h = config_.h;
   const bool narrow = config_.lowrank && 4 * h * d + 2 * h * h < 2 * d * d + 2 * d * h;  // FLOP a vector, either way
   const int64_t p = narrow ? h : d;
+  const bool rounded = precision_ == Precision::fast && device_.type == DeviceType::cpu;  // by a beam search
   step.z_table = Tensor::empty({K, d}, DType::f32, device_);
   step.a_table = Tensor::empty({K, h}, DType::f32, device_);
-  if (narrow) step.w_in.allocate(*kernels_, device_, h, d);
-  step.w_r.allocate(*kernels_, device_, d, p);
-  step.w_u.allocate(*kernels_, device_, h, p);
+  if (narrow) step.w_in.allocate(*kernels_, device_, h, d, rounded);
+  step.w_r.allocate(*kernels_, device_, d, p, rounded);
+  step.w_u.allocate(*kernels_, device_, h, p, rounded);
   step.up.resize(static_cast<size_t>(L));
   step.down.resize(static_cast<size_t>(L));
-  for (size_t l = 1; l < step.up.size(); ++l) step.up[l].allocate(*kernels_, device_, h, d);
-  for (PackedLinear& down : step.down) down.allocate(*kernels_, device_, d, h);
+  for (size_t l = 1; l < step.up.size(); ++l) step.up[l].allocate(*kernels_, device_, h, d, rounded);
+  for (TwofoldLinear& down : step.down) down.allocate(*kernels_, device_, d, h, rounded);
   step.candidates = Tensor::empty({kernels_->candidate_packed_size(K, d, h, L)}, DType::f32, device_);
 }
 
@@ -195,18 +197,21 @@ void Codec::fold_lowrank(const Context& context, const StepNetwork& network, Ste
 }
 
 // What w_r and w_u apply to: xhat [n,d] itself, or w_in xhat [n,h], written to `narrow`.
-const float* Codec::enter(const Context& context, const Step& step, int64_t n, const float* xhat, float* narrow) const {
+const float* Codec::enter(const Context& context, const Step& step, int64_t n, const float* xhat, float* narrow,
+                          Precision precision) const {
   if (!step.w_in.defined()) return xhat;
-  kernels_->linear(context, step.w_in.product(n, xhat, narrow));
+  kernels_->linear(context, step.w_in.product(n, xhat, narrow, precision));
   return narrow;
 }
 
 // r [n,d] and u [n,h] of a row block.
-void Codec::project(const Context& context, const Step& step, int64_t n, const float* xhat, float* r, float* u) const {
+void Codec::project(const Context& context, const Step& step, int64_t n, const float* xhat, float* r, float* u,
+                    Precision precision) const {
   ScratchFrame frame(context);
-  const float* const source = enter(context, step, n, xhat, frame.get<float>(step.w_in.defined() ? n * config_.h : 0));
-  kernels_->linear(context, step.w_r.product(n, source, r));
-  kernels_->linear(context, step.w_u.product(n, source, u));
+  float* const narrow = frame.get<float>(step.w_in.defined() ? n * config_.h : 0);
+  const float* const source = enter(context, step, n, xhat, narrow, precision);
+  kernels_->linear(context, step.w_r.product(n, source, r, precision));
+  kernels_->linear(context, step.w_u.product(n, source, u, precision));
 }
 
 // xhat += f(codeword ids[i], xhat) for a row block.
@@ -215,13 +220,14 @@ void Codec::advance(const Context& context, const Step& step, int64_t n, const i
   ScratchFrame frame(context);
   float* const z = frame.get<float>(n * d);
   float* const hidden = frame.get<float>(n * h);
-  const float* const source = enter(context, step, n, xhat, frame.get<float>(step.w_in.defined() ? n * h : 0));
+  float* const narrow = frame.get<float>(step.w_in.defined() ? n * h : 0);
+  const float* const source = enter(context, step, n, xhat, narrow, Precision::exact);
   kernels_->gather_rows(context, n, d, step.z_table.data<float>(), ids, z);
   kernels_->gather_rows(context, n, h, step.a_table.data<float>(), ids, hidden);
-  Linear<float> base = step.w_r.product(n, source, z);
+  Linear<float> base = step.w_r.product(n, source, z, Precision::exact);
   base.accumulate = true;
   kernels_->linear(context, base);
-  Linear<float> first = step.w_u.product(n, source, hidden);
+  Linear<float> first = step.w_u.product(n, source, hidden, Precision::exact);
   first.accumulate = true;
   first.relu = true;
   kernels_->linear(context, first);
@@ -230,17 +236,18 @@ void Codec::advance(const Context& context, const Step& step, int64_t n, const i
 
 // sum [n,d] += what the residual blocks make of z [n,d], which is overwritten, as is hidden [n,h]: at first the first
 // block's, after relu.
-void Codec::run_blocks(const Context& context, const Step& step, int64_t n, float* z, float* hidden, float* sum) const {
+void Codec::run_blocks(const Context& context, const Step& step, int64_t n, float* z, float* hidden, float* sum,
+                       Precision precision) const {
   const int64_t d = config_.d, L = config_.L;
   for (int64_t l = 0; l < L; ++l) {
     const auto i = static_cast<size_t>(l);
     if (l > 0) {
-      Linear<float> up = step.up[i].product(n, z, hidden);
+      Linear<float> up = step.up[i].product(n, z, hidden, precision);
       up.relu = true;
       kernels_->linear(context, up);
     }
     const bool last = l + 1 == L;  // sum += z + down is one product with a residual
-    Linear<float> down = step.down[i].product(n, hidden, last ? sum : z);
+    Linear<float> down = step.down[i].product(n, hidden, last ? sum : z, precision);
     down.accumulate = true;
     if (last) {
       down.residual = z;

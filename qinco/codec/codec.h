@@ -48,8 +48,9 @@ class Codec {
   /// results are then unspecified.
   void set_poll(std::function<void()> poll, int64_t rows = 0);
 
-  /// From now on encoding searches like this. But for the default search, candidates are compared as by `linear`,
-  /// whatever the precision. Lists of IVF-QINCo stay those of the nearest centroids. Throws Error as validate.
+  /// From now on encoding searches like this. But for the default search, candidates are compared as by `linear`
+  /// of the codec's precision, as their network is run. Lists of IVF-QINCo stay those of the nearest centroids. Throws
+  /// Error as validate.
   void set_beam(const BeamSearch& search);
   /// With the number of candidates for 0.
   const BeamSearch& beam() const { return beam_; }
@@ -87,14 +88,14 @@ class Codec {
   // One step, with r = W_x xhat and u = W_up,1 W_x xhat. In the low-rank model, W_x = W_B W_A,x is either multiplied
   // out or, when that is cheaper, kept as w_in = W_A,x: then w_r and w_u apply to w_in xhat [h] instead of xhat [d].
   struct Step {
-    Tensor z_table;                  // [K,d]  c + W_c c + b
-    Tensor a_table;                  // [K,h]  W_up,1 (c + W_c c + b)
-    PackedLinear w_in;               // [h,d], or undefined
-    PackedLinear w_r;                // [d,p], p = w_in.defined() ? h : d
-    PackedLinear w_u;                // [h,p]
-    std::vector<PackedLinear> up;    // L of [h,d]; the first is undefined: a_table and w_u contain it
-    std::vector<PackedLinear> down;  // L of [d,h]
-    Tensor candidates;               // the step as the candidate search wants it
+    Tensor z_table;                   // [K,d]  c + W_c c + b
+    Tensor a_table;                   // [K,h]  W_up,1 (c + W_c c + b)
+    TwofoldLinear w_in;               // [h,d], or undefined
+    TwofoldLinear w_r;                // [d,p], p = w_in.defined() ? h : d
+    TwofoldLinear w_u;                // [h,p]
+    std::vector<TwofoldLinear> up;    // L of [h,d]; the first is undefined: a_table and w_u contain it
+    std::vector<TwofoldLinear> down;  // L of [d,h]
+    Tensor candidates;                // the step as the candidate search wants it
   };
 
   // What ranks codewords c_k by ||x - c_k||^2, but for the ||x||^2 that all have: ||c_k||^2 + <2 c_k, -x>.
@@ -123,13 +124,13 @@ class Codec {
   void decode_ids(const kernels::Context& context, int64_t n, const int32_t* ids, int64_t M_used, float* x) const;
   void decode_block(const kernels::Context& context, int64_t n, const int32_t* ids, int64_t ids_ld, int64_t M_used,
                     float* x) const;
-  const float* enter(const kernels::Context& context, const Step& step, int64_t n, const float* xhat,
-                     float* narrow) const;
-  void project(const kernels::Context& context, const Step& step, int64_t n, const float* xhat, float* r,
-               float* u) const;
+  const float* enter(const kernels::Context& context, const Step& step, int64_t n, const float* xhat, float* narrow,
+                     kernels::Precision precision) const;
+  void project(const kernels::Context& context, const Step& step, int64_t n, const float* xhat, float* r, float* u,
+               kernels::Precision precision = kernels::Precision::exact) const;
   void advance(const kernels::Context& context, const Step& step, int64_t n, const int32_t* ids, float* xhat) const;
-  void run_blocks(const kernels::Context& context, const Step& step, int64_t n, float* z, float* hidden,
-                  float* sum) const;
+  void run_blocks(const kernels::Context& context, const Step& step, int64_t n, float* z, float* hidden, float* sum,
+                  kernels::Precision precision = kernels::Precision::exact) const;
 
   bool greedy() const { return beam_.size == 1 && beam_.candidates == config_.K; }
   void pack_rankings();

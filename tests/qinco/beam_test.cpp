@@ -40,8 +40,8 @@ BeamCoded beam_encode(const Codec& codec, const Tensor& x, int64_t M_used, const
   return out;
 }
 
-Codec codec_with(const Qinco& model, const BeamSearch& beam) {
-  Codec codec(model);
+Codec codec_with(const Qinco& model, const BeamSearch& beam, kernels::Precision precision = kernels::Precision::exact) {
+  Codec codec(model, precision);
   codec.set_beam(beam);
   return codec;
 }
@@ -145,12 +145,15 @@ TEST_CASE("beam: the codes reach the error of the definition, on every ISA") {
           CAPTURE(config.d);
           CAPTURE(beam.size);
           const kernels::ScopedIsa scoped(isa);
-          const BeamCoded found = beam_encode(codec_with(model, beam), x, M_used, known ? first.data() : nullptr);
-          for (int64_t i = 0; i < kN; ++i) {
-            const Tensor rebuilt = scaled(found.xhat, i, config);
-            CHECK(sum_squared_difference(rebuilt, scaled(x, i, config)) ==
-                  doctest::Approx(expected[static_cast<size_t>(i)]).epsilon(1e-4));
-            if (known) CHECK(found.codes.data<int32_t>()[i * M_used] == first[static_cast<size_t>(i)]);
+          for (const kernels::Precision precision : {kernels::Precision::exact, kernels::Precision::fast}) {
+            const Codec codec = codec_with(model, beam, precision);
+            const BeamCoded found = beam_encode(codec, x, M_used, known ? first.data() : nullptr);
+            for (int64_t i = 0; i < kN; ++i) {
+              const Tensor rebuilt = scaled(found.xhat, i, config);
+              CHECK(sum_squared_difference(rebuilt, scaled(x, i, config)) ==
+                    doctest::Approx(expected[static_cast<size_t>(i)]).epsilon(1e-4));
+              if (known) CHECK(found.codes.data<int32_t>()[i * M_used] == first[static_cast<size_t>(i)]);
+            }
           }
         }
       }
@@ -182,30 +185,58 @@ TEST_CASE("beam: one that holds all codes finds the best of them") {
 }
 
 TEST_CASE("beam: the same bits alone, in any batch, at any thread count, and those of decode") {
+  using kernels::Precision;
   for (const kernels::Isa isa : kernels::available_isas()) {
     if (isa == kernels::Isa::reference) continue;  // the same code path, too slow for this many rows
     const kernels::ScopedIsa scoped(isa);
-    for (const QincoConfig& config : kBeamConfigs) {
-      CAPTURE(kernels::isa_name(isa));
-      CAPTURE(config.d);
-      const Codec codec = codec_with(model_of(config, 21), {3, 4});
-      const int64_t n = 700, M = config.codes();  // several blocks of vectors a thread
-      const Tensor x = random_vectors(config, n, 22), decoded = Tensor::empty({n, config.d});
-      const BeamCoded all = beam_encode(codec, x, M);
-      codec.decode(n, all.codes.data<int32_t>(), M, M, decoded.data<float>());
-      CHECK(same_bits(decoded, all.xhat));
-      for (const int64_t i : {0, 1, 77, 699}) {
-        const BeamCoded one = beam_encode(codec, x.slice(0, i, i + 1), M);
-        CHECK(same_bits(one.codes, all.codes.slice(0, i, i + 1)));
-        CHECK(same_bits(one.xhat, all.xhat.slice(0, i, i + 1)));
+    for (const QincoConfig& config : kBeamConfigs)
+      for (const Precision precision : {Precision::exact, Precision::fast}) {
+        CAPTURE(kernels::isa_name(isa));
+        CAPTURE(config.d);
+        const Codec codec = codec_with(model_of(config, 21), {3, 4}, precision);
+        const int64_t n = 700, M = config.codes();  // several blocks of vectors a thread
+        const Tensor x = random_vectors(config, n, 22), decoded = Tensor::empty({n, config.d});
+        const BeamCoded all = beam_encode(codec, x, M);
+        codec.decode(n, all.codes.data<int32_t>(), M, M, decoded.data<float>());
+        CHECK(same_bits(decoded, all.xhat));
+        for (const int64_t i : {0, 1, 77, 699}) {
+          const BeamCoded one = beam_encode(codec, x.slice(0, i, i + 1), M);
+          CHECK(same_bits(one.codes, all.codes.slice(0, i, i + 1)));
+          CHECK(same_bits(one.xhat, all.xhat.slice(0, i, i + 1)));
+        }
+        const int threads = kernels::default_threads();
+        for (const int count : {1, 3}) {
+          kernels::set_default_threads(count);
+          CHECK(same_bits(beam_encode(codec, x, M).codes, all.codes));
+        }
+        kernels::set_default_threads(threads);
       }
-      const int threads = kernels::default_threads();
-      for (const int count : {1, 3}) {
-        kernels::set_default_threads(count);
-        CHECK(same_bits(beam_encode(codec, x, M).codes, all.codes));
-      }
-      kernels::set_default_threads(threads);
-    }
+  }
+}
+
+TEST_CASE("beam: products are rounded where the codec is asked for fast, and decoding is not") {
+  const QincoConfig config{.d = 64, .M = 4, .K = 64, .L = 2, .h = 64};
+  const Qinco model = random_model(config, 61);
+  // Halfway between two vectors that only the last code tells apart, so that rounding decides.
+  const int64_t n = 500;
+  const Tensor codes = random_codes(config, n, 62), x = Tensor::empty({n, config.d}), other = Tensor::empty(x.shape());
+  const Codec decoder(model);
+  decoder.decode(n, codes.data<int32_t>(), config.M, config.M, x.data<float>());
+  for (int64_t i = 0; i < n; ++i) codes.data<int32_t>()[i * config.M + config.M - 1] ^= 1;
+  decoder.decode(n, codes.data<int32_t>(), config.M, config.M, other.data<float>());
+  for (int64_t i = 0; i < x.numel(); ++i) x.data<float>()[i] = (x.data<float>()[i] + other.data<float>()[i]) / 2;
+  for (const kernels::Isa isa : kernels::available_isas()) {
+    CAPTURE(kernels::isa_name(isa));
+    const kernels::ScopedIsa scoped(isa);
+    if (isa == kernels::Isa::reference) continue;  // rounds nothing
+    const Codec exact = codec_with(model, {4, 4}), fast = codec_with(model, {4, 4}, kernels::Precision::fast);
+    const BeamCoded expected = beam_encode(exact, x, config.M), found = beam_encode(fast, x, config.M);
+    CHECK(sum_squared_difference(x, found.xhat) ==
+          doctest::Approx(sum_squared_difference(x, expected.xhat)).epsilon(1e-4));
+    const Tensor decoded = Tensor::empty({n, config.d});
+    exact.decode(n, found.codes.data<int32_t>(), config.M, config.M, decoded.data<float>());
+    CHECK(same_bits(decoded, found.xhat));
+    if (isa == kernels::Isa::avx2) CHECK_FALSE(same_bits(expected.codes, found.codes));
   }
 }
 
