@@ -41,6 +41,9 @@ done
 say "peers"
 if find_peers; then
   "$python" "$here/peers/compare.py" --bin "$bin" --work "$results"
+  say "peers, by beam search"
+  "$python" "$here/peers/compare.py" --bin "$bin" --work "$results/beam" --beam_size 4 --candidates 4 \
+    --tasks encode train
 else
   echo "skipped: no Python with torch and numpy, and none can be made here (PyPI out of reach, or no python3-venv)"
 fi

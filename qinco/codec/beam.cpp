@@ -20,7 +20,7 @@ using kernels::GatherSum;
 using kernels::ScratchFrame;
 using kernels::UnaryOp;
 
-constexpr int64_t kMaxBeam = 1024, kMaxCandidates = int64_t{1} << 20;
+constexpr int64_t kMaxBeam = 1024, kMaxCandidates = 1 << 16;
 constexpr double kFlopsOfASecond = 1e11;
 
 // out [n,d]: rows of `base`, each `times` times.
@@ -115,7 +115,7 @@ void Codec::rank(const Context& context, const Ranking& ranking, int64_t n, cons
 // Vectors that are taken through all steps together: on a CPU by one thread, in buffers that stay in L2.
 int64_t Codec::beam_vectors(int64_t n, const Context& context) const {
   const bool cpu = device_.type == DeviceType::cpu;
-  const int64_t floats = beam_.size * beam_.candidates * (2 * config_.d + config_.h);
+  const int64_t floats = beam_.size * (beam_.candidates * (2 * config_.d + config_.h) + config_.K);
   const int64_t most = std::max<int64_t>((int64_t{1} << (cpu ? 18 : 26)) / floats, 1);
   return std::clamp<int64_t>(cpu ? (n + context.threads - 1) / context.threads : n, 1, most);
 }

@@ -24,7 +24,7 @@ struct BeamSearch {
   int64_t size = 1;        // codes that are kept after each step, those that come nearest so far; 1 to 1024
   int64_t candidates = 0;  // codewords that each of them goes on with: the nearest before a step's blocks; 0: all K
 
-  /// Throws Error naming the value for one out of range, or for more than 2^20 candidates of a vector.
+  /// Throws Error naming the value for one out of range, or for more than 2^16 candidates of a vector.
   void validate(int64_t K) const;
   bool operator==(const BeamSearch&) const = default;
 };
