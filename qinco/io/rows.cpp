@@ -125,7 +125,9 @@ std::string row_extensions(bool written) {
   for (const Format& format : kFormats) {
     const bool hdf5 = format.family == Family::hdf5;
     if (hdf5 && written) continue;
-    text += (text.empty() ? "" : " ") + std::string(format.extension) + (hdf5 ? ":DATASET" : "");
+    if (!text.empty()) text += ' ';
+    text += format.extension;
+    if (hdf5) text += ":DATASET";
   }
   return text;
 }

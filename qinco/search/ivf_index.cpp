@@ -104,9 +104,9 @@ void IvfIndex::add(std::span<const float> x, int64_t first_id) {
 
 void IvfIndex::add_codes(std::span<const int32_t> codes, int64_t first_id, std::optional<int64_t> entries_given) {
   const IvfParameters& p = file_.parameters();
-  const int64_t all = coder_->config().codes(), entries_each = entries_given.value_or(all);
-  check(p.M + 1 <= entries_each && entries_each <= all, "index: codes of {} entries, expected {} to {}", entries_each,
-        p.M + 1, all);
+  const int64_t most = coder_->config().codes(), entries_each = entries_given.value_or(most);
+  check(p.M + 1 <= entries_each && entries_each <= most, "index: codes of {} entries, expected {} to {}", entries_each,
+        p.M + 1, most);
   const auto n = static_cast<int64_t>(codes.size()) / entries_each;
   check(static_cast<int64_t>(codes.size()) == n * entries_each, "index: {} entries are not codes of {} entries",
         codes.size(), entries_each);
