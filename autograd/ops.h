@@ -13,7 +13,8 @@
 
 namespace qinco::autograd {
 
-// Element-wise: neg relu gelu tanh sigmoid exp log sqrt square; add sub mul div (broadcasting).
+// Element-wise: neg relu gelu tanh sigmoid exp log sqrt square abs silu; add sub mul div maximum minimum
+// (broadcasting). Of equal operands of maximum and minimum each gets half of the gradient, as in PyTorch.
 #define QINCO_DECLARE_UNARY(op) Variable op(const Variable& x);
 QINCO_UNARY_OPS(QINCO_DECLARE_UNARY)
 #undef QINCO_DECLARE_UNARY
@@ -23,9 +24,14 @@ QINCO_BINARY_OPS(QINCO_DECLARE_BINARY)
 
 // The same as operators; a number counts as scalar_like(number, other operand).
 QINCO_OPERATORS(QINCO_DEFINE_OPERATOR, Variable)
+QINCO_DEFINE_WITH_NUMBERS(Variable, maximum, maximum)
+QINCO_DEFINE_WITH_NUMBERS(Variable, minimum, minimum)
 inline Variable operator-(const Variable& x) {
   return neg(x);
 }
+
+/// minimum(maximum(x, lo), hi), but for the gradient: that is 0 from either bound on, and whole between them.
+Variable clamp(const Variable& x, double lo, double hi);
 
 /// op(a) op(b): [m,k] x [k,n], or the same for each of equal leading dimensions.
 Variable matmul(const Variable& a, const Variable& b, bool trans_a = false, bool trans_b = false);

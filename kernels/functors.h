@@ -175,6 +175,34 @@ struct Square {
   }
 };
 
+/// |x|. The derivative at 0, and at NaN, is 0.
+struct Abs {
+  static constexpr bool kReadsX = true, kReadsY = false;
+  template <class V>
+  QINCO_HOST_DEVICE static V forward(V x) {
+    return abs(x);
+  }
+  template <class V>
+  QINCO_HOST_DEVICE static V backward(V x, V, V dy) {
+    return select(x < V(0), -dy, select(V(0) < x, dy, V(0)));
+  }
+};
+
+/// x * sigmoid(x)
+struct Silu {
+  static constexpr bool kReadsX = true, kReadsY = false;
+  template <class V>
+  QINCO_HOST_DEVICE static V forward(V x) {
+    return x * Sigmoid::forward(x);
+  }
+  // sigmoid(x) + x * sigmoid(x) * (1 - sigmoid(x)), whose product is e / (1 + e)^2 on either side: nothing cancels.
+  template <class V>
+  QINCO_HOST_DEVICE static V backward(V x, V, V dy) {
+    const V e = exp(-abs(x)), sum = V(1) + e;
+    return dy * ((select(x < V(0), e, V(1)) + x * e / sum) / sum);
+  }
+};
+
 struct Add {
   template <class V>
   QINCO_HOST_DEVICE static V forward(V a, V b) {
@@ -203,6 +231,21 @@ struct Div {
   }
 };
 
+/// The larger, or the smaller; NaN where either is.
+struct Maximum {
+  template <class V>
+  QINCO_HOST_DEVICE static V forward(V a, V b) {
+    return select(a < b, b, select(b <= a, a, a + b));
+  }
+};
+
+struct Minimum {
+  template <class V>
+  QINCO_HOST_DEVICE static V forward(V a, V b) {
+    return select(b < a, b, select(a <= b, a, a + b));
+  }
+};
+
 /// Calls body(functor) for `op`: the choice is made once, outside the loops. `Body` is a lambda, local to its file.
 template <class Body>
 void visit_unary(UnaryOp op, Body&& body) {
@@ -225,6 +268,10 @@ void visit_unary(UnaryOp op, Body&& body) {
       return body(Sqrt{});
     case UnaryOp::square:
       return body(Square{});
+    case UnaryOp::abs:
+      return body(Abs{});
+    case UnaryOp::silu:
+      return body(Silu{});
   }
 }
 
@@ -239,6 +286,10 @@ void visit_binary(BinaryOp op, Body&& body) {
       return body(Mul{});
     case BinaryOp::div:
       return body(Div{});
+    case BinaryOp::maximum:
+      return body(Maximum{});
+    case BinaryOp::minimum:
+      return body(Minimum{});
   }
 }
 

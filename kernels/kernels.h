@@ -100,8 +100,8 @@ struct BeamPicks {
 };
 
 // The element-wise families. An op is its functor in functors.h and its row here.
-#define QINCO_UNARY_OPS(X) X(neg) X(relu) X(gelu) X(tanh) X(sigmoid) X(exp) X(log) X(sqrt) X(square)
-#define QINCO_BINARY_OPS(X) X(add) X(sub) X(mul) X(div)
+#define QINCO_UNARY_OPS(X) X(neg) X(relu) X(gelu) X(tanh) X(sigmoid) X(exp) X(log) X(sqrt) X(square) X(abs) X(silu)
+#define QINCO_BINARY_OPS(X) X(add) X(sub) X(mul) X(div) X(maximum) X(minimum)
 
 #define QINCO_ENUM_ITEM(name) name,
 enum class UnaryOp : uint8_t { QINCO_UNARY_OPS(QINCO_ENUM_ITEM) };

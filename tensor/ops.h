@@ -15,7 +15,8 @@
 
 namespace qinco {
 
-// Element-wise: neg relu gelu tanh sigmoid exp log sqrt square, add sub mul div. gelu is the exact one, x Phi(x).
+// Element-wise: neg relu gelu tanh sigmoid exp log sqrt square abs silu, add sub mul div maximum minimum. gelu is the
+// exact one, x Phi(x); silu is x sigmoid(x); of maximum and minimum, NaN is the result where either operand is.
 #define QINCO_DECLARE_UNARY(op) Tensor op(const Tensor& x);
 QINCO_UNARY_OPS(QINCO_DECLARE_UNARY)
 #undef QINCO_DECLARE_UNARY
@@ -25,10 +26,14 @@ QINCO_BINARY_OPS(QINCO_DECLARE_BINARY)
 
 // The same as operators; a number counts as a tensor of shape [] and of the other operand's dtype.
 QINCO_OPERATORS(QINCO_DEFINE_OPERATOR, Tensor)
+QINCO_DEFINE_WITH_NUMBERS(Tensor, maximum, maximum)
+QINCO_DEFINE_WITH_NUMBERS(Tensor, minimum, minimum)
 inline Tensor operator-(const Tensor& x) {
   return neg(x);
 }
 
+/// minimum(maximum(x, lo), hi)
+Tensor clamp(const Tensor& x, double lo, double hi);
 /// The op chosen by value.
 Tensor unary(kernels::UnaryOp op, const Tensor& x);
 Tensor binary(kernels::BinaryOp op, const Tensor& a, const Tensor& b);

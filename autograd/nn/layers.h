@@ -83,6 +83,7 @@ QINCO_ACTIVATION(ReLU, relu)
 QINCO_ACTIVATION(GELU, gelu)
 QINCO_ACTIVATION(Tanh, tanh)
 QINCO_ACTIVATION(Sigmoid, sigmoid)
+QINCO_ACTIVATION(SiLU, silu)
 #undef QINCO_ACTIVATION
 
 /// Layers applied one after the other, named "0", "1", ...; a Linear followed by a ReLU runs as one fused pass.

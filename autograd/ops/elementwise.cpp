@@ -23,6 +23,16 @@ Variable apply(const char* op_name, UnaryOp op, const Variable& x) {
   });
 }
 
+// The larger or the smaller of two. Half of the gradient, and half of it times the sign of a - b, which is 0 for equal
+// ones: together the gradient of the larger; the one without the other, that of the smaller.
+Variable choice(const char* op, const Variable& a, const Variable& b, const Tensor& chosen, bool larger) {
+  return record(op, chosen, {a, b}, [x = a.value(), y = b.value(), larger](const Tensor& g, InputGradients& into) {
+    const Tensor half = scale(g, 0.5), tilt = qinco::unary_backward(UnaryOp::abs, qinco::sub(x, y), {}, half);
+    if (into.needed(0)) into.set(0, larger ? half + tilt : half - tilt);
+    if (into.needed(1)) into.set(1, larger ? half - tilt : half + tilt);
+  });
+}
+
 }  // namespace
 
 #define QINCO_DEFINE_UNARY(op)         \
@@ -61,6 +71,22 @@ Variable div(const Variable& a, const Variable& b) {
     const Tensor share = qinco::div(g, y);
     if (into.needed(0)) into.set(0, share);
     if (into.needed(1)) into.set(1, qinco::neg(qinco::mul(share, quotient)));
+  });
+}
+
+Variable maximum(const Variable& a, const Variable& b) {
+  return choice("maximum", a, b, qinco::maximum(a.value(), b.value()), true);
+}
+
+Variable minimum(const Variable& a, const Variable& b) {
+  return choice("minimum", a, b, qinco::minimum(a.value(), b.value()), false);
+}
+
+Variable clamp(const Variable& x, double lo, double hi) {
+  const Tensor y = qinco::clamp(x.value(), lo, hi);
+  return record("clamp", y, {x}, [y, lo, hi](const Tensor& g, InputGradients& into) {
+    // As through a relu of the distance to the nearer bound.
+    into.set(0, qinco::unary_backward(UnaryOp::relu, {}, qinco::minimum(y - lo, hi - y), g));
   });
 }
 

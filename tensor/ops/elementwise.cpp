@@ -139,6 +139,12 @@ QINCO_UNARY_OPS(QINCO_DEFINE_UNARY)
 QINCO_BINARY_OPS(QINCO_DEFINE_BINARY)
 #undef QINCO_DEFINE_BINARY
 
+Tensor clamp(const Tensor& x, double lo, double hi) {
+  context_of("clamp", {&x});
+  check(is_floating(x.dtype()), "clamp: expected f32 or f64, found {}", name(x.dtype()));
+  return minimum(maximum(x, lo), hi);
+}
+
 void axpby(double alpha, const Tensor& x, double beta, const Tensor& y) {
   const Context& context = context_of("axpby", {&x, &y});
   check(x.shape() == y.shape() && x.dtype() == y.dtype(), "axpby: {} {} and {} {} differ", name(x.dtype()), x.shape(),

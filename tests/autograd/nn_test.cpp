@@ -148,6 +148,7 @@ TEST_CASE("nn: activations are the operations of their names") {
   CHECK(same_bits(nn::GELU()(x).value(), gelu(x)));
   CHECK(same_bits(nn::Tanh()(x).value(), tanh(x)));
   CHECK(same_bits(nn::Sigmoid()(x).value(), sigmoid(x)));
+  CHECK(same_bits(nn::SiLU()(x).value(), silu(x)));
 }
 
 TEST_CASE("nn: Dropout in training and not") {

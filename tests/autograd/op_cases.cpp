@@ -45,6 +45,8 @@ void add_elementwise(std::vector<OpCase>& cases) {
   cases.push_back({"log", {{{65}, positive}}, [](const Inputs& x) { return log(x[0]); }});
   cases.push_back({"sqrt", {{{65}, positive}}, [](const Inputs& x) { return sqrt(x[0]); }});
   cases.push_back({"square", {{{2, 3, 5}}}, [](const Inputs& x) { return square(x[0]); }});
+  cases.push_back({"abs", {{{3, 17}, Draw::off_zero}}, [](const Inputs& x) { return abs(x[0]); }});
+  cases.push_back({"silu", {{{5, 33}}}, [](const Inputs& x) { return silu(x[0]); }});
   cases.push_back({"square: transposed", {{{7, 3}}}, [](const Inputs& x) { return square(transpose(x[0], 0, 1)); }});
   cases.push_back({"add", {{{4, 9}}, {{4, 9}}}, [](const Inputs& x) { return add(x[0], x[1]); }});
   cases.push_back({"add: row", {{{4, 9}}, {{9}}}, [](const Inputs& x) { return add(x[0], x[1]); }});
@@ -58,6 +60,17 @@ void add_elementwise(std::vector<OpCase>& cases) {
       {"mul: transposed", {{{4, 3}}, {{3, 4}}}, [](const Inputs& x) { return mul(transpose(x[0], 0, 1), x[1]); }});
   cases.push_back({"div", {{{3, 5}}, {{3, 5}, positive}}, [](const Inputs& x) { return div(x[0], x[1]); }});
   cases.push_back({"div: scalar", {{{3, 5}}, {{}, positive}}, [](const Inputs& x) { return div(x[0], x[1]); }});
+  cases.push_back({"maximum", {{{4, 9}}, {{4, 9}, Draw::biased}}, [](const Inputs& x) { return maximum(x[0], x[1]); }});
+  cases.push_back(
+      {"maximum: column", {{{4, 1}}, {{4, 9}, Draw::biased}}, [](const Inputs& x) { return maximum(x[0], x[1]); }});
+  cases.push_back({"minimum", {{{4, 9}}, {{4, 9}, Draw::biased}}, [](const Inputs& x) { return minimum(x[0], x[1]); }});
+  // Beyond the bounds, and between them.
+  cases.push_back({"minimum: numbers", {{{9}, Draw::biased}}, [](const Inputs& x) {
+                     return minimum(2, maximum(concat({x[0], 0.25 * x[0]}, 0), -1.5));
+                   }});
+  cases.push_back({"clamp", {{{9}, Draw::biased}}, [](const Inputs& x) {
+                     return clamp(concat({x[0], 0.25 * x[0]}, 0), -1.5, 2);
+                   }});
   cases.push_back({"operator+", {{{9}}, {{9}}}, [](const Inputs& x) { return 2.5 + (x[0] + x[1]) + 1.5; }});
   cases.push_back({"operator-", {{{9}}, {{9}}}, [](const Inputs& x) { return 2.5 - (-(x[0] - x[1]) - 1.5); }});
   cases.push_back({"operator*", {{{9}}, {{9}}}, [](const Inputs& x) { return 2.5 * (x[0] * x[1]) * 1.5; }});

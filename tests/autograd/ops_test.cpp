@@ -115,6 +115,32 @@ TEST_CASE("ops: closed forms") {
     autograd::sum(autograd::relu(x)).backward();
     CHECK(same_bits(x.grad(), from_vector<double>({0, 0, 1})));
   }
+  SUBCASE("abs passes nothing at 0") {
+    const Variable x = leaf({0, -1, 2});
+    autograd::sum(autograd::abs(x)).backward();
+    CHECK(same_bits(x.grad(), from_vector<double>({0, -1, 1})));
+  }
+  SUBCASE("of equal operands of maximum and minimum each gets half, infinite ones too") {  // as torch.maximum
+    const double infinity = std::numeric_limits<double>::infinity();
+    const std::vector<double> left{1, 1, 2, infinity, infinity, -infinity}, right{1, 2, 1, 1, infinity, -infinity};
+    const Variable a = leaf(left), b = leaf(right), c = leaf(left), d = leaf(right);
+    autograd::maximum(a, b).backward(full({6}, 4, DType::f64));
+    CHECK(same_bits(a.grad(), from_vector<double>({2, 0, 4, 4, 2, 2})));
+    CHECK(same_bits(b.grad(), from_vector<double>({2, 4, 0, 0, 2, 2})));
+    autograd::minimum(c, d).backward(full({6}, 4, DType::f64));
+    CHECK(same_bits(c.grad(), b.grad()));
+    CHECK(same_bits(d.grad(), a.grad()));
+  }
+  SUBCASE("clamp passes nothing from its bounds on, and NaN") {  // the values and gradients are torch.clamp's
+    const double infinity = std::numeric_limits<double>::infinity();
+    const Variable x = leaf({-infinity, -1, 0, 0.5, 1, 2, infinity});
+    const Variable y = autograd::clamp(x, 0, 1);
+    CHECK(same_bits(y.value(), from_vector<double>({0, 0, 0, 0.5, 1, 1, 1})));
+    autograd::sum(y).backward();
+    CHECK(same_bits(x.grad(), from_vector<double>({0, 0, 0, 1, 0, 0, 0})));
+    CHECK(same_bits(autograd::clamp(x, 2, 1).value(), ones({7}, DType::f64)));
+    CHECK(std::isnan(autograd::clamp(leaf({std::nan("")}), 0, 1).item()));
+  }
   SUBCASE("cross-entropy of equal logits is log C, its gradient (1/C - one-hot)/n") {
     const Variable x(zeros({2, 4}, DType::f64), true);
     const Variable loss = autograd::cross_entropy(x, from_vector<int32_t>({1, 3}));
@@ -189,5 +215,6 @@ TEST_CASE("ops: errors name the operation and what it found") {
   CHECK(contains(error_of([&] { autograd::layer_norm(a, ones({4}), ones({4}, DType::f64)); }), "dtypes of x, gamma"));
   CHECK(contains(error_of([&] { autograd::slice(a, 1, 2, 5); }), "slice: 2..5 of dimension 1 of shape [3,4]"));
   CHECK(contains(error_of([&] { autograd::concat({a, b}, 0); }), "concat: [3,4] and [5,6] differ"));
+  CHECK(error_of([&] { autograd::maximum(a, b); }) == "maximum: shapes [3,4] and [5,6] do not broadcast");
   CHECK(contains(error_of([&] { autograd::reshape(a, {5, -1}); }), "reshape: 12 elements of shape [3,4] into [5,-1]"));
 }

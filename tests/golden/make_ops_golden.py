@@ -113,6 +113,18 @@ CASES = {
     "cross_entropy: smoothed": ([(9, 10)], lambda x: F.cross_entropy(x, ids(9, n=10), label_smoothing=0.1)),
 }
 
+# The same, of later: drawn last, so that what was drawn before them stays as it is.
+LATER_CASES = {
+    "abs": ([((3, 17), "off_zero")], torch.abs),
+    "silu": ([(5, 33)], F.silu),
+    "maximum": ([(4, 9), ((4, 9), "biased")], torch.maximum),
+    "maximum: column": ([(4, 1), ((4, 9), "biased")], torch.maximum),
+    "minimum": ([(4, 9), ((4, 9), "biased")], torch.minimum),
+    "minimum: numbers": ([((9,), "biased")], lambda x: torch.minimum(
+        torch.tensor(2.0), torch.maximum(torch.cat([x, 0.25 * x]), torch.tensor(-1.5)))),
+    "clamp": ([((9,), "biased")], lambda x: torch.clamp(torch.cat([x, 0.25 * x]), -1.5, 2)),
+}
+
 OPTIMISERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
     "sgd momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
@@ -123,8 +135,8 @@ OPTIMISERS = {
 }
 
 
-def ops(arrays):
-    for label, (inputs, function) in CASES.items():
+def ops(arrays, cases):
+    for label, (inputs, function) in cases.items():
         variables = []
         for spec in inputs:
             shape, kind = spec if len(spec) == 2 and isinstance(spec[1], str) else (spec, "plain")
@@ -179,11 +191,12 @@ def schedules(arrays):
 
 def main():
     arrays = {}
-    ops(arrays)
+    ops(arrays, CASES)
     optimisers(arrays)
     schedules(arrays)
     write_safetensors(os.path.join(HERE, "ops.safetensors"), arrays)
-    print(f"{len(CASES)} cases, {len(OPTIMISERS)} optimisers, torch {torch.__version__}")
+    print(f"{len(CASES) + len(LATER_CASES)} cases, {len(OPTIMISERS)} optimisers, torch {torch.__version__}")
+    ops(arrays, LATER_CASES)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,9 @@ double ulp(double y) {
 }
 
 // The error that op(x) = y may have. The correctly rounded operations must be exact. exp, log and tanh state their ulps
-// in simd_math.h; the sigmoid adds a sum and a quotient. gelu's 1 + erf cancels for x < 0: its error is one of x.
-// CUDA's functions are off by up to 2 ulps (CUDA C++ Programming Guide, mathematical functions).
+// in simd_math.h; the sigmoid adds a sum and a quotient. gelu's 1 + erf cancels for x < 0: its error is one of x. silu
+// is a product with the sigmoid, and with that one's error, which is no smaller than a denormal's. CUDA's functions are
+// off by up to 2 ulps (CUDA C++ Programming Guide, mathematical functions).
 double unary_bound(const Version& version, UnaryOp op, double x, double y) {
   const double scale = version.cuda ? 2 : 1;
   switch (op) {
@@ -50,6 +51,8 @@ double unary_bound(const Version& version, UnaryOp op, double x, double y) {
       return scale * 1.75 * ulp(y);
     case UnaryOp::sigmoid:
       return scale * 3 * ulp(y);
+    case UnaryOp::silu:
+      return scale * (4 * ulp(y) + 3 * std::fabs(x) * 0x1p-149);
     case UnaryOp::gelu:
       return scale * 2 * ulp(x);
     default:
@@ -57,9 +60,29 @@ double unary_bound(const Version& version, UnaryOp op, double x, double y) {
   }
 }
 
-// The derivatives of tanh, sigmoid and gelu are of size 1 and made of a few roundings of terms of that size.
+// The derivatives of tanh, sigmoid, gelu and silu are of size 1 and made of a few roundings of terms of that size.
 double backward_bound(UnaryOp op, double dy) {
-  return op == UnaryOp::tanh || op == UnaryOp::sigmoid || op == UnaryOp::gelu ? 6 * kEpsilon * std::fabs(dy) : 0;
+  const bool rounds = op == UnaryOp::tanh || op == UnaryOp::sigmoid || op == UnaryOp::gelu || op == UnaryOp::silu;
+  return rounds ? 6 * kEpsilon * std::fabs(dy) : 0;
+}
+
+// What an op of two numbers must be, to the last bit.
+float binary_value(BinaryOp op, float x, float y) {
+  switch (op) {
+    case BinaryOp::add:
+      return x + y;
+    case BinaryOp::sub:
+      return x - y;
+    case BinaryOp::mul:
+      return x * y;
+    case BinaryOp::div:
+      return x / y;
+    case BinaryOp::maximum:
+      return std::max(x, y);
+    case BinaryOp::minimum:
+      return std::min(x, y);
+  }
+  return kNan;
 }
 
 std::vector<float> arguments(UnaryOp op, int64_t n) {
@@ -136,6 +159,8 @@ TEST_CASE("unary: values worked out by hand") {
     const std::vector<float> x = {-2, -0.5f, 0, 1, kNan};
     check_equal(run_unary(t, TestContext(), UnaryOp::neg, x), {2, 0.5f, 0, -1, kNan}, "neg");
     check_equal(run_unary(t, TestContext(), UnaryOp::relu, x), {0, 0, 0, 1, kNan}, "relu");
+    check_equal(run_unary(t, TestContext(), UnaryOp::abs, x), {2, 0.5f, 0, 1, kNan}, "abs");
+    check_equal(run_backward(t, TestContext(), UnaryOp::abs, x, x, {3, 4, 5, 6, 7}), {-3, -4, 0, 6, 0}, "abs backward");
     check_equal(run_unary(t, TestContext(), UnaryOp::square, x), {4, 0.25f, 0, 1, kNan}, "square");
     check_equal(run_unary(t, TestContext(), UnaryOp::sqrt, x), {kNan, kNan, 0, 1, kNan}, "sqrt");
     const auto near = [](int64_t) { return 1e-7; };
@@ -144,6 +169,8 @@ TEST_CASE("unary: values worked out by hand") {
         [](int64_t) { return 3e-7; }, "gelu");
     check_close(run_unary(t, TestContext(), UnaryOp::sigmoid, {-1000, 0, 1, 1000}),
                 std::vector{0.0, 0.5, 0.731058579, 1.0}, near, "sigmoid");
+    check_close(run_unary(t, TestContext(), UnaryOp::silu, {-1000, -0.5f, 0, 1, 1000}),
+                std::vector{0.0, -0.188770334, 0.0, 0.731058579, 1000.0}, near, "silu");
     check_close(run_unary(t, TestContext(), UnaryOp::tanh, {-0.5f, 20}), std::vector{-0.462117157, 1.0}, near, "tanh");
   });
 }
@@ -228,16 +255,36 @@ TEST_CASE("binary: every op with every broadcast is exact") {
                 for (int64_t j = 0; j < cols; ++j) {
                   const float x = a.data[i * a.row_stride + j * a.col_stride];
                   const float y = b.data[i * b.row_stride + j * b.col_stride];
-                  expected.push_back(named.op == BinaryOp::add   ? x + y
-                                     : named.op == BinaryOp::sub ? x - y
-                                     : named.op == BinaryOp::mul ? x * y
-                                                                 : x / y);
+                  expected.push_back(binary_value(named.op, x, y));
                 }
               const bool ok = out.guards_hold() && same_bits(out.values(), expected);
               const std::string what = fmt::format("{} {} rows={} cols={} layouts {} {}", version.name, named.name,
                                                    rows, cols, static_cast<int>(left), static_cast<int>(right));
               CHECK_MESSAGE(ok, what);
             }
+  });
+}
+
+TEST_CASE("binary: maximum and minimum of infinities, zeros and NaN, in whole vectors and in tails") {
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+    const std::vector<float> a = {kNan, 1, kNan, kInf, -kInf, kInf, 2, 0}, b = {1, kNan, kNan, -kInf, kInf, kInf, 2, 0};
+    for (const int64_t times : {1, 2, 9}) {
+      std::vector<float> as, bs, larger, smaller;
+      for (int64_t i = 0; i < 8 * times - 1; ++i) {
+        const auto at = static_cast<size_t>(i % 8);
+        as.push_back(a[at]);
+        bs.push_back(b[at]);
+        larger.push_back(at < 3 ? kNan : std::max(a[at], b[at]));
+        smaller.push_back(at < 3 ? kNan : std::min(a[at], b[at]));
+      }
+      const auto run = [&](BinaryOp op) {
+        Buffer<float> x(as), y(bs), out(static_cast<int64_t>(as.size()));
+        t.binary(TestContext(), op, 1, out.size(), {x.data(), out.size(), 1}, {y.data(), out.size(), 1}, out.data());
+        return out.values();
+      };
+      check_equal(run(BinaryOp::maximum), larger, version.name);
+      check_equal(run(BinaryOp::minimum), smaller, version.name);
+    }
   });
 }
 

@@ -69,6 +69,9 @@ TEST_CASE("tensor ops: operators are the ops, with numbers of the other operand'
     CHECK(same_bits(a * b, mul(a, b)));
     CHECK(same_bits(a / b, div(a, b)));
     CHECK(same_bits(-a, neg(a)));
+    CHECK(same_bits(maximum(1, a), maximum(a, number(1))));
+    CHECK(same_bits(minimum(maximum(a, 0.7), 1.3), minimum(number(1.3), maximum(number(0.7), a))));
+    CHECK(same_bits(clamp(a, 0.7, 1.3), minimum(maximum(a, 0.7), 1.3)));
     CHECK(same_bits((a + 2) - 0.5, sub(add(a, number(2)), number(0.5))));
     CHECK(same_bits((a * 3) / 0.3, div(mul(a, number(3)), number(0.3))));
     CHECK(same_bits(1 - (2 + a), sub(number(1), add(number(2), a))));
@@ -242,6 +245,7 @@ TEST_CASE("tensor ops: what is made of other operations names itself in errors")
   CHECK(error_of([&] { argmax_rows(ids); }) == "argmax_rows: expected f32 or f64, found i32");
   CHECK(error_of([&] { argmax_rows(ones({2})); }) == "argmax_rows: expected a matrix, found shape [2]");
   CHECK(error_of([&] { scale(ids, 2); }) == "scale: expected f32 or f64, found i32");
+  CHECK(error_of([&] { clamp(ids, 0, 1); }) == "clamp: expected f32 or f64, found i32");
 }
 
 TEST_CASE("tensor ops: an undefined operand is an error that names the operation") {
@@ -258,6 +262,7 @@ TEST_CASE("tensor ops: an undefined operand is an error that names the operation
   CHECK(error_of([&] { linear(ones({2, 2}), none); }) == "linear: an operand is undefined");
   CHECK(error_of([&] { gather_rows(x, none); }) == "gather_rows: the ids are undefined");
   CHECK(error_of([&] { concat({x, none}, 0); }) == "concat: an operand is undefined");
+  CHECK(error_of([&] { clamp(none, 0, 1); }) == "clamp: an operand is undefined");
   CHECK(error_of([&] { Random(1).uniform(none, 0, 1); }) == "uniform: an operand is undefined");
   CHECK(contains(error_of([&] { zeros_like(none); }), "zeros_like: the tensor is undefined"));
 }
