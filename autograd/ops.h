@@ -63,6 +63,8 @@ Variable sum(const Variable& x, int64_t dim, bool keepdim = false);
 Variable mean(const Variable& x, int64_t dim, bool keepdim = false);
 
 Variable concat(const std::vector<Variable>& parts, int64_t dim);
+/// Along a new dimension.
+Variable stack(const std::vector<Variable>& parts, int64_t dim);
 Variable slice(const Variable& x, int64_t dim, int64_t begin, int64_t end);
 Variable reshape(const Variable& x, const Shape& shape);
 Variable transpose(const Variable& x, int64_t i, int64_t j);

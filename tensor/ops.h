@@ -91,6 +91,8 @@ Tensor log_sum_exp(const Tensor& x);
 
 /// Joined along `dim`; the other sizes and the dtypes (any) must agree. At least one tensor.
 Tensor concat(const std::vector<Tensor>& parts, int64_t dim);
+/// Of one shape, joined along a new dimension `dim` of size parts.size().
+Tensor stack(const std::vector<Tensor>& parts, int64_t dim);
 /// table[ids]: table [N, rest..] of any dtype, ids i32 of any shape: [ids.shape.., rest..]. Error for an id outside
 /// 0..N-1, if the ids come from the CPU. On the table's device, if that is another, they are not looked at: it would
 /// mean to wait for them.

@@ -6,10 +6,19 @@
 
 namespace qinco::autograd {
 
-Variable concat(const std::vector<Variable>& parts, int64_t dim) {
+namespace {
+
+std::vector<Tensor> values_of(const std::vector<Variable>& parts) {
   std::vector<Tensor> values;
   values.reserve(parts.size());
   for (const Variable& part : parts) values.push_back(part.value());
+  return values;
+}
+
+}  // namespace
+
+Variable concat(const std::vector<Variable>& parts, int64_t dim) {
+  const std::vector<Tensor> values = values_of(parts);
   const Tensor out = qinco::concat(values, dim);
   const int d = normalise_dim(dim, out.dim(), "concat");
   std::vector<int64_t> sizes;
@@ -19,6 +28,17 @@ Variable concat(const std::vector<Variable>& parts, int64_t dim) {
     int64_t at = 0;
     for (size_t i = 0; i < sizes.size(); at += sizes[i++])
       if (into.needed(i)) into.set(i, g.slice(d, at, at + sizes[i]).contiguous());
+  });
+}
+
+Variable stack(const std::vector<Variable>& parts, int64_t dim) {
+  const Tensor out = qinco::stack(values_of(parts), dim);
+  const int d = normalise_dim(dim, out.dim(), "stack");
+  return record("stack", out, parts, [d, n = parts.size()](const Tensor& g, InputGradients& into) {
+    for (size_t i = 0; i < n; ++i) {
+      const auto at = static_cast<int64_t>(i);
+      if (into.needed(i)) into.set(i, g.slice(d, at, at + 1).squeeze(d).contiguous());
+    }
   });
 }
 

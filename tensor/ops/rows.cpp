@@ -102,4 +102,19 @@ Tensor concat(const std::vector<Tensor>& parts, int64_t dim) {
   return out;
 }
 
+Tensor stack(const std::vector<Tensor>& parts, int64_t dim) {
+  check(!parts.empty(), "stack: no tensors");
+  context_of("stack", {&parts[0]});
+  const int d = normalise_dim(dim, parts[0].dim() + 1, "stack");
+  std::vector<Tensor> layers;
+  layers.reserve(parts.size());
+  for (const Tensor& part : parts) {
+    context_of("stack", {&parts[0], &part});
+    check(part.shape() == parts[0].shape() && part.dtype() == parts[0].dtype(), "stack: {} {} and {} {} differ",
+          name(parts[0].dtype()), parts[0].shape(), name(part.dtype()), part.shape());
+    layers.push_back(part.unsqueeze(d));
+  }
+  return concat(layers, d);
+}
+
 }  // namespace qinco

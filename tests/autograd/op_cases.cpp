@@ -123,6 +123,10 @@ void add_losses(std::vector<OpCase>& cases) {
 void add_shapes(std::vector<OpCase>& cases) {
   cases.push_back({"concat", {{{3, 2}}, {{3, 5}}}, [](const Inputs& x) { return square(concat({x[0], x[1]}, 1)); }});
   cases.push_back({"concat: first", {{{2, 3}}, {{4, 3}}}, [](const Inputs& x) { return square(concat(x, 0)); }});
+  cases.push_back({"stack", {{{3, 4}}, {{3, 4}}}, [](const Inputs& x) { return square(stack(x, 1)); }});
+  cases.push_back({"stack: last, three times", {{{2, 3}}, {{2, 3}}}, [](const Inputs& x) {
+                     return square(stack({x[0], x[1], x[0]}, -1));
+                   }});
   cases.push_back({"slice", {{{5, 6}}}, [](const Inputs& x) { return square(slice(x[0], 1, 2, 5)); }});
   cases.push_back({"slice: overlapping", {{{6, 3}}}, [](const Inputs& x) {
                      return mul(slice(x[0], 0, 0, 4), slice(x[0], 0, 2, 6));

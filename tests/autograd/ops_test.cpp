@@ -215,6 +215,7 @@ TEST_CASE("ops: errors name the operation and what it found") {
   CHECK(contains(error_of([&] { autograd::layer_norm(a, ones({4}), ones({4}, DType::f64)); }), "dtypes of x, gamma"));
   CHECK(contains(error_of([&] { autograd::slice(a, 1, 2, 5); }), "slice: 2..5 of dimension 1 of shape [3,4]"));
   CHECK(contains(error_of([&] { autograd::concat({a, b}, 0); }), "concat: [3,4] and [5,6] differ"));
+  CHECK(error_of([&] { autograd::stack({a, b}, 0); }) == "stack: f32 [3,4] and f32 [5,6] differ");
   CHECK(error_of([&] { autograd::maximum(a, b); }) == "maximum: shapes [3,4] and [5,6] do not broadcast");
   CHECK(contains(error_of([&] { autograd::reshape(a, {5, -1}); }), "reshape: 12 elements of shape [3,4] into [5,-1]"));
 }

@@ -123,6 +123,8 @@ LATER_CASES = {
     "minimum: numbers": ([((9,), "biased")], lambda x: torch.minimum(
         torch.tensor(2.0), torch.maximum(torch.cat([x, 0.25 * x]), torch.tensor(-1.5)))),
     "clamp": ([((9,), "biased")], lambda x: torch.clamp(torch.cat([x, 0.25 * x]), -1.5, 2)),
+    "stack": ([(3, 4), (3, 4)], lambda a, b: torch.stack([a, b], 1) ** 2),
+    "stack: last, three times": ([(2, 3), (2, 3)], lambda a, b: torch.stack([a, b, a], -1) ** 2),
 }
 
 OPTIMISERS = {
@@ -194,9 +196,9 @@ def main():
     ops(arrays, CASES)
     optimisers(arrays)
     schedules(arrays)
+    ops(arrays, LATER_CASES)
     write_safetensors(os.path.join(HERE, "ops.safetensors"), arrays)
     print(f"{len(CASES) + len(LATER_CASES)} cases, {len(OPTIMISERS)} optimisers, torch {torch.__version__}")
-    ops(arrays, LATER_CASES)
 
 
 if __name__ == "__main__":

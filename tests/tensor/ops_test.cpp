@@ -262,6 +262,8 @@ TEST_CASE("tensor ops: an undefined operand is an error that names the operation
   CHECK(error_of([&] { linear(ones({2, 2}), none); }) == "linear: an operand is undefined");
   CHECK(error_of([&] { gather_rows(x, none); }) == "gather_rows: the ids are undefined");
   CHECK(error_of([&] { concat({x, none}, 0); }) == "concat: an operand is undefined");
+  CHECK(error_of([&] { stack({x, none}, 0); }) == "stack: an operand is undefined");
+  CHECK(error_of([&] { stack({none, x}, 0); }) == "stack: an operand is undefined");
   CHECK(error_of([&] { clamp(none, 0, 1); }) == "clamp: an operand is undefined");
   CHECK(error_of([&] { Random(1).uniform(none, 0, 1); }) == "uniform: an operand is undefined");
   CHECK(contains(error_of([&] { zeros_like(none); }), "zeros_like: the tensor is undefined"));
@@ -327,4 +329,25 @@ TEST_CASE("tensor ops: concat of every dtype") {
   }
   CHECK(contains(error_of([] { concat({}, 0); }), "no tensors"));
   CHECK(contains(error_of([] { concat({ones({2}), ones({2}, DType::f64)}, 0); }), "dtypes f32 and f64 differ"));
+}
+
+TEST_CASE("tensor ops: stack of every dtype, along every dimension") {
+  for (const DType dtype : {DType::u8, DType::f16, DType::i32, DType::f64}) {
+    const Tensor a = arange(6, 0, 1, dtype).reshape({2, 3}),
+                 b = arange(6, 10, 1, dtype).reshape({3, 2}).transpose(0, 1);
+    for (const int64_t dim : {0, 1, 2, -1, -2, -3}) {
+      const int d = normalise_dim(dim, 3, "test");
+      const Tensor stacked = stack({a, b, a}, dim);
+      REQUIRE(stacked.shape()[d] == 3);
+      CHECK(same_bits(stacked.slice(d, 0, 1).squeeze(d), a));
+      CHECK(same_bits(stacked.slice(d, 1, 2).squeeze(d), b));
+      CHECK(same_bits(stacked.slice(d, 2, 3).squeeze(d), a));
+    }
+  }
+  CHECK(same_bits(stack({scalar(1), scalar(2)}, 0), from_vector<float>({1, 2})));
+  CHECK(stack({ones({0, 2})}, 1).shape() == Shape{0, 1, 2});
+  CHECK(error_of([] { stack({}, 0); }) == "stack: no tensors");
+  CHECK(error_of([] { stack({ones({2})}, 2); }) == "stack: dimension 2 of a tensor with 2");
+  CHECK(error_of([] { stack({ones({2}), ones({1})}, 0); }) == "stack: f32 [2] and f32 [1] differ");
+  CHECK(error_of([] { stack({ones({2}), ones({2}, DType::f64)}, 0); }) == "stack: f32 [2] and f64 [2] differ");
 }
