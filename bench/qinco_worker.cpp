@@ -36,10 +36,9 @@ class Worker {
   Worker(const std::string& model, const std::string& data, const std::string& codes, int64_t rows,
          kernels::Precision precision, const app::BeamOptions& beam, Device device)
       : model_(load_on(model, device)),
-        codec_(model_, precision, device),
-        trainer_(model_, 1e-3, precision, beam.search(model_.config().K)),
+        codec_(model_, precision, device, beam.search(model_.config().K)),
+        trainer_(model_, 1e-3, precision, codec_.beam()),
         x_(read_all(data)) {
-    codec_.set_beam(trainer_.codec().beam());
     if (!codes.empty()) read_codes(codes);
     training_x_ = x_.to(device);
     if (rows == 0) return;

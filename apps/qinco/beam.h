@@ -21,11 +21,13 @@ struct BeamOptions {
 };
 
 inline void add_beam_options(CLI::App& command, BeamOptions& options) {
-  command.add_option("--beam_size", options.beam_size, "codes of a vector that are kept after each step of encoding")
+  command
+      .add_option("--beam_size", options.beam_size,
+                  "codes of a vector that are kept after each step of encoding (1 to 1024)")
       ->capture_default_str();
   command.add_option("--candidates", options.candidates,
-                     "codewords that each goes on with: the nearest before the residual blocks (default: with a beam "
-                     "16, else all)");
+                     "codewords that each goes on with: the nearest before the residual blocks (1 to K; default: with "
+                     "a beam 16, else all)");
 }
 
 }  // namespace qinco::app

@@ -27,8 +27,8 @@ struct EncodeOptions {
 
 void encode(const EncodeOptions& options, const Common& common) {
   check_ending("--o", options.output, options.raw ? "packed bits" : ".npy");
-  ProductCodec codec(load_product(options.model), options.precision, common.device());
-  codec.set_beam(options.beam.search(codec.K()));
+  const ProductQinco model = load_product(options.model);
+  ProductCodec codec(model, options.precision, common.device(), options.beam.search(model.K()));
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   const VectorFile vectors = VectorFile::open(options.input);
   check(vectors.dim() == codec.d(), "{}: vectors have dimension {}, expected {} as in {}", options.input, vectors.dim(),

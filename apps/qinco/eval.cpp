@@ -23,8 +23,8 @@ struct EvalOptions {
 };
 
 void eval(const EvalOptions& options, const Common& common) {
-  ProductCodec codec(load_product(options.model), options.precision, common.device());
-  codec.set_beam(options.beam.search(codec.K()));
+  const ProductQinco model = load_product(options.model);
+  ProductCodec codec(model, options.precision, common.device(), options.beam.search(model.K()));
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   check_evaluation_files(options.files, codec.d(), options.model);
   Coder coder;

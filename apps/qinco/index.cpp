@@ -347,9 +347,7 @@ int64_t checked_codes_after_list(std::optional<int64_t> M_used, int64_t M, const
 std::shared_ptr<IvfCoder> load_coder(const std::string& path, const Common& common, const BeamOptions& beam) {
   const Qinco model = load_model(path);
   try {
-    const auto coder = std::make_shared<IvfCoder>(model, common.device());
-    coder->set_beam(beam.search(model.config().K));
-    return coder;
+    return std::make_shared<IvfCoder>(model, common.device(), beam.search(model.config().K));
   } catch (const Error& error) {
     fail("{}: {}", path, error.what());
   }

@@ -8,8 +8,7 @@
 
 namespace qinco::app {
 
-inline constexpr const char* kEncodingPrecision =
-    "exact: codes as in float; fast: a screen of rounded operands decides";
+inline constexpr const char* kEncodingPrecision = "exact: codes as in float; fast: rounded operands decide";
 
 inline void add_precision_option(CLI::App& command, kernels::Precision& precision,
                                  const char* help = kEncodingPrecision) {

@@ -146,8 +146,8 @@ void check_options(const TwoStageOptions& options) {
 
 void search(const TwoStageOptions& options, const Common& common) {
   check_options(options);
-  ProductCodec codec(load_product(options.model), kernels::Precision::exact, common.device());
-  codec.set_beam(options.beam.search(codec.K()));
+  const ProductQinco model = load_product(options.model);
+  ProductCodec codec(model, kernels::Precision::exact, common.device(), options.beam.search(model.K()));
   check(codec.coarse() == 0, "{}: a model of variant ivf-qinco, expected one without a coarse quantizer",
         options.model);
   check(codec.K() <= kernels::kScanEntries, "{}: K = {}, expected at most {} for look-up tables", options.model,

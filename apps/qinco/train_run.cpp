@@ -90,8 +90,7 @@ Start start_from_model(const Common& common, const TrainArguments& arguments, co
                        const Stopping& stopping) {
   Start start{load_model(arguments.init_model)};
   check_agrees(arguments, start.model.config(), data.train.dim(), arguments.init_model);
-  Codec codec(start.model, arguments.precision, common.device());
-  codec.set_beam(arguments.beam.search(start.model.config().K));
+  Codec codec(start.model, arguments.precision, common.device(), arguments.beam.search(start.model.config().K));
   codec.set_poll([&] { stopping.before_training(); });
   start.mse = codec_mse(codec, data.val);
   start.from_rq = false;

@@ -69,35 +69,26 @@ void BeamSearch::validate(int64_t K) const {
         size, tried, kMaxCandidates);
 }
 
-void Codec::set_beam(const BeamSearch& search) {
-  search.validate(config_.K);
-  beam_ = {search.size, search.candidates == 0 ? config_.K : search.candidates};
-  rankings_.clear();
-  if (!greedy()) pack_rankings();
+void Codec::allocate(Ranking& ranking, int64_t K) const {
+  ranking.twice.allocate(*kernels_, device_, K, config_.d, precision_);
+  ranking.norms = Tensor::empty({K}, DType::f32, device_);
 }
 
-void Codec::pack_rankings() {
-  const bool packed = !rankings_.empty();
-  rankings_.resize(steps_.size() + 1);
-  for (size_t m = 0; m < rankings_.size(); ++m) {
-    const Tensor& codewords = m == 0 ? codebook0_ : steps_[m - 1].z_table;
-    if (m == 0 && config_.K_ivf > 0) continue;  // lists are found by `nearest`
-    if (!packed) {
-      rankings_[m].twice.allocate(*kernels_, device_, codewords.size(0), config_.d, precision_);
-      rankings_[m].norms = Tensor::empty({codewords.size(0)}, DType::f32, device_);
-    }
-    pack_ranking(codewords, rankings_[m]);
-  }
-}
-
-void Codec::pack_ranking(const Tensor& codewords, Ranking& ranking) const {
-  const Context& context = Context::of(device_);
+void Codec::update_ranking(const Context& context, const Tensor& codewords, Ranking& ranking) const {
   const int64_t K = codewords.size(0), d = config_.d;
   ScratchFrame frame(context);
   float* const twice = frame.get<float>(K * d);
   kernels_->axpby(context, K * d, 2.0F, codewords.data<float>(), 0.0F, twice);
   ranking.twice.pack(*kernels_, context, twice, d);
   kernels_->row_squared_norm(context, K, d, codewords.data<float>(), ranking.norms.data<float>());
+}
+
+double Codec::encode_flops() const {
+  if (greedy()) return config_.encode_flops();
+  const auto d = static_cast<double>(config_.d), h = static_cast<double>(config_.h), K = static_cast<double>(config_.K);
+  const double under_way = 2 * d * (d + h + K), candidate = 2 * d * h * static_cast<double>(2 * config_.L - 1);
+  const double step = under_way + static_cast<double>(beam_.candidates) * candidate;
+  return 2 * d * static_cast<double>(config_.K0()) + static_cast<double>((config_.codes() - 1) * beam_.size) * step;
 }
 
 // The `kept` nearest codewords of x, of which minus_x [n,d] is -x: ids [n,kept].
@@ -124,33 +115,35 @@ int64_t Codec::beam_vectors(int64_t n, const Context& context) const {
 void Codec::encode_beam(const Context& context, int64_t n, const float* x, int64_t M_used, int32_t* codes, float* xhat,
                         const int32_t* first) const {
   const bool polled = poll_ && device_.type == DeviceType::cpu;
-  const int64_t block = beam_vectors(n, context);
+  const int64_t d = config_.d, block = beam_vectors(n, context);
   const auto second = static_cast<int64_t>(kFlopsOfASecond / encode_flops()) + 1;  // of a thread
   const int64_t part = polled ? (poll_rows_ > 0 ? poll_rows_ : second * context.threads) : n;
+  ScratchFrame frame(context);
+  float* const minus_x = frame.get<float>(n * d);  // at first x
+  kernels_->binary(context, BinaryOp::div, 1, n * d, {x, 0, 1}, {scale_.data<float>(), 0, 0}, minus_x);
+  if (!first && config_.K_ivf > 0) {  // of all vectors together: there are many lists
+    int32_t* const lists = frame.get<int32_t>(n);
+    kernels_->nearest(context, n, d, config_.K_ivf, minus_x, codebook0_.data<float>(), lists, nullptr);
+    first = lists;
+  }
+  kernels_->unary(context, UnaryOp::neg, n * d, minus_x, minus_x);
   for (int64_t from = 0; from < n; from += part) {
     if (polled) poll_();
     for_rows(context, std::min(part, n - from), block, [&](const Context& own, int64_t begin, int64_t end) {
       for (int64_t row = from + begin; row < from + end; row += block)
-        encode_together(own, std::min(block, from + end - row), x + row * config_.d, M_used, codes + row, n,
+        encode_together(own, std::min(block, from + end - row), minus_x + row * d, M_used, codes + row, n,
                         first ? first + row : nullptr);
     });
   }
   if (xhat) decode_ids(context, n, codes, M_used, xhat);
 }
 
-double Codec::encode_flops() const {
-  const double share = static_cast<double>(beam_.candidates) / static_cast<double>(config_.K);
-  return config_.encode_flops() * static_cast<double>(beam_.size) * share;
-}
-
-// As encode_block, for vectors that all fit, with the codes of a step codes_ld after those of the one before.
-void Codec::encode_together(const Context& context, int64_t n, const float* x, int64_t M_used, int32_t* codes,
+// Codes [M_used,n] of vectors that are taken through all steps together, the steps codes_ld apart; all pointers are to
+// the device's memory.
+void Codec::encode_together(const Context& context, int64_t n, const float* minus_x, int64_t M_used, int32_t* codes,
                             int64_t codes_ld, const int32_t* first) const {
   const int64_t d = config_.d, most = n * beam_.size;
   ScratchFrame frame(context);
-  float* const minus_x = frame.get<float>(n * d);
-  kernels_->binary(context, BinaryOp::div, 1, n * d, {x, 0, 1}, {scale_.data<float>(), 0, 0}, minus_x);
-  kernels_->unary(context, UnaryOp::neg, n * d, minus_x, minus_x);
   Beams beams;
   beams.n = n;
   beams.minus_x = minus_x;
@@ -168,52 +161,52 @@ void Codec::encode_together(const Context& context, int64_t n, const float* x, i
                         static_cast<size_t>(n) * sizeof(int32_t));
 }
 
-// The first code: the `wanted` nearest of codebook 0, or the one that is known, or the nearest list.
+// The first code: the one that is known, or the `wanted` nearest of codebook 0.
 void Codec::start(const Context& context, int64_t wanted, const int32_t* first, Beams& beams) const {
-  const int64_t n = beams.n, d = config_.d, K = config_.K0();
-  const int64_t kept = first || config_.K_ivf > 0 ? 1 : std::min(wanted, K);
-  if (first) {
+  const int64_t n = beams.n, d = config_.d, K = config_.K0(), kept = first ? 1 : std::min(wanted, K);
+  if (first)
     kernels::copy_bytes(device_, beams.next_codes, device_, first, static_cast<size_t>(n) * sizeof(int32_t));
-  } else if (config_.K_ivf > 0) {
-    ScratchFrame frame(context);
-    float* const x = frame.get<float>(n * d);
-    kernels_->unary(context, UnaryOp::neg, n * d, beams.minus_x, x);
-    kernels_->nearest(context, n, d, K, x, codebook0_.data<float>(), beams.next_codes, nullptr);
-  } else {
-    rank(context, rankings_[0], n, beams.minus_x, kept, beams.next_codes);
-  }
+  else
+    rank(context, ranking0_, n, beams.minus_x, kept, beams.next_codes);
   kernels_->gather_sum(context, repeated_plus(n * kept, d, beams.minus_x, kept, codebook0_.data<float>(), K,
                                               beams.next_codes, beams.next_errors));
   beams.grow(kept);
 }
 
-// Step m: the `wanted` nearest of the candidates of each vector, or as many as there are.
-void Codec::extend(const Context& context, int64_t m, int64_t wanted, Beams& beams) const {
+// Candidates z [pairs,d] of codes under way, before the blocks: the nearest codewords `tried` to each of them; and what
+// relu leaves of the first blocks' inputs, hidden [pairs,h].
+void Codec::propose(const Context& context, int64_t m, const Beams& beams, int32_t* tried, float* z,
+                    float* hidden) const {
   const Step& step = steps_[static_cast<size_t>(m - 1)];
-  const int64_t n = beams.n, d = config_.d, h = config_.h, K = config_.K, width = beams.width;
-  const int64_t candidates = beam_.candidates, rows = n * width, pairs = rows * candidates;
-  const int64_t kept = std::min(wanted, width * candidates);
+  const int64_t d = config_.d, h = config_.h, K = config_.K, candidates = beam_.candidates;
+  const int64_t rows = beams.n * beams.width, pairs = rows * candidates;
   ScratchFrame frame(context);
   float* const xhat = frame.get<float>(rows * d);
   float* const r = frame.get<float>(rows * d);
   float* const u = frame.get<float>(rows * h);
-  kernels_->gather_sum(context, repeated(rows, d, beams.minus_x, width, xhat));
+  kernels_->gather_sum(context, repeated(rows, d, beams.minus_x, beams.width, xhat));
   kernels_->binary(context, BinaryOp::sub, 1, rows * d, {beams.errors, 0, 1}, {xhat, 0, 1}, xhat);
   project(context, step, rows, xhat, r, u, precision_);
-
-  int32_t* const tried = frame.get<int32_t>(pairs);
   float* const minus_target = xhat;  // of what a codeword has to add: xhat + r - x
   kernels_->binary(context, BinaryOp::add, 1, rows * d, {beams.errors, 0, 1}, {r, 0, 1}, minus_target);
-  rank(context, rankings_[static_cast<size_t>(m)], rows, minus_target, candidates, tried);
-
-  float* const z = frame.get<float>(pairs * d);
-  float* const hidden = frame.get<float>(pairs * h);
-  float* const moved = frame.get<float>(pairs * d);
+  rank(context, step.ranking, rows, minus_target, candidates, tried);
   kernels_->gather_sum(context, repeated_plus(pairs, d, r, candidates, step.z_table.data<float>(), K, tried, z));
   kernels_->gather_sum(context, repeated_plus(pairs, h, u, candidates, step.a_table.data<float>(), K, tried, hidden));
   kernels_->unary(context, UnaryOp::relu, pairs * h, hidden, hidden);
+}
+
+// Step m: the `wanted` nearest of the candidates of each vector, or as many as there are.
+void Codec::extend(const Context& context, int64_t m, int64_t wanted, Beams& beams) const {
+  const int64_t n = beams.n, d = config_.d, width = beams.width, candidates = beam_.candidates;
+  const int64_t pairs = n * width * candidates, kept = std::min(wanted, width * candidates);
+  ScratchFrame frame(context);
+  int32_t* const tried = frame.get<int32_t>(pairs);
+  float* const z = frame.get<float>(pairs * d);
+  float* const hidden = frame.get<float>(pairs * config_.h);
+  float* const moved = frame.get<float>(pairs * d);  // errors with the candidates added
+  propose(context, m, beams, tried, z, hidden);
   kernels_->gather_sum(context, repeated(pairs, d, beams.errors, candidates, moved));
-  run_blocks(context, step, pairs, z, hidden, moved, precision_);
+  run_blocks(context, steps_[static_cast<size_t>(m - 1)], pairs, z, hidden, moved, precision_);
 
   float* const distances = frame.get<float>(pairs);
   int32_t* const picks = frame.get<int32_t>(n * kept);

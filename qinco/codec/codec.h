@@ -24,7 +24,8 @@ struct BeamSearch {
   int64_t size = 1;        // codes that are kept after each step, those that come nearest so far; 1 to 1024
   int64_t candidates = 0;  // codewords that each of them goes on with: the nearest before a step's blocks; 0: all K
 
-  /// Throws Error naming the value for one out of range, or for more than 2^16 candidates of a vector.
+  /// Throws Error naming the value for one out of range, or for more than 2^16 candidates of a vector: a thread of the
+  /// CPU needs memory for the activations of all of them.
   void validate(int64_t K) const;
   bool operator==(const BeamSearch&) const = default;
 };
@@ -33,8 +34,10 @@ class Codec {
  public:
   /// Compiles `model` (f32, on any device) for `device`, on the CPU for the ISA that is active now. Copies what it
   /// needs: the model may change or go. `precision` is that of encoding's search; decoding is as exact as the kernel
-  /// `linear`.
-  explicit Codec(const Qinco& model, kernels::Precision precision = kernels::Precision::exact, Device device = {});
+  /// `linear`. Encoding is by `beam`: but for the default, candidates are compared as by `linear` of this precision.
+  /// Lists of IVF-QINCo are those of the nearest centroids all the same. Throws Error as BeamSearch::validate.
+  explicit Codec(const Qinco& model, kernels::Precision precision = kernels::Precision::exact, Device device = {},
+                 const BeamSearch& beam = {});
 
   /// Takes the present parameters of `model` into the memory there is. Throws Error unless its sizes are those of the
   /// first one.
@@ -48,11 +51,7 @@ class Codec {
   /// results are then unspecified.
   void set_poll(std::function<void()> poll, int64_t rows = 0);
 
-  /// From now on encoding searches like this. But for the default search, candidates are compared as by `linear`
-  /// of the codec's precision, as their network is run. Lists of IVF-QINCo stay those of the nearest centroids. Throws
-  /// Error as validate.
-  void set_beam(const BeamSearch& search);
-  /// With the number of candidates for 0.
+  /// How it searches, with the number of candidates for 0.
   const BeamSearch& beam() const { return beam_; }
   /// FLOP that encoding takes per vector, about.
   double encode_flops() const;
@@ -85,6 +84,11 @@ class Codec {
   void encode_on_device(int64_t n, const float* x, int32_t* codes, const int32_t* first = nullptr) const;
 
  private:
+  // What ranks codewords c_k by ||x - c_k||^2, but for the ||x||^2 that all have: ||c_k||^2 + <2 c_k, -x>.
+  struct Ranking {
+    PackedLinear twice;  // [K,d]  2 c_k
+    Tensor norms;        // [K]    ||c_k||^2
+  };
   // One step, with r = W_x xhat and u = W_up,1 W_x xhat. In the low-rank model, W_x = W_B W_A,x is either multiplied
   // out or, when that is cheaper, kept as w_in = W_A,x: then w_r and w_u apply to w_in xhat [h] instead of xhat [d].
   struct Step {
@@ -95,14 +99,10 @@ class Codec {
     TwofoldLinear w_u;                // [h,p]
     std::vector<TwofoldLinear> up;    // L of [h,d]; the first is undefined: a_table and w_u contain it
     std::vector<TwofoldLinear> down;  // L of [d,h]
-    Tensor candidates;                // the step as the candidate search wants it
+    Tensor candidates;                // for a greedy search: the step as the candidate search wants it
+    Ranking ranking;                  // for a beam search: that of z_table
   };
 
-  // What ranks codewords c_k by ||x - c_k||^2, but for the ||x||^2 that all have: ||c_k||^2 + <2 c_k, -x>.
-  struct Ranking {
-    PackedLinear twice;  // [K,d]  2 c_k
-    Tensor norms;        // [K]    ||c_k||^2
-  };
   struct Beams;  // the codes of some vectors that are under way
 
   void allocate(Step& step) const;
@@ -113,6 +113,8 @@ class Codec {
   void fold_lowrank(const kernels::Context& context, const StepNetwork& network, Step& step) const;
   void set_input(const kernels::Context& context, const StepNetwork& network, const float* w, int64_t ldw,
                  Step& step) const;
+  int64_t row_block() const;
+  int64_t row_block(int64_t n, const kernels::Context& context) const;
   int64_t encode_rows() const;
   void encode_block(const kernels::Context& context, int64_t n, const float* x, int64_t M_used, int32_t* codes,
                     float* xhat, const int32_t* first) const;
@@ -133,27 +135,29 @@ class Codec {
                   kernels::Precision precision = kernels::Precision::exact) const;
 
   bool greedy() const { return beam_.size == 1 && beam_.candidates == config_.K; }
-  void pack_rankings();
-  void pack_ranking(const Tensor& codewords, Ranking& ranking) const;
+  void allocate(Ranking& ranking, int64_t K) const;
+  void update_ranking(const kernels::Context& context, const Tensor& codewords, Ranking& ranking) const;
   void rank(const kernels::Context& context, const Ranking& ranking, int64_t n, const float* minus_x, int64_t kept,
             int32_t* ids) const;
   int64_t beam_vectors(int64_t n, const kernels::Context& context) const;
   void encode_beam(const kernels::Context& context, int64_t n, const float* x, int64_t M_used, int32_t* codes,
                    float* xhat, const int32_t* first) const;
-  void encode_together(const kernels::Context& context, int64_t n, const float* x, int64_t M_used, int32_t* codes,
+  void encode_together(const kernels::Context& context, int64_t n, const float* minus_x, int64_t M_used, int32_t* codes,
                        int64_t codes_ld, const int32_t* first) const;
   void start(const kernels::Context& context, int64_t wanted, const int32_t* first, Beams& beams) const;
+  void propose(const kernels::Context& context, int64_t m, const Beams& beams, int32_t* tried, float* z,
+               float* hidden) const;
   void extend(const kernels::Context& context, int64_t m, int64_t wanted, Beams& beams) const;
 
   QincoConfig config_;
   kernels::Precision precision_;
+  BeamSearch beam_;
   Device device_;
   const kernels::Table<float>* kernels_;
   Tensor codebook0_;  // [K0,d]
+  Ranking ranking0_;  // of codebook 0, for a beam search that has to find the first code
   Tensor scale_;      // []  db_scale, where kernels find it
   std::vector<Step> steps_;
-  BeamSearch beam_;
-  std::vector<Ranking> rankings_;  // of each step, the first's that of codebook 0; none for a greedy search
   std::function<void()> poll_;
   int64_t poll_rows_ = 0;
 };

@@ -20,9 +20,10 @@ void copy_columns(int64_t n, int64_t width, const T* in, int64_t in_ld, T* out, 
 
 }  // namespace
 
-ProductCodec::ProductCodec(const ProductQinco& model, kernels::Precision precision, Device device) {
+ProductCodec::ProductCodec(const ProductQinco& model, kernels::Precision precision, Device device,
+                           const BeamSearch& beam) {
   model.validate();
-  for (const Qinco& part : model.parts) parts_.emplace_back(part, precision, device);
+  for (const Qinco& part : model.parts) parts_.emplace_back(part, precision, device, beam);
   if (model.rotation.defined()) rotation_ = model.rotation.clone();
   d_ = model.d();
   d_out_ = model.d_out();
@@ -30,10 +31,6 @@ ProductCodec::ProductCodec(const ProductQinco& model, kernels::Precision precisi
 
 void ProductCodec::set_poll(const std::function<void()>& poll, int64_t rows) {
   for (Codec& part : parts_) part.set_poll(poll, rows);
-}
-
-void ProductCodec::set_beam(const BeamSearch& search) {
-  for (Codec& part : parts_) part.set_beam(search);
 }
 
 double ProductCodec::encode_flops() const {

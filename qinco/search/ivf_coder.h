@@ -18,14 +18,12 @@ namespace qinco {
 /// An IVF-QINCo model, ready to code and to decode.
 class IvfCoder {
  public:
-  /// Compiles `model` for `device`; throws Error unless it has a coarse quantizer and K <= 256.
-  explicit IvfCoder(const Qinco& model, Device device = {});
+  /// Compiles `model` for `device`, to encode by `beam`; throws Error as Codec, and unless it has a coarse quantizer
+  /// and K <= 256.
+  explicit IvfCoder(const Qinco& model, Device device = {}, const BeamSearch& beam = {});
 
   /// Codec::set_poll of its codec.
   void set_poll(std::function<void()> poll, int64_t rows = 0) { codec_.set_poll(std::move(poll), rows); }
-
-  /// Codec::set_beam of its codec.
-  void set_beam(const BeamSearch& search) { codec_.set_beam(search); }
 
   const QincoConfig& config() const { return codec_.config(); }
   const Codec& codec() const { return codec_; }

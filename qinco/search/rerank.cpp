@@ -15,9 +15,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int64_t kRows = 1 << 15;                 // candidates decoded together
+constexpr int64_t kRowsTogether = 1 << 15;         // candidates decoded together
 constexpr int64_t kCandidates = int64_t{1} << 22;  // of the queries scanned together, 12 bytes each ..
-constexpr int64_t kScanQueries = 1024;             // .. which are no more than these, unless kRows is for more
+constexpr int64_t kScanQueries = 1024;             // .. which are no more than these, unless kRowsTogether is for more
 
 double lap(Clock::time_point& start) {
   const Clock::time_point now = Clock::now();
@@ -28,7 +28,7 @@ double lap(Clock::time_point& start) {
 
 /// Queries whose candidates are decoded together.
 int64_t queries_together(int64_t nshort) {
-  return std::max<int64_t>(1, kRows / nshort);
+  return std::max<int64_t>(1, kRowsTogether / nshort);
 }
 
 /// The candidates of some queries that are there at all, by id: those of query q are [first[q], first[q+1]).

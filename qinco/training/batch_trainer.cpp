@@ -13,11 +13,9 @@ BatchTrainer::BatchTrainer(Qinco& model, double lr, kernels::Precision precision
     : model_(model),
       parameters_(model.parameters()),
       precision_(precision),
-      codec_(model, precision, model.device()),
+      codec_(model, precision, model.device(), beam),
       adam_(parameters_, {.lr = lr}),
-      recording_(kernels::Recording::wanted(model.device())) {
-  codec_.set_beam(beam);
-}
+      recording_(kernels::Recording::wanted(model.device())) {}
 
 Tensor BatchTrainer::queue_step(const Tensor& x, const int32_t* known) {
   const int64_t n = x.size(0);

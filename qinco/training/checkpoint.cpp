@@ -135,7 +135,7 @@ Checkpoint load_checkpoint(const std::string& path) {
   c.run.cosine = count(path, metadata, "cosine") != 0;
   c.run.precision = count(path, metadata, "fast") != 0 ? kernels::Precision::fast : kernels::Precision::exact;
   if (metadata.count("beam_size") > 0) {  // older checkpoints lack it
-    c.run.beam = {metadata_int(path, metadata, "beam_size"), metadata_int(path, metadata, "candidates")};
+    c.run.beam = {count(path, metadata, "beam_size"), count(path, metadata, "candidates")};
   } else {
     c.run.beam.candidates = c.config.K;
   }

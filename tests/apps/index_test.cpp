@@ -129,6 +129,26 @@ TEST_CASE("index: visiting all lists and decoding all is eval's exhaustive searc
                {"ivf_codes.npy: row 550 holds a code outside 0 to 15", "500 vectors", "--resume --first_id 9000"});
 }
 
+TEST_CASE("index: --beam_size and --candidates code what is built from and added as encode does") {
+  const IvfWorkspace space;
+  const auto searched = [](Arguments arguments) {
+    arguments.insert(arguments.end(), {"--beam_size", "3", "--candidates", "4"});
+    return arguments;
+  };
+  const std::string codes = space.file("beam.npy"), coded = space.file("coded.index"), here = space.file("here.index");
+  space.run_well(searched(with(with(space.encode(), "--model", space.ivf_model()), "--o", codes)));
+  const Arguments build = {"index", "build", "--model", space.ivf_model(), "--training_data", space.base()};
+  space.run_well(with(with(build, "--training_codes", codes), "--o", coded));
+  space.run_well(searched(with(build, "--o", here)));
+  CHECK(read_bytes(here) == read_bytes(coded));
+  CHECK(read_bytes(here) != read_bytes(space.index()));
+  const Arguments add = with(space.add(), "--index", here);
+  space.run_well(searched(add));
+  space.run_well(with(with(space.add(), "--index", coded), "--codes", codes));
+  CHECK(read_bytes(here) == read_bytes(coded));
+  expect_error(space.path(), with(add, "--candidates", "17"), 1, {"candidates: expected 1 to K = 16, found 17"});
+}
+
 TEST_CASE("index: recall counts ids up to the largest that an index holds") {
   const IvfWorkspace space;
   const int64_t first = (int64_t{1} << 32) - 2 - Workspace::kN;

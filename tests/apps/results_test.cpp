@@ -59,14 +59,13 @@ TEST_CASE("encode, eval and train: a beam gives the library's codes, and a small
   const Workspace space;
   const Encoded plain = encode_in_library(space);
   const Tensor& x = space.base_vectors();
-  Codec codec(Workspace::make_model());
   // In order: the options, and what they ask for. With a beam 16 candidates, or all.
   const std::vector<std::pair<Arguments, BeamSearch>> cases = {{{"--beam_size", "3", "--candidates", "4"}, {3, 4}},
                                                                {{"--candidates", "5"}, {1, 5}},
                                                                {{"--beam_size", "2"}, {2, Workspace::kK}}};
   for (const auto& [options, beam] : cases) {
     Encoded expected{Tensor::empty(plain.codes.shape(), DType::i32), Tensor::empty(x.shape())};
-    codec.set_beam(beam);
+    const Codec codec(Workspace::make_model(), kernels::Precision::exact, {}, beam);
     codec.encode(x.size(0), x.data<float>(), expected.codes.data<int32_t>(), expected.xhat.data<float>());
     Arguments encode = space.encode(), eval = space.eval();
     encode.insert(encode.end(), options.begin(), options.end());
@@ -83,6 +82,15 @@ TEST_CASE("encode, eval and train: a beam gives the library's codes, and a small
   CHECK(trained.at("beam_size") == 3);
   CHECK(trained.at("candidates") == 4);
   CHECK(trained.at("best_val_mse").get<double>() < results_of(space.train(2)).at("best_val_mse").get<double>());
+  const auto searched = [](Arguments arguments) {
+    arguments.insert(arguments.end(), {"--beam_size", "3", "--candidates", "4"});
+    return arguments;
+  };
+  const Arguments from_model = with(with(space.train(1), "--init_model", space.model()), "--nval", "88");
+  CHECK(results_of(searched(from_model)).at("init_val_mse").get<double>() <
+        0.99 * results_of(from_model).at("init_val_mse").get<double>());
+  CHECK(results_of(searched(space.search())).at("mse") ==
+        doctest::Approx(results_of(searched(space.eval())).at("mse")));
   for (const Arguments& command : {space.encode(), space.eval(), space.train(2), space.search()}) {
     expect_error(space.path(), with(command, "--beam_size", "0"), 1, {"beam_size: expected 1 to 1024, found 0"});
     expect_error(space.path(), with(command, "--candidates", "17"), 1, {"candidates: expected 1 to K = 16, found 17"});

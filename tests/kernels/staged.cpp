@@ -201,10 +201,8 @@ void gather_sum(const Context&, const GatherSum<float>& g) {
 void extend_beams(const Context&, const BeamPicks& b) {
   Stage s(device_in_use);
   BeamPicks there = b;
-  there.codes = s.in(b.codes, b.steps * b.n * b.width);
-  there.tried = s.in(b.tried, b.n * b.width * b.candidates);
-  there.picks = s.in(b.picks, b.n * b.kept);
-  there.pairs = s.both(b.pairs, b.n * b.kept);
+  there.codes = s.in(b.codes, b.steps * b.n * b.width), there.tried = s.in(b.tried, b.n * b.width * b.candidates);
+  there.picks = s.in(b.picks, b.n * b.kept), there.pairs = s.both(b.pairs, b.n * b.kept);
   there.longer = s.both(b.longer, (b.steps + 1) * b.n * b.kept);
   kernels_of_device().extend_beams(s.context(), there);
 }

@@ -41,9 +41,7 @@ BeamCoded beam_encode(const Codec& codec, const Tensor& x, int64_t M_used, const
 }
 
 Codec codec_with(const Qinco& model, const BeamSearch& beam, kernels::Precision precision = kernels::Precision::exact) {
-  Codec codec(model, precision);
-  codec.set_beam(beam);
-  return codec;
+  return Codec(model, precision, {}, beam);
 }
 
 // The model in double; without its residual blocks, which then add nothing, if not wanted.
@@ -240,20 +238,33 @@ TEST_CASE("beam: products are rounded where the codec is asked for fast, and dec
   }
 }
 
-TEST_CASE("beam: of one code with all candidates is the plain search, and one is left again") {
+TEST_CASE("beam: of one code with all candidates is the plain search") {
   const QincoConfig& config = kBeamConfigs[0];
   const Qinco model = random_model(config, 31);
   const Tensor x = random_vectors(config, 50, 32);
   const BeamCoded plain = beam_encode(Codec(model), x, config.M);
-  Codec codec(model);
-  CHECK(codec.beam() == BeamSearch{1, config.K});
-  codec.set_beam({4, 3});
-  CHECK(codec.beam() == BeamSearch{4, 3});
-  CHECK_FALSE(same_bits(beam_encode(codec, x, config.M).codes, plain.codes));
-  for (const BeamSearch beam : {BeamSearch{}, BeamSearch{1, config.K}}) {
-    codec.set_beam(beam);
-    CHECK(same_bits(beam_encode(codec, x, config.M).codes, plain.codes));
+  CHECK(Codec(model).beam() == BeamSearch{1, config.K});
+  CHECK(codec_with(model, {4, 3}).beam() == BeamSearch{4, 3});
+  CHECK_FALSE(same_bits(beam_encode(codec_with(model, {4, 3}), x, config.M).codes, plain.codes));
+  for (const BeamSearch beam : {BeamSearch{}, BeamSearch{1, config.K}})
+    CHECK(same_bits(beam_encode(codec_with(model, beam), x, config.M).codes, plain.codes));
+}
+
+TEST_CASE("beam: models of one code are coded as without, polled or not, at any thread count") {
+  const QincoConfig config{.d = 8, .M = 1, .K = 16, .L = 1, .h = 4};
+  const Qinco model = random_model(config, 33);
+  const Tensor x = random_vectors(config, 50, 34);
+  const Tensor expected = beam_encode(Codec(model), x, 1).codes;
+  Codec codec = codec_with(model, {4, 3});
+  const int threads = kernels::default_threads();
+  for (const int count : {1, 2, 3, 4}) {
+    kernels::set_default_threads(count);
+    codec.set_poll(nullptr);
+    CHECK(same_bits(beam_encode(codec, x, 1).codes, expected));
+    codec.set_poll([] {});
+    CHECK(same_bits(beam_encode(codec, x, 1).codes, expected));
   }
+  kernels::set_default_threads(threads);
 }
 
 TEST_CASE("beam: follows the model through update") {
@@ -271,10 +282,10 @@ TEST_CASE("beam: PQ-QINCo's parts search with beams of their own") {
   const QincoConfig config{.d = 6, .M = 3, .K = 8, .L = 1, .h = 9};
   ProductQinco model;
   for (const uint64_t seed : {1, 2}) model.parts.push_back(random_model(config, seed));
-  ProductCodec codec(model);
-  codec.set_beam({3, 4});
+  const ProductCodec codec(model, kernels::Precision::exact, {}, {3, 4});
   CHECK(codec.beam() == BeamSearch{3, 4});
-  CHECK(codec.encode_flops() == doctest::Approx(ProductCodec(model).encode_flops() * 3 * 4 / 8));
+  // Two parts: the first code, and two steps' projections, rankings and blocks (docs/beam_search.md).
+  CHECK(codec.encode_flops() == 2 * (2 * 6 * 8 + 2 * 3 * (2 * 6 * (6 + 9) + 2 * 8 * 6 + 4 * 2 * 6 * 9)));
   const Tensor x = tests::normal_vectors(30, 12, 4);
   std::vector<int32_t> codes(30 * 6);
   codec.encode(30, x.data<float>(), 3, codes.data());
@@ -308,10 +319,9 @@ TEST_CASE("beam: a poll ends it, and vectors that are not finite get codes") {
 }
 
 TEST_CASE("beam: sizes and candidates out of range are errors") {
-  Codec codec(random_model({.d = 3, .M = 2, .K = 2048, .L = 1, .h = 2}, 1));
+  const Qinco model = random_model({.d = 3, .M = 2, .K = 2048, .L = 1, .h = 2}, 1);
   const auto check_error = [&](const BeamSearch& beam, const char* expected) {
-    CHECK_THROWS_WITH_AS(codec.set_beam(beam), expected, Error);
-    CHECK(codec.beam() == BeamSearch{1, 2048});
+    CHECK_THROWS_WITH_AS(codec_with(model, beam), expected, Error);
   };
   check_error({0, 4}, "beam_size: expected 1 to 1024, found 0");
   check_error({-1, 4}, "beam_size: expected 1 to 1024, found -1");
@@ -319,6 +329,5 @@ TEST_CASE("beam: sizes and candidates out of range are errors") {
   check_error({4, -1}, "candidates: expected 1 to K = 2048, found -1");
   check_error({4, 2049}, "candidates: expected 1 to K = 2048, found 2049");
   check_error({64, 1025}, "beam_size 64 with 1025 candidates each: expected at most 65536 candidates in all");
-  codec.set_beam({32, 0});
-  CHECK(codec.beam() == BeamSearch{32, 2048});
+  CHECK(codec_with(model, {32, 0}).beam() == BeamSearch{32, 2048});
 }

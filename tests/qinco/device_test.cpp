@@ -113,9 +113,8 @@ TEST_CASE("device: a beam search ends with the CPU's codes") {
         CAPTURE(beam.size);
         Qinco model = random_model(config, 1);
         if (K_ivf > 0) Random(8).normal(model.codebook(0).value());
-        Codec here(model), there(model, kernels::Precision::exact, device);
-        here.set_beam(beam);
-        there.set_beam(beam);
+        const Codec here(model, kernels::Precision::exact, {}, beam),
+            there(model, kernels::Precision::exact, device, beam);
         const Tensor x = random_vectors(config, 40, 2);
         const int64_t M = config.codes();
         const Coded expected = encode(here, M, x), found = encode(there, M, x);
