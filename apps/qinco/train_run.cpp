@@ -77,6 +77,7 @@ struct Start {
 Start start_new(const Common& common, const TrainArguments& arguments, const Split& data, const Stopping& stopping) {
   const Tensor centroids = arguments.ivf ? read_centroids(arguments, data.train.dim()) : Tensor();
   const QincoConfig config = new_config(arguments, data.train, centroids);
+  arguments.beam.search(config.K).validate(config.K);  // before long work
   const ResidualQuantizer rq = make_rq(common, arguments, config, data.train, centroids, stopping);
   Start start{initial_model(config, rq, common.seed, centroids)};
   const auto poll = [&] { stopping.before_training(); };
@@ -206,8 +207,6 @@ TrainOptions train_options(const Common& common, const TrainArguments& arguments
   options.model_path = arguments.model;
   options.checkpoint_path = arguments.checkpoint_path();
   options.validate();
-  const int64_t K = arguments.K.value_or(QincoConfig{}.K);
-  if (arguments.init_model.empty() && !arguments.resume) arguments.beam.search(K).validate(K);
   check(arguments.rq_beam_size >= 1, "rq_beam_size: expected 1 or more, found {}", arguments.rq_beam_size);
   return options;
 }

@@ -86,7 +86,7 @@ TEST_CASE("encode, eval and train: a beam gives the library's codes, and a small
     arguments.insert(arguments.end(), {"--beam_size", "3", "--candidates", "4"});
     return arguments;
   };
-  const Arguments from_model = with(with(space.train(1), "--init_model", space.model()), "--nval", "88");
+  const Arguments from_model = with(with(space.train(1), "--init_model", space.model()), "--h", "4");
   CHECK(results_of(searched(from_model)).at("init_val_mse").get<double>() <
         0.99 * results_of(from_model).at("init_val_mse").get<double>());
   CHECK(results_of(searched(space.search())).at("mse") ==

@@ -40,9 +40,11 @@ struct Training {
 TEST_CASE("device: recorded batches train to the same bits") {
   for (const Device device : test_devices())
     for (const auto& [lowrank, K_ivf] : {std::pair(false, 0), std::pair(true, 0), std::pair(false, 21)})
-      for (const auto& [precision, beam] : {std::pair(kernels::Precision::exact, BeamSearch{}),
-                                            {kernels::Precision::fast, BeamSearch{}},
-                                            {kernels::Precision::exact, BeamSearch{3, 4}}}) {
+      for (const auto& search : {std::pair(kernels::Precision::exact, BeamSearch{}),
+                                 {kernels::Precision::fast, BeamSearch{}},
+                                 {kernels::Precision::exact, BeamSearch{3, 4}}}) {
+        const kernels::Precision precision = search.first;
+        const BeamSearch beam = search.second;
         if ((lowrank || K_ivf > 0) && precision == kernels::Precision::fast) continue;
         if (lowrank && beam.size > 1) continue;
         const QincoConfig config = small_config(2, lowrank, K_ivf);
