@@ -62,16 +62,6 @@ Variable mean(const Variable& x);
 Variable sum(const Variable& x, int64_t dim, bool keepdim = false);
 Variable mean(const Variable& x, int64_t dim, bool keepdim = false);
 
-/// Elements along a dimension, and where they are in it (i32).
-struct Picked {
-  Variable values;
-  Tensor ids;
-};
-/// The largest, or smallest, elements along one dimension, as in tensor/ops.h; the gradient goes to the elements
-/// picked. x has at most 2^31-1 elements. The gradient waits for the ids, which the CPU turns to places in x.
-Picked max(const Variable& x, int64_t dim, bool keepdim = false);
-Picked min(const Variable& x, int64_t dim, bool keepdim = false);
-
 Variable concat(const std::vector<Variable>& parts, int64_t dim);
 /// Along a new dimension.
 Variable stack(const std::vector<Variable>& parts, int64_t dim);

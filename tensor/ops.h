@@ -69,15 +69,6 @@ Tensor mean(const Tensor& x);
 /// Sum or mean over one dimension, which is removed, or kept with size 1.
 Tensor sum(const Tensor& x, int64_t dim, bool keepdim = false);
 Tensor mean(const Tensor& x, int64_t dim, bool keepdim = false);
-/// Elements along a dimension, and where they are in it (i32).
-struct Picked {
-  Tensor values, ids;
-};
-/// The largest, or smallest, elements along dimension `dim`, which is removed, or kept with size 1; the first of equal
-/// ones. Unlike PyTorch's, a NaN is passed over: it counts as -infinity for max, as +infinity for min. Error where the
-/// dimension is empty.
-Picked max(const Tensor& x, int64_t dim, bool keepdim = false);
-Picked min(const Tensor& x, int64_t dim, bool keepdim = false);
 /// Sums the dimensions that broadcasting `shape` to x.shape() repeated: the transpose of expand().
 Tensor sum_to(const Tensor& x, const Shape& shape);
 /// sum (a-b)^2 over all elements, accumulated in double; equal shapes.

@@ -1,6 +1,4 @@
-// Sums, means, the largest and the smallest, and squared errors.
-#include <cstdint>
-
+// Sums, means and squared errors.
 #include "autograd/node.h"
 #include "autograd/ops.h"
 #include "tensor/create.h"
@@ -24,39 +22,7 @@ Variable squared_error(const char* op, const Variable& a, const Variable& b, dou
   });
 }
 
-// What was picked of x along dimension d.
-Picked pick(const char* op, const Variable& x, int d, const qinco::Picked& picked) {
-  check(x.value().numel() <= INT32_MAX, "{}: {} elements of shape {}, expected at most {}", op, x.value().numel(),
-        x.shape(), INT32_MAX);
-  // A copy of the ids: the caller may change theirs before backward().
-  const auto backward = [d, shape = x.shape(), ids = x.requires_grad() ? picked.ids.clone() : Tensor()](
-                            const Tensor& g, InputGradients& into) {
-    const int64_t n = shape[d], rows = g.numel();
-    const Tensor places = ids.clone(Device{}).reshape({rows});  // with dimension d the last one
-    for (int64_t i = 0; i < rows; ++i) places.data<int32_t>()[i] += static_cast<int32_t>(i * n);
-    Shape moved = shape;
-    moved.erase(d);
-    moved.push_back(n);
-    Tensor dx = zeros({rows * n}, g.dtype(), g.device());
-    scatter_add_rows(dx, places, g.reshape({rows}));
-    dx = dx.reshape(moved);
-    for (int i = moved.size() - 1; i > d; --i) dx = dx.transpose(i - 1, i);
-    into.set(0, dx);
-  };
-  return {record(op, picked.values, {x}, backward), picked.ids};
-}
-
 }  // namespace
-
-Picked max(const Variable& x, int64_t dim, bool keepdim) {
-  const int d = normalise_dim(dim, x.value().dim(), "max");
-  return pick("max", x, d, qinco::max(x.value(), d, keepdim));
-}
-
-Picked min(const Variable& x, int64_t dim, bool keepdim) {
-  const int d = normalise_dim(dim, x.value().dim(), "min");
-  return pick("min", x, d, qinco::min(x.value(), d, keepdim));
-}
 
 Variable sum(const Variable& x) {
   return record("sum", qinco::sum(x.value()), {x},

@@ -1,4 +1,4 @@
-// Sums, means, the largest and the smallest.
+// Sums, means, arg-min and arg-max.
 #include <algorithm>
 
 #include "kernels/kernels.h"
@@ -55,27 +55,6 @@ Tensor arg_rows(const char* op, const Tensor& x, bool largest) {
   return out;
 }
 
-// The smallest elements along a dimension, or with `largest` those of -x, by the kernel that finds the k smallest.
-Picked pick(const char* op, const Tensor& x, int64_t dim, bool keepdim, bool largest) {
-  const Context& context = context_of(op, {&x});
-  const int d = normalise_dim(dim, x.dim(), op);
-  const int64_t n = x.shape()[d];
-  check(n > 0, "{}: dimension {} of shape {} is empty", op, d, x.shape());
-  Tensor last = x;  // with that dimension the last, the others in their order
-  for (int i = d; i + 1 < x.dim(); ++i) last = last.transpose(i, i + 1);
-  Shape shape = x.shape();
-  shape[d] = 1;
-  if (!keepdim) shape.erase(d);
-  const Tensor values = Tensor::empty(shape, x.dtype(), x.device());
-  const Tensor ids = Tensor::empty(shape, DType::i32, x.device());
-  floating_dtype(op, x.dtype(), [&]<class T>() {
-    const Tensor in = largest ? neg(last) : last.contiguous();
-    kernels::table<T>(context.device)
-        .topk(context, values.numel(), n, 1, in.data<T>(), ids.data<int32_t>(), values.data<T>());
-  });
-  return {largest ? neg(values) : values, ids};
-}
-
 }  // namespace
 
 Tensor sum(const Tensor& x) {
@@ -101,14 +80,6 @@ Tensor mean(const Tensor& x, int64_t dim, bool keepdim) {
   const int64_t n = x.size(dim);
   check(n > 0, "mean: dimension {} of shape {} is empty", dim, x.shape());
   return sum(x, dim, keepdim) / static_cast<double>(n);
-}
-
-Picked max(const Tensor& x, int64_t dim, bool keepdim) {
-  return pick("max", x, dim, keepdim, true);
-}
-
-Picked min(const Tensor& x, int64_t dim, bool keepdim) {
-  return pick("min", x, dim, keepdim, false);
 }
 
 Tensor sum_to(const Tensor& x, const Shape& shape) {

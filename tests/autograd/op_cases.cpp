@@ -19,12 +19,6 @@ Tensor ids(const Shape& shape, int n) {
   return from_vector(values, shape);
 }
 
-// x, moved so that no two elements are less than 1 apart; of a size that 7 does not divide.
-Variable apart(const Variable& x) {
-  const Tensor places = ids(x.shape(), static_cast<int>(x.value().numel()));
-  return x + 3 * Variable(places.to(x.dtype()).to(x.value().device()));
-}
-
 double drawn(Random& random, Draw draw, int64_t i) {
   const double u = random.uniform();
   switch (draw) {
@@ -123,10 +117,6 @@ void add_losses(std::vector<OpCase>& cases) {
   cases.push_back({"sum: last kept", {{{3, 11}}}, [](const Inputs& x) { return sum(square(x[0]), -1, true); }});
   cases.push_back({"mean", {{{3, 11}}}, [](const Inputs& x) { return mean(square(x[0])); }});
   cases.push_back({"mean: first", {{{3, 11}}}, [](const Inputs& x) { return mean(square(x[0]), 0); }});
-  cases.push_back({"max", {{{3, 11}}}, [](const Inputs& x) { return max(apart(x[0]), -1).values; }});
-  cases.push_back({"max: first kept", {{{3, 11}}}, [](const Inputs& x) { return max(apart(x[0]), 0, true).values; }});
-  cases.push_back({"min", {{{2, 3, 4}}}, [](const Inputs& x) { return min(apart(x[0]), 1).values; }});
-  cases.push_back({"min: first", {{{2, 3, 4}}}, [](const Inputs& x) { return min(apart(x[0]), 0).values; }});
   cases.push_back({"mean: last kept", {{{3, 11}}}, [](const Inputs& x) { return mean(square(x[0]), 1, true); }});
 }
 

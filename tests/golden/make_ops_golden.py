@@ -41,11 +41,6 @@ def ids(*shape, n):
     return ((7 * torch.arange(int(np.prod(shape))) + 3) % n).reshape(shape)
 
 
-def apart(x):
-    """As apart() of op_cases.cpp: moved so that no two elements are less than 1 apart."""
-    return x + 3 * ids(*x.shape, n=x.numel())
-
-
 def draw(shape, kind):
     u = GENERATOR.random(shape)
     sign = np.where(np.arange(u.size).reshape(shape) % 2 == 0, 1.0, -1.0)
@@ -130,10 +125,6 @@ LATER_CASES = {
     "clamp": ([((9,), "biased")], lambda x: torch.clamp(torch.cat([x, 0.25 * x]), -1.5, 2)),
     "stack": ([(3, 4), (3, 4)], lambda a, b: torch.stack([a, b], 1) ** 2),
     "stack: last, three times": ([(2, 3), (2, 3)], lambda a, b: torch.stack([a, b, a], -1) ** 2),
-    "max": ([(3, 11)], lambda x: torch.max(apart(x), -1).values),
-    "max: first kept": ([(3, 11)], lambda x: torch.max(apart(x), 0, keepdim=True).values),
-    "min": ([(2, 3, 4)], lambda x: torch.min(apart(x), 1).values),
-    "min: first": ([(2, 3, 4)], lambda x: torch.min(apart(x), 0).values),
 }
 
 OPTIMISERS = {

@@ -320,36 +320,6 @@ TEST_CASE("tensor ops: reductions in closed form") {
   CHECK(sum(scalar(1).expand({40'000'000})).item<double>() == 4e7);
 }
 
-TEST_CASE("tensor ops: max and min along a dimension") {
-  const float nan = std::nanf(""), infinity = std::numeric_limits<float>::infinity();
-  const Tensor x = from_vector<float>({3, -1, 3, 5, 7, nan, nan, nan, nan, -infinity, nan, -infinity}, {2, 2, 3});
-  const auto ids = [](const std::vector<int32_t>& values) { return from_vector(values, {2, 2}); };
-  const Picked largest = max(x, -1), smallest = min(x, 2);
-  CHECK(same_bits(largest.ids, ids({0, 1, 0, 0})));
-  CHECK(same_bits(smallest.ids, ids({1, 0, 0, 0})));
-  CHECK(same_bits(largest.values.row(0), from_vector<float>({3, 7})));
-  CHECK(largest.values.row(1).row(1).item<float>() == -infinity);
-  CHECK(std::isnan(largest.values.row(1).row(0).item<float>()));
-  CHECK(same_bits(smallest.values.row(0), from_vector<float>({-1, 5})));
-  for (const DType dtype : {DType::f32, DType::f64}) {
-    const Tensor y = positive_values({3, 4, 5}, 1, dtype);
-    for (const int64_t dim : {0, 1, 2}) {
-      const Picked found = max(y, dim, true);
-      REQUIRE(found.values.size(dim) == 1);
-      CHECK(same_bits(max(y, dim).values, found.values.squeeze(dim)));
-      CHECK(same_bits(max(-y, dim, true).values, -min(y, dim, true).values));
-      CHECK(same_bits(min(-y, dim, true).ids, found.ids));
-      Tensor running = y.slice(dim, 0, 1).contiguous();
-      for (int64_t i = 1; i < y.size(dim); ++i) running = maximum(running, y.slice(dim, i, i + 1));
-      CHECK(same_bits(found.values, running));
-    }
-  }
-  CHECK(max(ones({0, 3}), 1).ids.shape() == Shape{0});
-  CHECK(error_of([] { min(ones({3, 0}), 1); }) == "min: dimension 1 of shape [3,0] is empty");
-  CHECK(error_of([] { max(ones({3}, DType::i32), 0); }) == "max: expected f32 or f64, found i32");
-  CHECK(error_of([] { max(Tensor(), 0); }) == "max: an operand is undefined");
-}
-
 TEST_CASE("tensor ops: concat of every dtype") {
   for (const DType dtype : {DType::u8, DType::f16, DType::i32, DType::f64}) {
     const Tensor a = arange(6, 0, 1, dtype).reshape({2, 3}), b = arange(4, 10, 1, dtype).reshape({2, 2});
