@@ -49,7 +49,7 @@ struct Codec::Beams {
   int64_t n = 0, width = 1, steps = 0;
   const float* minus_x = nullptr;  // [n,d], scaled
   float* errors = nullptr;         // [n*width,d]  xhat - x
-  float* next_errors = nullptr;    // as large: for what follows
+  float* next_errors = nullptr;    // those of the next step
   int32_t* codes = nullptr;        // [steps,n*width]
   int32_t* next_codes = nullptr;
 
