@@ -1,11 +1,13 @@
-// The options --beam_size and --candidates of the subcommands that encode.
+// The options --beam_size and --candidates of the subcommands that encode, and the codec that searches so.
 #pragma once
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <optional>
+#include <string>
 
-#include "qinco/codec/codec.h"
+#include "qinco/codec/product_codec.h"
+#include "qinco/io/product_file.h"
 
 namespace qinco::app {
 
@@ -28,6 +30,13 @@ inline void add_beam_options(CLI::App& command, BeamOptions& options) {
   command.add_option("--candidates", options.candidates,
                      "codewords that each goes on with: the nearest before the residual blocks (1 to K; default: with "
                      "a beam 16, else all)");
+}
+
+/// The model in a file, ready to encode by `beam`.
+inline ProductCodec load_codec(const std::string& path, kernels::Precision precision, Device device,
+                               const BeamOptions& beam) {
+  const ProductQinco model = load_product(path);
+  return ProductCodec(model, precision, device, beam.search(model.K()));
 }
 
 }  // namespace qinco::app

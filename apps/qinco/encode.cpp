@@ -11,7 +11,6 @@
 #include "apps/qinco/stream.h"
 #include "qinco/codec/product_codec.h"
 #include "qinco/io/codes.h"
-#include "qinco/io/product_file.h"
 #include "qinco/io/vectors.h"
 
 namespace qinco::app {
@@ -27,8 +26,7 @@ struct EncodeOptions {
 
 void encode(const EncodeOptions& options, const Common& common) {
   check_ending("--o", options.output, options.raw ? "packed bits" : ".npy");
-  const ProductQinco model = load_product(options.model);
-  ProductCodec codec(model, options.precision, common.device(), options.beam.search(model.K()));
+  ProductCodec codec = load_codec(options.model, options.precision, common.device(), options.beam);
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   const VectorFile vectors = VectorFile::open(options.input);
   check(vectors.dim() == codec.d(), "{}: vectors have dimension {}, expected {} as in {}", options.input, vectors.dim(),

@@ -8,7 +8,6 @@
 #include "apps/qinco/precision.h"
 #include "apps/qinco/stream.h"
 #include "qinco/codec/product_codec.h"
-#include "qinco/io/product_file.h"
 
 namespace qinco::app {
 namespace {
@@ -23,8 +22,7 @@ struct EvalOptions {
 };
 
 void eval(const EvalOptions& options, const Common& common) {
-  const ProductQinco model = load_product(options.model);
-  ProductCodec codec(model, options.precision, common.device(), options.beam.search(model.K()));
+  ProductCodec codec = load_codec(options.model, options.precision, common.device(), options.beam);
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   check_evaluation_files(options.files, codec.d(), options.model);
   Coder coder;

@@ -14,7 +14,6 @@
 #include "kernels/kernels.h"
 #include "qinco/codec/product_codec.h"
 #include "qinco/io/codes.h"
-#include "qinco/io/product_file.h"
 #include "qinco/io/vectors.h"
 #include "qinco/quantizers/additive.h"
 #include "qinco/search/additive_index.h"
@@ -146,8 +145,7 @@ void check_options(const TwoStageOptions& options) {
 
 void search(const TwoStageOptions& options, const Common& common) {
   check_options(options);
-  const ProductQinco model = load_product(options.model);
-  ProductCodec codec(model, kernels::Precision::exact, common.device(), options.beam.search(model.K()));
+  ProductCodec codec = load_codec(options.model, kernels::Precision::exact, common.device(), options.beam);
   check(codec.coarse() == 0, "{}: a model of variant ivf-qinco, expected one without a coarse quantizer",
         options.model);
   check(codec.K() <= kernels::kScanEntries, "{}: K = {}, expected at most {} for look-up tables", options.model,

@@ -8,7 +8,7 @@
 
 #include "kernels/parallel.h"
 #include "qinco/codec/product_codec.h"
-#include "tests/qinco/model_fixtures.h"
+#include "tests/qinco/codec_fixtures.h"
 
 using namespace qinco;
 using namespace qinco::testing;
@@ -23,37 +23,15 @@ const QincoConfig kBeamConfigs[] = {
     {.d = 12, .M = 3, .K = 16, .L = 3, .h = 9, .db_scale = 2.5F, .K_ivf = 21},
 };
 
-Qinco model_of(const QincoConfig& config, uint64_t seed) {
-  Qinco model = random_model(config, seed);
-  if (config.K_ivf > 0) Random(8).normal(model.codebook(0).value());
-  return model;
-}
-
-struct BeamCoded {
-  Tensor codes, xhat;
-};
-
-BeamCoded beam_encode(const Codec& codec, const Tensor& x, int64_t M_used, const int32_t* first = nullptr) {
-  const int64_t n = x.size(0);
-  BeamCoded out{Tensor::empty({n, M_used}, DType::i32), Tensor::empty({n, codec.config().d})};
-  codec.encode(n, x.data<float>(), out.codes.data<int32_t>(), out.xhat.data<float>(), first, M_used);
-  return out;
-}
-
 Codec codec_with(const Qinco& model, const BeamSearch& beam, kernels::Precision precision = kernels::Precision::exact) {
   return Codec(model, precision, {}, beam);
 }
 
-// The model in double; without its residual blocks, which then add nothing, if not wanted.
-Qinco exact_model(const Qinco& model, bool blocks) {
-  Random unused(0);
-  Qinco exact(model.config(), unused, DType::f64);
-  TensorMap parameters;
-  for (const auto& [name, tensor] : model.state()) {
-    const bool last = name.find("residual_block") != std::string::npos && name.find(".2.weight") != std::string::npos;
-    parameters.emplace(name, last && !blocks ? zeros_like(tensor.to(DType::f64)) : tensor.to(DType::f64));
-  }
-  exact.load(parameters);
+// The model in double, whose residual blocks add nothing.
+Qinco without_blocks(const Qinco& model) {
+  Qinco exact = in_double(model);
+  for (int64_t m = 1; m < exact.config().codes(); ++m)
+    for (const Variable& down : exact.step(m).down) down.value().copy_from(zeros_like(down.value()));
   return exact;
 }
 
@@ -67,7 +45,7 @@ struct BeamPath {
 class Definition {
  public:
   Definition(const Qinco& model, const BeamSearch& beam)
-      : exact_(exact_model(model, true)), before_(exact_model(model, false)), beam_(beam) {}
+      : exact_(in_double(model)), before_(without_blocks(model)), beam_(beam) {}
 
   // The squared error that it reaches with M_used codes, the first one being `first` unless that is -1.
   double error(const Tensor& x, int64_t M_used, int32_t first = -1) const {
@@ -128,7 +106,7 @@ TEST_CASE("beam: the codes reach the error of the definition, on every ISA") {
   constexpr int64_t kN = 5;
   for (const QincoConfig& config : kBeamConfigs)
     for (const BeamSearch beam : {BeamSearch{1, 5}, BeamSearch{3, 4}, BeamSearch{4, config.K}, BeamSearch{5, 1}}) {
-      const Qinco model = model_of(config, 11);
+      const Qinco model = random_model(config, 11);
       const Definition definition(model, beam);
       const Tensor x = random_vectors(config, kN, 12);
       const std::vector<int32_t> first = {3, 0, 7, 1, 5};
@@ -145,7 +123,7 @@ TEST_CASE("beam: the codes reach the error of the definition, on every ISA") {
           const kernels::ScopedIsa scoped(isa);
           for (const kernels::Precision precision : {kernels::Precision::exact, kernels::Precision::fast}) {
             const Codec codec = codec_with(model, beam, precision);
-            const BeamCoded found = beam_encode(codec, x, M_used, known ? first.data() : nullptr);
+            const Encoded found = encode(codec, x, M_used, known ? first.data() : nullptr);
             for (int64_t i = 0; i < kN; ++i) {
               const Tensor rebuilt = scaled(found.xhat, i, config);
               CHECK(sum_squared_difference(rebuilt, scaled(x, i, config)) ==
@@ -167,13 +145,13 @@ TEST_CASE("beam: one that holds all codes finds the best of them") {
   for (int32_t i = 0; i < 64; ++i) all.insert(all.end(), {i / 16, i / 4 % 4, i % 4});
   const Tensor decoded = Tensor::empty({64, config.d});
   greedy.decode(64, all.data(), 3, 3, decoded.data<float>());
-  const BeamCoded found = beam_encode(codec_with(model, {16, 0}), x, 3), nearest = beam_encode(greedy, x, 3);
+  const Encoded found = encode(codec_with(model, {16, 0}), x, 3), nearest = encode(greedy, x, 3);
   int better = 0;
   for (int64_t i = 0; i < 40; ++i) {
     double least = std::numeric_limits<double>::infinity();
     for (int64_t j = 0; j < 64; ++j)
       least = std::min(least, sum_squared_difference(x.slice(0, i, i + 1), decoded.slice(0, j, j + 1)));
-    const auto error = [&](const BeamCoded& coded) {
+    const auto error = [&](const Encoded& coded) {
       return sum_squared_difference(x.slice(0, i, i + 1), coded.xhat.slice(0, i, i + 1));
     };
     CHECK(error(found) == doctest::Approx(least).epsilon(1e-5));
@@ -191,21 +169,21 @@ TEST_CASE("beam: the same bits alone, in any batch, at any thread count, and tho
       for (const Precision precision : {Precision::exact, Precision::fast}) {
         CAPTURE(kernels::isa_name(isa));
         CAPTURE(config.d);
-        const Codec codec = codec_with(model_of(config, 21), {3, 4}, precision);
+        const Codec codec = codec_with(random_model(config, 21), {3, 4}, precision);
         const int64_t n = 700, M = config.codes();  // several blocks of vectors a thread
         const Tensor x = random_vectors(config, n, 22), decoded = Tensor::empty({n, config.d});
-        const BeamCoded all = beam_encode(codec, x, M);
+        const Encoded all = encode(codec, x, M);
         codec.decode(n, all.codes.data<int32_t>(), M, M, decoded.data<float>());
         CHECK(same_bits(decoded, all.xhat));
         for (const int64_t i : {0, 1, 77, 699}) {
-          const BeamCoded one = beam_encode(codec, x.slice(0, i, i + 1), M);
+          const Encoded one = encode(codec, x.slice(0, i, i + 1), M);
           CHECK(same_bits(one.codes, all.codes.slice(0, i, i + 1)));
           CHECK(same_bits(one.xhat, all.xhat.slice(0, i, i + 1)));
         }
         const int threads = kernels::default_threads();
         for (const int count : {1, 3}) {
           kernels::set_default_threads(count);
-          CHECK(same_bits(beam_encode(codec, x, M).codes, all.codes));
+          CHECK(same_bits(encode(codec, x, M).codes, all.codes));
         }
         kernels::set_default_threads(threads);
       }
@@ -228,7 +206,7 @@ TEST_CASE("beam: products are rounded where the codec is asked for fast, and dec
     const kernels::ScopedIsa scoped(isa);
     if (isa == kernels::Isa::reference) continue;  // rounds nothing
     const Codec exact = codec_with(model, {4, 4}), fast = codec_with(model, {4, 4}, kernels::Precision::fast);
-    const BeamCoded expected = beam_encode(exact, x, config.M), found = beam_encode(fast, x, config.M);
+    const Encoded expected = encode(exact, x, config.M), found = encode(fast, x, config.M);
     CHECK(sum_squared_difference(x, found.xhat) ==
           doctest::Approx(sum_squared_difference(x, expected.xhat)).epsilon(1e-4));
     const Tensor decoded = Tensor::empty({n, config.d});
@@ -242,39 +220,39 @@ TEST_CASE("beam: of one code with all candidates is the plain search") {
   const QincoConfig& config = kBeamConfigs[0];
   const Qinco model = random_model(config, 31);
   const Tensor x = random_vectors(config, 50, 32);
-  const BeamCoded plain = beam_encode(Codec(model), x, config.M);
+  const Encoded plain = encode(Codec(model), x, config.M);
   CHECK(Codec(model).beam() == BeamSearch{1, config.K});
   CHECK(codec_with(model, {4, 3}).beam() == BeamSearch{4, 3});
-  CHECK_FALSE(same_bits(beam_encode(codec_with(model, {4, 3}), x, config.M).codes, plain.codes));
+  CHECK_FALSE(same_bits(encode(codec_with(model, {4, 3}), x, config.M).codes, plain.codes));
   for (const BeamSearch beam : {BeamSearch{}, BeamSearch{1, config.K}})
-    CHECK(same_bits(beam_encode(codec_with(model, beam), x, config.M).codes, plain.codes));
+    CHECK(same_bits(encode(codec_with(model, beam), x, config.M).codes, plain.codes));
 }
 
 TEST_CASE("beam: models of one code are coded as without, polled or not, at any thread count") {
   const QincoConfig config{.d = 8, .M = 1, .K = 16, .L = 1, .h = 4};
   const Qinco model = random_model(config, 33);
   const Tensor x = random_vectors(config, 50, 34);
-  const Tensor expected = beam_encode(Codec(model), x, 1).codes;
+  const Tensor expected = encode(Codec(model), x, 1).codes;
   Codec codec = codec_with(model, {4, 3});
   const int threads = kernels::default_threads();
   for (const int count : {1, 2, 3, 4}) {
     kernels::set_default_threads(count);
     codec.set_poll(nullptr);
-    CHECK(same_bits(beam_encode(codec, x, 1).codes, expected));
+    CHECK(same_bits(encode(codec, x, 1).codes, expected));
     codec.set_poll([] {});
-    CHECK(same_bits(beam_encode(codec, x, 1).codes, expected));
+    CHECK(same_bits(encode(codec, x, 1).codes, expected));
   }
   kernels::set_default_threads(threads);
 }
 
 TEST_CASE("beam: follows the model through update") {
   for (const QincoConfig& config : kBeamConfigs) {
-    const Qinco model = model_of(config, 41), other = model_of(config, 42);
+    const Qinco model = random_model(config, 41), other = random_model(config, 42);
     const Tensor x = random_vectors(config, 50, 43);
     Codec codec = codec_with(model, {3, 4});
     codec.update(other);
-    CHECK(same_bits(beam_encode(codec, x, config.codes()).codes,
-                    beam_encode(codec_with(other, {3, 4}), x, config.codes()).codes));
+    CHECK(
+        same_bits(encode(codec, x, config.codes()).codes, encode(codec_with(other, {3, 4}), x, config.codes()).codes));
   }
 }
 
@@ -291,7 +269,7 @@ TEST_CASE("beam: PQ-QINCo's parts search with beams of their own") {
   codec.encode(30, x.data<float>(), 3, codes.data());
   for (int64_t j = 0; j < 2; ++j) {
     const Tensor part = x.slice(1, 6 * j, 6 * j + 6).contiguous();
-    const Tensor expected = beam_encode(codec_with(model.parts[static_cast<size_t>(j)], {3, 4}), part, 3).codes;
+    const Tensor expected = encode(codec_with(model.parts[static_cast<size_t>(j)], {3, 4}), part, 3).codes;
     for (int64_t i = 0; i < 30; ++i)
       for (int64_t m = 0; m < 3; ++m)
         CHECK(codes[static_cast<size_t>(i * 6 + j * 3 + m)] == expected.data<int32_t>()[i * 3 + m]);
@@ -304,7 +282,7 @@ TEST_CASE("beam: a poll ends it, and vectors that are not finite get codes") {
   const Tensor x = random_vectors(config, 20, 52);
   x.data<float>()[3] = std::nanf("");
   x.data<float>()[config.d] = INFINITY;
-  const Tensor codes = beam_encode(codec, x, config.M).codes;
+  const Tensor codes = encode(codec, x, config.M).codes;
   for (int64_t i = 0; i < codes.numel(); ++i) {
     CHECK(codes.data<int32_t>()[i] >= 0);
     CHECK(codes.data<int32_t>()[i] < config.K);
@@ -315,7 +293,7 @@ TEST_CASE("beam: a poll ends it, and vectors that are not finite get codes") {
         if (++asked == 4) throw Error("enough");
       },
       4);
-  CHECK_THROWS_WITH_AS(beam_encode(codec, x, config.M), "enough", Error);
+  CHECK_THROWS_WITH_AS(encode(codec, x, config.M), "enough", Error);
 }
 
 TEST_CASE("beam: sizes and candidates out of range are errors") {

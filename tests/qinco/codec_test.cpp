@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "autograd/ops.h"
-#include "tests/qinco/model_fixtures.h"
+#include "tests/qinco/codec_fixtures.h"
 
 using namespace qinco;
 using namespace qinco::testing;
@@ -53,26 +53,6 @@ double worst_excess(const Qinco& model, const Tensor& x, const Tensor& codes) {
     }
   }
   return worst;
-}
-
-Qinco in_double(const Qinco& model) {
-  Random unused(0);
-  Qinco exact(model.config(), unused, DType::f64);
-  TensorMap parameters;
-  for (const auto& [name, tensor] : model.state()) parameters.emplace(name, tensor.to(DType::f64));
-  exact.load(parameters);
-  return exact;
-}
-
-struct Encoded {
-  Tensor codes, xhat;
-};
-
-Encoded encode(const Codec& codec, const Tensor& x) {
-  const int64_t n = x.size(0);
-  Encoded out{Tensor::empty({n, codec.config().codes()}, DType::i32), Tensor::empty({n, codec.config().d})};
-  codec.encode(n, x.data<float>(), out.codes.data<int32_t>(), out.xhat.data<float>());
-  return out;
 }
 
 Tensor decode(const Codec& codec, const Tensor& codes, int64_t M_used) {

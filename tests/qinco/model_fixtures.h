@@ -21,7 +21,8 @@ inline QincoConfig small_config(int64_t M, bool lowrank, int64_t K_ivf) {
 inline Qinco random_model(const QincoConfig& config, uint64_t seed, DType dtype = DType::f32) {
   Random random(seed);
   Qinco model(config, random, dtype);
-  for (int64_t m = 0; m < config.M; ++m) random.normal(model.codebook(m).value(), 0, 1.0 / static_cast<double>(m + 1));
+  for (int64_t m = 0; m < config.codes(); ++m)
+    random.normal(model.codebook(m).value(), 0, 1.0 / static_cast<double>(m + 1));
   return model;
 }
 
