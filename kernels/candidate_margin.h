@@ -4,17 +4,21 @@
 // Let z be a candidate's exact output and z' the screen's: with e >= ||z' - z||, the triangle inequality gives
 // |sqrt(D') - sqrt(D)| <= e for the squared distances D and D' to any target. So a candidate can be nearest only if
 // sqrt(D') - e is at most the least sqrt(D') + e of all (on CUDA), or at most sqrt(D) of any one (on the CPU: of the
-// screen's nearest, which is compared first); whoever is not ruled out is compared again, as are all whose D' is NaN.
+// screen's nearest, which is compared first), and among the B nearest of a beam only if it is at most the largest
+// sqrt(D) of any B (of the screen's nearest); whoever is not ruled out is compared again, as are all whose D' is NaN.
 //
 // A step without its target is positively homogeneous in its inputs (a_k + u, z_k + r), and so is its rounding,
-// relative to each value, to the largest of its layer or to the size of the inputs. So e grows in proportion to them:
-// e = bound * (||(a_k, z_k)|| + ||(u, r)||), with the bound measured when the step is packed, as the largest of some
-// probes, times two.
+// relative to each value, to the largest of its layer or to the size of the inputs. So e grows in proportion to them: e
+// = bound * (||(a_k, z_k)|| + ||(u, r)||), with the bound measured when the step is packed, as the largest of some
+// probes, times two. The screen of chosen candidates (candidate_screen) looks closer: its e is a bound times what
+// rounding to bytes makes of the largest value in each layer of the very candidate, so that a hidden unit that the
+// probes leave at zero is seen.
 //
-// The probes are not the data, so the data is watched: every vector's screened best is computed again too, and where
-// that differs by more than an error of length e would make likely (its direction is random, so that a share of about
-// 1/sqrt(d) of e shows), all K candidates of the vector are computed again. A D' that is NaN says nothing of the
-// others.
+// The probes are not the data, so the data is watched: every vector's screened best (of a beam, all that are compared)
+// is computed again too, and where that differs by more than an error of length e would make likely (its direction is
+// random, so that a share of about 1/sqrt(d) of e shows), all candidates of the vector are computed again. A D' that is
+// NaN says nothing of the others. Of a beam, a code under way that has no candidate among those compared is not
+// watched.
 #pragma once
 
 #include <cstdint>

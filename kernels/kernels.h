@@ -175,6 +175,20 @@ struct CandidateSearch {
   Precision precision = Precision::exact;
 };
 
+/// Some candidates of each row of one step, to be screened. z = z_k as in CandidateStep.
+template <class T>
+struct CandidateScreen {
+  int64_t n = 0, candidates = 0;
+  const int32_t* ids = nullptr;  // [n,candidates]  in [0,K) (the caller checks)
+  const T* z_table = nullptr;    // [K,d]  those of the packed step
+  const T* a_table = nullptr;    // [K,h]
+  const T* target = nullptr;     // [n,d]
+  const T* row = nullptr;        // [n,d]
+  const T* up_row = nullptr;     // [n,h]
+  T* distances = nullptr;        // [n,candidates]  ||target - z||^2, about
+  T* margins = nullptr;          // [n,candidates]  by how much the z behind it may be off (candidate_margin.h)
+};
+
 /// Vectors whose codes lie together in a ScanList, and entries of a look-up table, one for each value of a code.
 inline constexpr int64_t kScanBlock = 32, kScanEntries = 256;
 
@@ -229,6 +243,7 @@ struct Scan {
   X(adam) X(sgd) \
   X(nearest) \
   X(candidate_packed_size) X(candidate_pack) X(candidate_search) \
+  X(candidate_screen_size) X(candidate_screen_pack) X(candidate_screen) \
   X(topk) X(topk_merge) \
   X(scan)
 // clang-format on
@@ -353,6 +368,15 @@ struct Table {
   /// `packed` came from this table's candidate_pack for the same K, d, h, L.
   void (*candidate_search)(const Context&, int64_t K, int64_t d, int64_t h, int64_t L, const T* packed,
                            const CandidateSearch<T>&) = nullptr;
+  // The screen alone, of candidates chosen by the caller, who compares what it leaves open. All three are null where
+  // there is none: on AMX, whose `linear` compares as quickly as registers screen, and on CUDA.
+  /// Number of T that candidate_screen_pack writes; 0 for steps too small to be screened: the others are not for them.
+  int64_t (*candidate_screen_size)(int64_t K, int64_t d, int64_t h, int64_t L) = nullptr;
+  /// packed is aligned to 64 bytes. The margins of a step packed for `fast` are infinite.
+  void (*candidate_screen_pack)(const Context&, const CandidateStep<T>&, T* packed) = nullptr;
+  /// A pair's results do not depend on the others. `packed` as for candidate_search.
+  void (*candidate_screen)(const Context&, int64_t K, int64_t d, int64_t h, int64_t L, const T* packed,
+                           const CandidateScreen<T>&) = nullptr;
 
   // --- topk
   /// The k smallest of each row, ascending, lowest index first among equals; NaN counts as +infinity. k <= cols.

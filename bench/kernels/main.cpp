@@ -22,6 +22,7 @@ void run(benchmark::State& state, Isa isa, const Work& work, const Make& make) {
   using Clock = std::chrono::steady_clock;
   const Context& context = Context::cpu();
   const Call call = make(context, kernels::table<float>(isa));
+  if (!call) return state.SkipWithError("no version for this ISA");
   call();
   std::vector<double> times;
   for (auto _ : state) {

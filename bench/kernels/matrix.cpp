@@ -132,6 +132,46 @@ void add_candidate(int64_t n, int64_t K, int64_t d, int64_t h, int64_t L) {
   });
 }
 
+// The same for some candidates of each vector.
+struct ScreenProblem : CandidateProblem {
+  std::vector<int32_t> ids;
+  std::vector<float> distances, margins;
+  AlignedFloats screen;
+  ScreenProblem(int64_t candidates, int64_t n_, int64_t K_, int64_t d_, int64_t h_, int64_t L_,
+                const Table<float>& table)
+      : CandidateProblem(n_, K_, d_, h_, L_, table),
+        ids(ids_below(n * candidates, static_cast<int32_t>(K))),
+        distances(ids.size()),
+        margins(ids.size()),
+        screen(aligned(table.candidate_screen_size(K, d, h, L))) {}
+};
+
+void add_candidate_screen(int64_t n, int64_t candidates, int64_t K, int64_t d, int64_t h, int64_t L) {
+  const std::string shape = fmt::format("n{}x{}_K{}_d{}_h{}_L{}", n, candidates, K, d, h, L);
+  const double flops = 2.0 * static_cast<double>(n * candidates * d * h * (2 * L - 1));
+  add("candidate_screen", shape, {.flops = flops, .products = true},
+      [=](const Context& context, const auto& table) -> Call {
+        if (!table.candidate_screen) return {};
+        auto p = std::make_shared<ScreenProblem>(candidates, n, K, d, h, L, table);
+        table.candidate_screen_pack(context, p->step(), p->screen.get());
+        return [=, &context, &table] {
+          table.candidate_screen(context, K, d, h, L, p->screen.get(),
+                                 {n, candidates, p->ids.data(), p->z_table.data(), p->a_table.data(), p->target.data(),
+                                  p->row.data(), p->up_row.data(), p->distances.data(), p->margins.data()});
+        };
+      });
+  const double floats = static_cast<double>(K * (d + h) + (2 * L - 1) * d * h);
+  add("candidate_screen_pack", shape, {.bytes = 4 * floats}, [=](const Context& context, const auto& table) -> Call {
+    if (!table.candidate_screen) return {};
+    auto p = std::make_shared<ScreenProblem>(1, 1, K, d, h, L, table);
+    return [=, &context, &table] { table.candidate_screen_pack(context, p->step(), p->screen.get()); };
+  });
+  add("candidate_screen_size", shape, {}, [=](const Context&, const auto& table) -> Call {
+    if (!table.candidate_screen) return {};
+    return [=, &table] { benchmark::DoNotOptimize(table.candidate_screen_size(K, d, h, L)); };
+  });
+}
+
 }  // namespace
 
 void add_matrix_kernels() {
@@ -157,6 +197,7 @@ void add_matrix_kernels() {
   add_nearest(1024, 128, 4096);
   add_nearest(128, 128, 65536);
   add_candidate(64, 256, 128, 256, 2);
+  add_candidate_screen(64, 16, 256, 128, 256, 2);
 }
 
 }  // namespace qinco::bench

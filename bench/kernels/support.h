@@ -23,7 +23,7 @@ struct Work {
   bool products = false;  // the peak is that of the matrix unit where the ISA has one
 };
 
-/// A call to time, made once per benchmark: it owns its operands.
+/// A call to time, made once per benchmark: it owns its operands. Empty where the table lacks the kernel.
 using Call = std::function<void()>;
 using Make = std::function<Call(const Context&, const Table<float>&)>;
 

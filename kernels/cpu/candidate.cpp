@@ -12,7 +12,7 @@ QINCO_CPU_NAMESPACE_BEGIN
 constexpr int64_t kChunkWork = int64_t{1} << 27;  // multiply-adds per chunk, about a millisecond
 constexpr int64_t kDistances = int64_t{1} << 16;  // screened distances kept per chunk, unless four vectors have more
 constexpr int64_t kLeastGrain = 32;               // vectors per chunk, if there are enough and their distances fit
-constexpr int64_t kProbesTogether = 16;           // a multiple of kUnits, and of the floats in a cache line
+constexpr int64_t kProbesTogether = kTileWidth;
 
 // A whole pack: the step in float, then its screen.
 struct Layout {
@@ -21,12 +21,13 @@ struct Layout {
 
   Layout(int64_t K, int64_t d, int64_t h, int64_t L) : step{K, d, h, L}, screen{K, d, h, L} {}
 
-  // Whether there is a screen: few candidates, or short products, are compared faster at once. Sums of longer ones
-  // might not fit 32 bits.
-  bool screened() const {
+  // Short products are as fast in float, and sums of long ones might not fit 32 bits.
+  bool fit_for_bytes() const {
     constexpr int64_t kLongest = int64_t{1} << 17;
-    return step.K >= 64 && step.d >= 16 && step.h >= 32 && step.d <= kLongest && step.h <= kLongest;
+    return step.d >= 16 && step.h >= 32 && step.d <= kLongest && step.h <= kLongest;
   }
+  // Whether there is a screen: few candidates are compared faster at once.
+  bool screened() const { return step.K >= 64 && fit_for_bytes(); }
   int64_t screen_begin() const { return blocks_of(step.size(), 16) * 16; }
   int64_t size() const { return screened() ? screen_begin() + screen.size() : step.size(); }
   int64_t stride() const { return step.blocks() * kLanes; }
@@ -147,10 +148,14 @@ int64_t probe_floats(const Layout& p) {
   return kProbesTogether * (2 * p.step.d + p.step.h) + larger(PairTiles::floats(p.step), Screen::floats(p.screen));
 }
 
-// The largest ||z' - z|| / (||(a_k, z_k)|| + ||(u, r)||) of the probes [first, first + kProbesTogether): with its own z
-// as target, a candidate's screened distance is its squared error.
-float measure_probes(const Layout& p, const CandidateStep<float>& step, const float* packed, int64_t first,
-                     float* memory) {
+// What a screened candidate's error is measured against: ||(a_k, z_k)|| + ||(u, r)||, or Screen::rounding, which knows
+// more of the candidate and takes a screen to find.
+enum class Against : uint8_t { inputs, rounding };
+
+// The largest ||z' - z|| of the probes [first, first + kProbesTogether), each against its own: with its z as target, a
+// candidate's screened distance is its squared error.
+float measure_probes(const Layout& p, const CandidateStep<float>& step, const float* packed, Against against,
+                     int64_t first, float* memory) {
   const int64_t d = p.step.d, h = p.step.h;
   float* const target = memory;
   float* const row = target + kProbesTogether * d;
@@ -162,7 +167,6 @@ float measure_probes(const Layout& p, const CandidateStep<float>& step, const fl
     make_probe(step, first + i, row + i * d, up_row + i * h);
     pairs[i] = {i, margin::probe(first + i, p.step.K).candidate};
   }
-  static_assert(kProbesTogether <= kTileWidth);
   PairTiles tiles(p.step, packed, rest);
   tiles.forward(s, 0, pairs, kProbesTogether);
   for (int64_t i = 0; i < kProbesTogether; ++i)
@@ -170,46 +174,107 @@ float measure_probes(const Layout& p, const CandidateStep<float>& step, const fl
   const float* const part = packed + p.screen_begin();
   Screen screen(p.screen, part, rest);
   float largest = 0;
-  for (int64_t i = 0; i < kProbesTogether; i += kUnits) {
-    Unit units[kUnits];
-    for (int v = 0; v < kUnits; ++v) units[v] = make_unit(p.step, packed, s, pairs[i + v].candidate / kLanes, i + v);
-    const float* const found = screen.measure(units);
-    for (int v = 0; v < kUnits; ++v) {
-      const int64_t k = pairs[i + v].candidate;
-      largest = larger_error(largest, __builtin_sqrtf(found[v * kLanes + k % kLanes]),
-                             part[p.screen.norms() + k] + vector_norm(p.step, s, i + v));
-    }
+  Single singles[kTileWidth];
+  for (int64_t i = 0; i < kTileWidth; ++i) {
+    const int64_t k = pairs[i].candidate;
+    singles[i] = {step.a_table + k * h, step.z_table + k * d, up_row + i * h, row + i * d, target + i * d};
+  }
+  const float* const found = screen.measure(singles);
+  for (int64_t i = 0; i < kProbesTogether; ++i) {
+    const float inputs = part[p.screen.norms() + pairs[i].candidate] + vector_norm(p.step, s, i);
+    largest =
+        larger_error(largest, __builtin_sqrtf(found[i]), against == Against::rounding ? screen.rounding()[i] : inputs);
   }
   return largest;
 }
 
-void pack_screen(const Context& context, const Layout& p, const CandidateStep<float>& s, float* packed) {
+void pack_screen(const Context& context, const Layout& p, const CandidateStep<float>& s, Against against,
+                 float* packed) {
   float* const part = packed + p.screen_begin();
-  const auto norm = [&](int64_t k) {
-    return __builtin_sqrtf(squared_norm(s.d, s.z_table + k * s.d) + squared_norm(s.h, s.a_table + k * s.h));
-  };
   for (int64_t i = 0; i < p.screen.norms(); ++i) part[i] = 0;
   part[p.screen.eight()] = has_vnni() && larger(s.d, s.h) <= kMostEightBits ? 1 : 0;
   const ByteRange range = byte_range(p.screen, part);
   parallel_for(context, blocks_of(s.K, 16) * 16, 64, [&](int64_t begin, int64_t end, int) {
-    for (int64_t k = begin; k < end; ++k) part[p.screen.norms() + k] = k < s.K ? norm(k) : 0;
+    for (int64_t k = begin; k < end; ++k)
+      part[p.screen.norms() + k] =
+          k < s.K ? __builtin_sqrtf(squared_norm(s.d, s.z_table + k * s.d) + squared_norm(s.h, s.a_table + k * s.h))
+                  : 0;
   });
   for (int64_t l = 0; l < s.L; ++l) {
-    if (l > 0) pack_screen_matrix(context, p.screen.up(), range, s.w_up[l], part + p.screen.w_up(l));
-    pack_screen_matrix(context, p.screen.down(), range, s.w_down[l], part + p.screen.w_down(l));
+    float* const down = part + p.screen.w_down(l);
+    pack_screen_matrix(context, p.screen.down(), range, range.activation, s.w_down[l], down);
+    if (l == 0) continue;
+    float* const up = part + p.screen.w_up(l);
+    pack_screen_matrix(context, p.screen.up(), range, signed_most(range), s.w_up[l], up);
+    // Its noise goes through the product that follows, hidden value by hidden value.
+    up[p.screen.up().noise()] *= __builtin_sqrtf(squared_norm(s.d * s.h, s.w_down[l]) / static_cast<float>(s.h));
   }
   part[0] = __builtin_inff();  // rules nothing out
   if (s.precision == Precision::fast) return;
   part[0] = measure_bound<kProbesTogether>(context, probe_floats(p), [&](int64_t first, float* memory) {
     const FlushDenormals flush;
-    return measure_probes(p, s, packed, first, memory);
+    return measure_probes(p, s, packed, against, first, memory);
+  });
+}
+
+// Of as many candidates as there are probes: the bound is measured on them, and the rest does not depend on them.
+Layout few_candidates(int64_t K, int64_t d, int64_t h, int64_t L) {
+  return {smaller(K, margin::kProbes), d, h, L};
+}
+
+int64_t candidate_screen_size(int64_t K, int64_t d, int64_t h, int64_t L) {
+  const Layout p = few_candidates(K, d, h, L);
+  return p.fit_for_bytes() ? p.screen.size() : 0;
+}
+
+void candidate_screen_pack(const Context& context, const CandidateStep<float>& s, float* packed) {
+  const Layout p = few_candidates(s.K, s.d, s.h, s.L);
+  CandidateStep<float> few = s;
+  few.K = p.step.K;
+  ScratchFrame frame(context);
+  float* const z_table = frame.get<float>(few.K * s.d);
+  float* const a_table = frame.get<float>(few.K * s.h);
+  float* const whole = frame.get<float>(p.screen_begin() + p.screen.size());
+  for (int64_t k = 0; k < few.K; ++k) {
+    const int64_t from = k * s.K / few.K;
+    __builtin_memcpy(z_table + k * s.d, s.z_table + from * s.d, static_cast<size_t>(s.d) * sizeof(float));
+    __builtin_memcpy(a_table + k * s.h, s.a_table + from * s.h, static_cast<size_t>(s.h) * sizeof(float));
+  }
+  few.z_table = z_table, few.a_table = a_table;
+  pack_step(context, few, whole);
+  pack_screen(context, p, few, Against::rounding, whole);
+  __builtin_memcpy(packed, whole + p.screen_begin(), static_cast<size_t>(p.screen.size()) * sizeof(float));
+}
+
+void candidate_screen(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,
+                      const CandidateScreen<float>& s) {
+  constexpr int64_t kGrain = 8 * kTileWidth;
+  const ScreenLayout p = few_candidates(K, d, h, L).screen;
+  const int64_t size = blocks_of(Screen::floats(p), kLine) * kLine;
+  ScratchFrame frame(context);
+  float* const scratch = frame.get<float>(context.threads * size);
+  parallel_for(context, s.n * s.candidates, kGrain, [&](int64_t begin, int64_t end, int worker) {
+    const FlushDenormals flush;
+    Screen screen(p, packed, scratch + worker * size);
+    for (int64_t first = begin; first < end; first += kTileWidth) {
+      Single singles[kTileWidth];
+      for (int64_t i = 0; i < kTileWidth; ++i) {
+        const int64_t pair = smaller(first + i, end - 1), k = s.ids[pair], of = pair / s.candidates;
+        singles[i] = {s.a_table + k * h, s.z_table + k * d, s.up_row + of * h, s.row + of * d, s.target + of * d};
+      }
+      const float* const found = screen.measure(singles);
+      for (int64_t pair = first; pair < smaller(first + kTileWidth, end); ++pair) {
+        s.distances[pair] = found[pair - first];
+        s.margins[pair] = packed[0] * screen.rounding()[pair - first];
+      }
+    }
   });
 }
 
 void candidate_pack(const Context& context, const CandidateStep<float>& s, float* packed) {
   const Layout p(s.K, s.d, s.h, s.L);
   pack_step(context, s, packed);
-  if (p.screened()) pack_screen(context, p, s, packed);
+  if (p.screened()) pack_screen(context, p, s, Against::inputs, packed);
 }
 
 void candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const float* packed,
@@ -241,6 +306,9 @@ void fill_candidate(Table<float>& t) {
   t.candidate_packed_size = candidate_packed_size;
   t.candidate_pack = candidate_pack;
   t.candidate_search = candidate_search;
+  t.candidate_screen_size = candidate_screen_size;
+  t.candidate_screen_pack = candidate_screen_pack;
+  t.candidate_screen = candidate_screen;
 }
 
 }  // namespace qinco::kernels::QINCO_CPU_ISA

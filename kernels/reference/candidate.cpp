@@ -1,6 +1,7 @@
 // Candidate search of one QINCo step: the definition. The pack is a plain copy: z_table, a_table, w_up 2..L,
 // w_down 1..L.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "kernels/families.h"
@@ -87,6 +88,37 @@ void candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, i
   });
 }
 
+// Compares in double, so that a result in float arithmetic is off by that arithmetic's rounding: for sums of some
+// thousands, well below this share of the inputs' size.
+constexpr double kFloatError = 1e-5;
+
+template <class T>
+double squared_norm(int64_t n, const T* x) {
+  double total = 0;
+  for (int64_t j = 0; j < n; ++j) total += static_cast<double>(x[j]) * x[j];
+  return total;
+}
+
+template <class T>
+void candidate_screen(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const T* packed,
+                      const CandidateScreen<T>& s) {
+  const Step<T> step(K, d, h, L, packed);
+  ScratchFrame frame(context);
+  double* const scratch = frame.get<double>(context.threads * (d + h));
+  parallel_for(context, s.n, 1, [&](int64_t begin, int64_t end, int worker) {
+    double* const z = scratch + worker * (d + h);
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t pair = i * s.candidates; pair < (i + 1) * s.candidates; ++pair) {
+        const int64_t k = s.ids[pair];
+        const T *const row = s.row + i * d, *const up_row = s.up_row + i * h;
+        s.distances[pair] = static_cast<T>(step.distance(k, s.target + i * d, row, up_row, z, z + d));
+        const double size = std::sqrt(squared_norm(d, s.z_table + k * d) + squared_norm(h, s.a_table + k * h)) +
+                            std::sqrt(squared_norm(d, row) + squared_norm(h, up_row));
+        s.margins[pair] = static_cast<T>(kFloatError * size);
+      }
+  });
+}
+
 }  // namespace
 
 template <class T>
@@ -94,6 +126,9 @@ void fill_candidate(Table<T>& t) {
   t.candidate_packed_size = candidate_packed_size<T>;
   t.candidate_pack = candidate_pack<T>;
   t.candidate_search = candidate_search<T>;
+  t.candidate_screen_size = candidate_packed_size<T>;
+  t.candidate_screen_pack = candidate_pack<T>;
+  t.candidate_screen = candidate_screen<T>;
 }
 template void fill_candidate(Table<float>&);
 template void fill_candidate(Table<double>&);

@@ -3,10 +3,10 @@
 //
 // Of what is under way the error e = xhat - x is kept: a step's last product then gives that of the next.
 #include <algorithm>
-#include <utility>
+#include <cassert>
 
 #include "kernels/check.h"
-#include "qinco/codec/codec.h"
+#include "qinco/codec/beams.h"
 #include "tensor/host_rows.h"
 
 namespace qinco {
@@ -22,20 +22,27 @@ using kernels::UnaryOp;
 
 constexpr int64_t kMaxBeam = 1024, kMaxCandidates = 1 << 16;
 constexpr double kFlopsOfASecond = 1e11;
+constexpr int64_t kScreened = 3;  // times as many candidates as are kept: else a screen takes longer than it saves
 
-// out [n,d]: rows of `base`, each `times` times.
-GatherSum<float> repeated(int64_t n, int64_t d, const float* base, int64_t times, float* out) {
+// Which rows of a matrix: those of `ids`, or 0, 1, 2, ..., each `times` times.
+struct Rows {
+  const int32_t* ids = nullptr;
+  int64_t times = 1;
+};
+
+// out [n,d]: rows of `base`.
+GatherSum<float> gathered(int64_t n, int64_t d, const float* base, const Rows& rows, float* out) {
   GatherSum<float> g;
   g.n = n, g.d = d;
-  g.base = base, g.base_times = times;
+  g.base = base, g.base_ids = rows.ids, g.base_times = rows.times;
   g.out = out;
   return g;
 }
 
 // The same plus the rows ids [n] of table [K,d].
-GatherSum<float> repeated_plus(int64_t n, int64_t d, const float* base, int64_t times, const float* table, int64_t K,
+GatherSum<float> gathered_plus(int64_t n, int64_t d, const float* base, const Rows& rows, const float* table, int64_t K,
                                const int32_t* ids, float* out) {
-  GatherSum<float> g = repeated(n, d, base, times, out);
+  GatherSum<float> g = gathered(n, d, base, rows, out);
   g.M = 1, g.K = K;
   g.tables = table;
   g.codes = ids, g.codes_ld = 1;
@@ -43,23 +50,6 @@ GatherSum<float> repeated_plus(int64_t n, int64_t d, const float* base, int64_t 
 }
 
 }  // namespace
-
-// The codes under way of n vectors, `width` of each, from the nearest on. All is on the device.
-struct Codec::Beams {
-  int64_t n = 0, width = 1, steps = 0;
-  const float* minus_x = nullptr;  // [n,d], scaled
-  float* errors = nullptr;         // [n*width,d]  xhat - x
-  float* next_errors = nullptr;    // those of the next step
-  int32_t* codes = nullptr;        // [steps,n*width]
-  int32_t* next_codes = nullptr;
-
-  void grow(int64_t kept) {
-    width = kept;
-    ++steps;
-    std::swap(errors, next_errors);
-    std::swap(codes, next_codes);
-  }
-};
 
 void BeamSearch::validate(int64_t K) const {
   const int64_t tried = candidates == 0 ? K : candidates;
@@ -168,54 +158,80 @@ void Codec::start(const Context& context, int64_t wanted, const int32_t* first, 
     kernels::copy_bytes(device_, beams.next_codes, device_, first, static_cast<size_t>(n) * sizeof(int32_t));
   else
     rank(context, ranking0_, n, beams.minus_x, kept, beams.next_codes);
-  kernels_->gather_sum(context, repeated_plus(n * kept, d, beams.minus_x, kept, codebook0_.data<float>(), K,
+  kernels_->gather_sum(context, gathered_plus(n * kept, d, beams.minus_x, {nullptr, kept}, codebook0_.data<float>(), K,
                                               beams.next_codes, beams.next_errors));
   beams.grow(kept);
 }
 
-// Candidates z [pairs,d] of codes under way, before the blocks: the nearest codewords `tried` to each of them; and what
-// relu leaves of the first blocks' inputs, hidden [pairs,h].
-void Codec::propose(const Context& context, int64_t m, const Beams& beams, int32_t* tried, float* z,
-                    float* hidden) const {
+// What codes under way are tried with: r and u of each, and the nearest codewords before the blocks.
+void Codec::propose(const Context& context, int64_t m, const Beams& beams, const Tried& tried) const {
   const Step& step = steps_[static_cast<size_t>(m - 1)];
-  const int64_t d = config_.d, h = config_.h, K = config_.K, candidates = beam_.candidates;
-  const int64_t rows = beams.n * beams.width, pairs = rows * candidates;
+  const int64_t d = config_.d, rows = beams.rows();
   ScratchFrame frame(context);
   float* const xhat = frame.get<float>(rows * d);
-  float* const r = frame.get<float>(rows * d);
-  float* const u = frame.get<float>(rows * h);
-  kernels_->gather_sum(context, repeated(rows, d, beams.minus_x, beams.width, xhat));
+  kernels_->gather_sum(context, gathered(rows, d, beams.minus_x, {nullptr, beams.width}, xhat));
   kernels_->binary(context, BinaryOp::sub, 1, rows * d, {beams.errors, 0, 1}, {xhat, 0, 1}, xhat);
-  project(context, step, rows, xhat, r, u, precision_);
+  project(context, step, rows, xhat, tried.r, tried.u, precision_);
   float* const minus_target = xhat;  // of what a codeword has to add: xhat + r - x
-  kernels_->binary(context, BinaryOp::add, 1, rows * d, {beams.errors, 0, 1}, {r, 0, 1}, minus_target);
-  rank(context, step.ranking, rows, minus_target, candidates, tried);
-  kernels_->gather_sum(context, repeated_plus(pairs, d, r, candidates, step.z_table.data<float>(), K, tried, z));
-  kernels_->gather_sum(context, repeated_plus(pairs, h, u, candidates, step.a_table.data<float>(), K, tried, hidden));
-  kernels_->unary(context, UnaryOp::relu, pairs * h, hidden, hidden);
+  kernels_->binary(context, BinaryOp::add, 1, rows * d, {beams.errors, 0, 1}, {tried.r, 0, 1}, minus_target);
+  rank(context, step.ranking, rows, minus_target, beam_.candidates, tried.ids);
+}
+
+// The errors `moved` [count,d] that pairs (null: all, on a GPU too) lead to, and their squared lengths.
+void Codec::compare(const Context& context, int64_t m, const Beams& beams, const Tried& tried, int64_t count,
+                    const int32_t* pairs, float* moved, float* distances) const {
+  const Step& step = steps_[static_cast<size_t>(m - 1)];
+  const int64_t d = config_.d, h = config_.h, K = config_.K;
+  ScratchFrame frame(context);
+  float* const z = frame.get<float>(count * d);
+  float* const hidden = frame.get<float>(count * h);
+  const int32_t* ids = tried.ids;
+  Rows rows{nullptr, beam_.candidates};
+  if (pairs) {
+    int32_t* const chosen = frame.get<int32_t>(count);
+    int32_t* const of = frame.get<int32_t>(count);
+    for (int64_t i = 0; i < count; ++i) {
+      chosen[i] = tried.ids[pairs[i]];
+      of[i] = static_cast<int32_t>(pairs[i] / beam_.candidates);
+    }
+    ids = chosen;
+    rows = {of, 1};
+  }
+  kernels_->gather_sum(context, gathered_plus(count, d, tried.r, rows, step.z_table.data<float>(), K, ids, z));
+  kernels_->gather_sum(context, gathered_plus(count, h, tried.u, rows, step.a_table.data<float>(), K, ids, hidden));
+  kernels_->unary(context, UnaryOp::relu, count * h, hidden, hidden);
+  kernels_->gather_sum(context, gathered(count, d, beams.errors, rows, moved));
+  run_blocks(context, step, count, z, hidden, moved, precision_);
+  kernels_->row_squared_norm(context, count, d, moved, distances);
 }
 
 // Step m: the `wanted` nearest of the candidates of each vector, or as many as there are.
 void Codec::extend(const Context& context, int64_t m, int64_t wanted, Beams& beams) const {
   const int64_t n = beams.n, d = config_.d, width = beams.width, candidates = beam_.candidates;
   const int64_t pairs = n * width * candidates, kept = std::min(wanted, width * candidates);
+  const bool screened = steps_[static_cast<size_t>(m - 1)].screen.defined() && kScreened * kept <= width * candidates;
   ScratchFrame frame(context);
-  int32_t* const tried = frame.get<int32_t>(pairs);
-  float* const z = frame.get<float>(pairs * d);
-  float* const hidden = frame.get<float>(pairs * config_.h);
-  float* const moved = frame.get<float>(pairs * d);  // errors with the candidates added
-  propose(context, m, beams, tried, z, hidden);
-  kernels_->gather_sum(context, repeated(pairs, d, beams.errors, candidates, moved));
-  run_blocks(context, steps_[static_cast<size_t>(m - 1)], pairs, z, hidden, moved, precision_);
+  Tried tried;
+  tried.ids = frame.get<int32_t>(pairs);
+  tried.r = frame.get<float>(beams.rows() * d), tried.u = frame.get<float>(beams.rows() * config_.h);
+  tried.distances = frame.get<float>(pairs), tried.moved = frame.get<float>(pairs * d);
+  if (screened) tried.places = frame.get<int32_t>(pairs);
+  propose(context, m, beams, tried);
+  if (screened)
+    compare_screened(context, m, kept, beams, tried);
+  else
+    compare(context, m, beams, tried, pairs, nullptr, tried.moved, tried.distances);
 
-  float* const distances = frame.get<float>(pairs);
   int32_t* const picks = frame.get<int32_t>(n * kept);
   int32_t* const picked = frame.get<int32_t>(n * kept);
-  kernels_->row_squared_norm(context, pairs, d, moved, distances);
-  kernels_->topk(context, n, width * candidates, kept, distances, picks, nullptr);
+  kernels_->topk(context, n, width * candidates, kept, tried.distances, picks, nullptr);
   kernels_->extend_beams(
-      context, {n, width, candidates, kept, beams.steps, beams.codes, tried, picks, picked, beams.next_codes});
-  kernels_->gather_rows(context, n * kept, d, moved, picked, beams.next_errors);
+      context, {n, width, candidates, kept, beams.steps, beams.codes, tried.ids, picks, picked, beams.next_codes});
+  for (int64_t i = 0; screened && i < n * kept; ++i) {
+    assert(tried.places[picked[i]] >= 0);  // only those compared are finite
+    picked[i] = tried.places[picked[i]];
+  }
+  kernels_->gather_rows(context, n * kept, d, tried.moved, picked, beams.next_errors);
   beams.grow(kept);
 }
 

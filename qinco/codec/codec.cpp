@@ -73,10 +73,13 @@ void Codec::allocate(Step& step) const {
   step.down.resize(static_cast<size_t>(L));
   for (size_t l = 1; l < step.up.size(); ++l) step.up[l].allocate(*kernels_, device_, h, d, rounded);
   for (TwofoldLinear& down : step.down) down.allocate(*kernels_, device_, d, h, rounded);
-  if (greedy())
+  if (greedy()) {
     step.candidates = Tensor::empty({kernels_->candidate_packed_size(K, d, h, L)}, DType::f32, device_);
-  else
-    allocate(step.ranking, K);
+    return;
+  }
+  allocate(step.ranking, K);
+  const int64_t screen = kernels_->candidate_screen ? kernels_->candidate_screen_size(K, d, h, L) : 0;
+  if (screen > 0) step.screen = Tensor::empty({screen}, DType::f32, device_);
 }
 
 void Codec::update(const Qinco& model) {
@@ -123,11 +126,10 @@ void Codec::update_step(const Context& context, const StepNetwork& network, Step
   float* const z_table = step.z_table.data<float>();
   float* const a_table = step.a_table.data<float>();
   kernels_->gemm(context, product(K, h, d, z_table, up[0], a_table));
-  if (greedy())
-    kernels_->candidate_pack(context, {K, d, h, L, z_table, a_table, up.data(), down.data(), precision_},
-                             step.candidates.data<float>());
-  else
-    update_ranking(context, step.z_table, step.ranking);
+  const kernels::CandidateStep<float> whole{K, d, h, L, z_table, a_table, up.data(), down.data(), precision_};
+  if (greedy()) return kernels_->candidate_pack(context, whole, step.candidates.data<float>());
+  update_ranking(context, step.z_table, step.ranking);
+  if (step.screen.defined()) kernels_->candidate_screen_pack(context, whole, step.screen.data<float>());
 }
 
 // W_x (or its outer half) is w [d,p] with rows ldw apart.

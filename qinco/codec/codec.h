@@ -101,9 +101,11 @@ class Codec {
     std::vector<TwofoldLinear> down;  // L of [d,h]
     Tensor candidates;                // for a greedy search: the step as the candidate search wants it
     Ranking ranking;                  // for a beam search: that of z_table
+    Tensor screen;                    // for a beam search: the step as the screen wants it, where there is one
   };
 
   struct Beams;  // the codes of some vectors that are under way
+  struct Tried;  // the candidates that these are tried with
 
   void allocate(Step& step) const;
   void check_sizes(const Qinco& model) const;
@@ -145,8 +147,11 @@ class Codec {
   void encode_together(const kernels::Context& context, int64_t n, const float* minus_x, int64_t M_used, int32_t* codes,
                        int64_t codes_ld, const int32_t* first) const;
   void start(const kernels::Context& context, int64_t wanted, const int32_t* first, Beams& beams) const;
-  void propose(const kernels::Context& context, int64_t m, const Beams& beams, int32_t* tried, float* z,
-               float* hidden) const;
+  void propose(const kernels::Context& context, int64_t m, const Beams& beams, const Tried& tried) const;
+  void compare(const kernels::Context& context, int64_t m, const Beams& beams, const Tried& tried, int64_t count,
+               const int32_t* pairs, float* moved, float* distances) const;
+  void compare_screened(const kernels::Context& context, int64_t m, int64_t kept, const Beams& beams,
+                        const Tried& tried) const;
   void extend(const kernels::Context& context, int64_t m, int64_t wanted, Beams& beams) const;
 
   QincoConfig config_;

@@ -188,8 +188,8 @@ struct Part {
 /// body(list, parts) for every list that has entries, ascending.
 template <class Body>
 void for_lists(const std::vector<IvfSegment>& segments, Body body) {
-  using Head = std::pair<uint32_t, size_t>;  // the next list of a segment
-  std::priority_queue<Head, std::vector<Head>, std::greater<>> heads;
+  using Next = std::pair<uint32_t, size_t>;  // the next list of a segment
+  std::priority_queue<Next, std::vector<Next>, std::greater<>> heads;
   std::vector<Part> next, parts;
   for (const IvfSegment& segment : segments) {
     if (segment.pieces > 0) heads.emplace(segment.lists[0], next.size());

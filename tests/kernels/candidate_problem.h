@@ -177,6 +177,10 @@ const Table<float>& packs_without() {
       const ScopedWithout without(feature);
       table<float>(isa).candidate_pack(context, step, packed);
     };
+    t.candidate_screen_pack = [](const Context& context, const CandidateStep<float>& step, float* packed) {
+      const ScopedWithout without(feature);
+      table<float>(isa).candidate_screen_pack(context, step, packed);
+    };
     return t;
   }();
   return changed;

@@ -13,6 +13,11 @@ TEST_CASE("coverage: every kernel has a test") {
 #undef QINCO_CHECK_COVERED
 }
 
+// The screen of chosen candidates, which only the reference and the registers have.
+bool may_be_missing(const std::string& kernel, const Version& version) {
+  return (version.cuda || version.matrix_unit) && kernel.starts_with("candidate_screen");
+}
+
 TEST_CASE("coverage: every table is full, and QINCO_KERNELS names all of it") {
   size_t count = 0;
 #define QINCO_COUNT(kernel) ++count;
@@ -21,7 +26,8 @@ TEST_CASE("coverage: every table is full, and QINCO_KERNELS names all of it") {
   CHECK(sizeof(Table<float>) == count * sizeof(void (*)()));
 
   for (const Version& version : versions()) {
-#define QINCO_CHECK_FULL(kernel) CHECK_MESSAGE(bool(version.table->kernel), #kernel " on " << version.name);
+#define QINCO_CHECK_FULL(kernel) \
+  CHECK_MESSAGE(bool(version.table->kernel) != may_be_missing(#kernel, version), #kernel " on " << version.name);
     QINCO_KERNELS(QINCO_CHECK_FULL)
 #undef QINCO_CHECK_FULL
   }

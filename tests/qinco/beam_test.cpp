@@ -8,7 +8,7 @@
 
 #include "kernels/parallel.h"
 #include "qinco/codec/product_codec.h"
-#include "tests/qinco/codec_fixtures.h"
+#include "tests/qinco/beam_definition.h"
 
 using namespace qinco;
 using namespace qinco::testing;
@@ -22,83 +22,6 @@ const QincoConfig kBeamConfigs[] = {
     {.d = 64, .M = 3, .K = 16, .L = 2, .h = 8, .lowrank = true, .db_scale = 0.25F},  // h << d: kept as two factors
     {.d = 12, .M = 3, .K = 16, .L = 3, .h = 9, .db_scale = 2.5F, .K_ivf = 21},
 };
-
-Codec codec_with(const Qinco& model, const BeamSearch& beam, kernels::Precision precision = kernels::Precision::exact) {
-  return Codec(model, precision, {}, beam);
-}
-
-// The model in double, whose residual blocks add nothing.
-Qinco without_blocks(const Qinco& model) {
-  Qinco exact = in_double(model);
-  for (int64_t m = 1; m < exact.config().codes(); ++m)
-    for (const Variable& down : exact.step(m).down) down.value().copy_from(zeros_like(down.value()));
-  return exact;
-}
-
-struct BeamPath {
-  std::vector<int32_t> codes;
-  Tensor xhat;  // [1,d] in double, scaled
-  double error = 0;
-};
-
-// The definition, for one vector in scaled space.
-class Definition {
- public:
-  Definition(const Qinco& model, const BeamSearch& beam)
-      : exact_(in_double(model)), before_(without_blocks(model)), beam_(beam) {}
-
-  // The squared error that it reaches with M_used codes, the first one being `first` unless that is -1.
-  double error(const Tensor& x, int64_t M_used, int32_t first = -1) const {
-    const autograd::NoGrad no_grad;
-    const bool known = first >= 0 || exact_.config().K_ivf > 0;
-    std::vector<BeamPath> paths = best(from(exact_.codebook(0).value(), zeros_like(x), x, {}), known ? 1 : beam_.size);
-    if (first >= 0) paths = {from(exact_.codebook(0).value(), zeros_like(x), x, {})[static_cast<size_t>(first)]};
-    for (int64_t m = 1; m < M_used; ++m) {
-      std::vector<BeamPath> all;
-      for (const BeamPath& path : paths) {
-        const std::vector<BeamPath> moved = from(step(exact_, m, path), path.xhat, x, path.codes);
-        for (const BeamPath& near : best(from(step(before_, m, path), path.xhat, x, path.codes), beam_.candidates))
-          all.push_back(moved[static_cast<size_t>(near.codes.back())]);
-      }
-      paths = best(all, m + 1 == M_used ? 1 : beam_.size);
-    }
-    return best(paths, 1)[0].error;
-  }
-
- private:
-  static Tensor step(const Qinco& model, int64_t m, const BeamPath& path) {
-    const Tensor& codebook = model.codebook(m).value();
-    return model.step(m).forward(codebook, path.xhat.expand(codebook.shape()).contiguous()).value();
-  }
-
-  // One path for each row of `added`, which leads on from xhat.
-  static std::vector<BeamPath> from(const Tensor& added, const Tensor& xhat, const Tensor& x,
-                                    const std::vector<int32_t>& codes) {
-    std::vector<BeamPath> paths;
-    for (int64_t k = 0; k < added.size(0); ++k) {
-      BeamPath path{codes, add(xhat, added.slice(0, k, k + 1))};
-      path.codes.push_back(static_cast<int32_t>(k));
-      path.error = sum_squared_difference(path.xhat, x);
-      paths.push_back(std::move(path));
-    }
-    return paths;
-  }
-
-  static std::vector<BeamPath> best(std::vector<BeamPath> paths, int64_t count) {
-    std::stable_sort(paths.begin(), paths.end(),
-                     [](const BeamPath& a, const BeamPath& b) { return a.error < b.error; });
-    paths.resize(std::min(paths.size(), static_cast<size_t>(count)));
-    return paths;
-  }
-
-  Qinco exact_, before_;
-  BeamSearch beam_;
-};
-
-// Of vector i, in scaled space and double.
-Tensor scaled(const Tensor& x, int64_t i, const QincoConfig& config) {
-  return div(x.slice(0, i, i + 1).to(DType::f64), scalar(config.db_scale, DType::f64));
-}
 
 }  // namespace
 
@@ -165,7 +88,9 @@ TEST_CASE("beam: the same bits alone, in any batch, at any thread count, and tho
   for (const kernels::Isa isa : kernels::available_isas()) {
     if (isa == kernels::Isa::reference) continue;  // the same code path, too slow for this many rows
     const kernels::ScopedIsa scoped(isa);
-    for (const QincoConfig& config : kBeamConfigs)
+    std::vector<QincoConfig> configs(std::begin(kBeamConfigs), std::end(kBeamConfigs));
+    configs.insert(configs.end(), std::begin(kScreenedConfigs), std::end(kScreenedConfigs));
+    for (const QincoConfig& config : configs)
       for (const Precision precision : {Precision::exact, Precision::fast}) {
         CAPTURE(kernels::isa_name(isa));
         CAPTURE(config.d);

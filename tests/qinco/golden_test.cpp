@@ -16,7 +16,7 @@ using namespace qinco::testing;
 namespace {
 
 // Single precision against single precision, through some tens of roundings; errors are of whole tensors.
-constexpr double kRounding = 2e-6;
+constexpr double kGoldenRounding = 2e-6;
 
 struct Golden {
   SafetensorsFile file;
@@ -75,19 +75,19 @@ void check_forward(Device device) {
     const Tensor code1 = codes.slice(1, 1, 2).squeeze(1).contiguous();
     const Variable f1 = model.step(1).forward(autograd::embedding(model.codebook(1), code1),
                                               autograd::embedding(model.codebook(0), code0));
-    CHECK(relative_difference(f1.value(), golden.tensor("f1")) <= kRounding);
+    CHECK(relative_difference(f1.value(), golden.tensor("f1")) <= kGoldenRounding);
 
     const std::vector<Variable> partials = model.decode_partials(codes);
     for (size_t m = 0; m < partials.size(); ++m) {
       CAPTURE(m);
-      CHECK(relative_difference(partials[m].value(), golden.tensor("partial" + std::to_string(m))) <= kRounding);
+      CHECK(relative_difference(partials[m].value(), golden.tensor("partial" + std::to_string(m))) <= kGoldenRounding);
     }
     const Variable loss = model.loss(golden.scaled_batch(0).to(device), codes);
-    CHECK(std::abs(loss.item() / golden.tensor("loss").item<double>() - 1) <= kRounding);
+    CHECK(std::abs(loss.item() / golden.tensor("loss").item<double>() - 1) <= kGoldenRounding);
     loss.backward();
     for (const nn::NamedParameter& p : model.named_parameters()) {
       CAPTURE(p.name);
-      CHECK(relative_difference(p.parameter.grad(), golden.tensor("grad." + p.name)) <= kRounding);
+      CHECK(relative_difference(p.parameter.grad(), golden.tensor("grad." + p.name)) <= kGoldenRounding);
     }
   }
 }
@@ -124,7 +124,7 @@ void check_adam(Device device) {
         CAPTURE(variant);
         CAPTURE(prefix + p.name);
         // Relative to how far the steps moved it. Adam's first steps divide small gradients by themselves, rounding
-        // errors included, hence more than kRounding.
+        // errors included, hence more than kGoldenRounding.
         const Tensor start = golden.tensor("param." + p.name);
         const Tensor moved = sub(p.parameter.value().to(Device{}), start),
                      expected = sub(golden.tensor(prefix + p.name), start);

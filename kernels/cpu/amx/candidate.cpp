@@ -102,6 +102,7 @@ void fill_candidate(Table<float>& t) {
   t.candidate_packed_size = candidate_packed_size;
   t.candidate_pack = candidate_pack;
   t.candidate_search = candidate_search;
+  t.candidate_screen_size = nullptr, t.candidate_screen_pack = nullptr, t.candidate_screen = nullptr;
 }
 
 }  // namespace qinco::kernels::QINCO_CPU_ISA
