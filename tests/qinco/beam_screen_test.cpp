@@ -57,9 +57,8 @@ void check_screened(const Qinco& model, const BeamSearch& beam, const Tensor& x,
   }
 }
 
-// A step whose rounding its codewords alone do not show: hidden unit 0, of no weight but larger than the others by far,
-// so that these vanish beside it, reads coordinate 0, of which the codewords have less than nothing and the first codes
-// plenty.
+// A step whose rounding its codewords alone do not show: hidden unit 0, which weighs a lot, reads coordinate 0, of
+// which the codewords have less than nothing and the first codes plenty. So all of a margin is measured without it.
 Qinco hiding_model(int64_t L) {
   const QincoConfig config{.d = 32, .M = 2, .K = 64, .L = L, .h = 64};
   Random random(5);
@@ -77,13 +76,14 @@ Qinco hiding_model(int64_t L) {
   step.concat.value().copy_from(zeros_like(step.concat.value()));
   for (int64_t j = 0; j < config.d; ++j) step.concat.value().data<float>()[j * 2 * config.d + config.d + j] = 1;
   float* const up = step.up[0].value().data<float>();
-  for (int64_t j = 0; j < config.d; ++j) up[j] = j == 0 ? 200.0F : 0.0F;
-  for (int64_t j = 0; j < config.d; ++j) step.down[0].value().data<float>()[j * config.h] = 0;
+  for (int64_t j = 0; j < config.d; ++j) up[j] = j == 0 ? 1.0F : 0.0F;
+  for (int64_t j = 0; j < config.d; ++j) step.down[0].value().data<float>()[j * config.h] *= 3000;
   return model;
 }
 
-// First codes in pairs that are nearly the same: beside those of the first half, hidden unit 0 grows as above, beside
-// the others it is zero. Vectors are best coded by the first half.
+// First codes in pairs that are nearly the same: beside those of the first half, hidden unit 0 is larger than the
+// others by far, so that these vanish beside it, beside those of the second half it is zero, as for all codewords by
+// themselves. Vectors are best coded by the first half.
 Qinco half_hiding_model() {
   const QincoConfig config{.d = 32, .M = 2, .K = 64, .L = 1, .h = 64};
   const int64_t d = config.d, half = config.K / 2;
