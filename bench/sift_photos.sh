@@ -39,12 +39,11 @@ train() {
     --lr_schedule cosine --model "$work/$1.safetensors" --json "$work/$1.train.json" "${@:2}" >"$work/$1.log"
 }
 
-# [model=MODEL] evaluate NAME OPTION...
+# evaluate NAME
 evaluate() {
   wanted "$1" "$1.eval.json" || return 0
   say "evaluating $1"
-  qinco eval --model "$work/${model:-$1}.safetensors" "${files[@]}" --json "$work/$1.eval.json" "${@:2}" \
-    >"$work/$1.eval.log"
+  qinco eval --model "$work/$1.safetensors" "${files[@]}" --json "$work/$1.eval.json" >"$work/$1.eval.log"
 }
 
 # two_stage NAME: recall against nshort
@@ -71,11 +70,6 @@ for M in 8 16; do
   for method in pq opq rq; do baseline "$method$M-classic" --method "$method" --M "$M"; done
 done
 train q8 --M 8 --L 2 --h 256 --max_epochs 12
-for M in 8 16; do
-  train "beam$M" --M "$M" --L 2 --h 256 --max_epochs $((96 / M)) --beam_size 4 --candidates 4
-  evaluate "beam$M" --beam_size 4 --candidates 4
-  model=beam$M evaluate "wide$M" --beam_size 16 --candidates 8
-done
 # Small networks, all of one size, those of a rate trained for as long as each other: what the forms of QINCo differ in.
 small=(--L 1 --h 64)
 train small8 --M 8 "${small[@]}" --max_epochs 3
@@ -86,13 +80,13 @@ train small16 --M 16 "${small[@]}" --max_epochs 1
 train lr16 --M 16 --lowrank "${small[@]}" --max_epochs 1
 train pq16 --M 8 --nsub 2 "${small[@]}" --max_epochs 1
 train opq16 --M 8 --nsub 2 --opq "${small[@]}" --max_epochs 1
-for name in q8 small8 lr8 pq8 opq8 small16 lr16 pq16 opq16; do evaluate "$name"; done
-for name in q8 small8 small16; do two_stage "$name"; done
+for model in q8 small8 lr8 pq8 opq8 small16 lr16 pq16 opq16; do evaluate "$model"; done
+for model in q8 small8 small16; do two_stage "$model"; done
 if [[ ! -e $work/c1024.fvecs ]]; then
   say "centroids"
   qinco kmeans --training_data "$data/learn.bvecs" --k 1024 --o "$work/c1024.fvecs" >"$work/c1024.log"
 fi
 train ivf8 --ivf --IVF_centroids "$work/c1024.fvecs" --M 8 --L 1 --h 256 --max_epochs 8
 batch=128 train ivf16 --ivf --IVF_centroids "$work/c1024.fvecs" --M 16 --L 1 --h 128 --max_epochs 2
-for name in ivf8 ivf16; do index "$name"; done
+for model in ivf8 ivf16; do index "$model"; done
 say "done"

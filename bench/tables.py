@@ -5,9 +5,8 @@ import pathlib
 import sys
 
 NAMES = {"pq": "PQ", "opq": "OPQ", "rq": "RQ, beam 5"}
-MODELS = {"q": "QINCo, L=2 h=256", "beam": "QINCo, L=2 h=256, beam of 4", "wide": "the same, beam of 16",
-          "small": "QINCo, L=1 h=64", "lr": "QINCo-LR, L=1 h=64", "pq": "PQ-QINCo, 2 parts, L=1 h=64",
-          "opq": "the same after OPQ"}
+MODELS = {"q": "QINCo, L=2 h=256", "small": "QINCo, L=1 h=64", "lr": "QINCo-LR, L=1 h=64",
+          "pq": "PQ-QINCo, 2 parts, L=1 h=64", "opq": "the same after OPQ"}
 work = pathlib.Path(sys.argv[1])
 
 
@@ -66,5 +65,5 @@ for size in (8, 16):
     quality(size)
 for model in ("q8", "small8", "small16"):
     two_stage(model)
-for model in ("q8", "beam8", "beam16", "small8", "small16"):
+for model in ("q8", "small8", "small16"):
     curve(model)
