@@ -369,7 +369,7 @@ struct Table {
   void (*candidate_search)(const Context&, int64_t K, int64_t d, int64_t h, int64_t L, const T* packed,
                            const CandidateSearch<T>&) = nullptr;
   // The screen alone, of candidates chosen by the caller, who compares what it leaves open. All three are null where
-  // there is none: on AMX, whose `linear` compares as quickly as registers screen, and on CUDA.
+  // there is none: on AMX, where the floor of `linear` is below that of a screen in registers, and on CUDA.
   /// Number of T that candidate_screen_pack writes; 0 for steps too small to be screened: the others are not for them.
   int64_t (*candidate_screen_size)(int64_t K, int64_t d, int64_t h, int64_t L) = nullptr;
   /// packed is aligned to 64 bytes. The margins of a step packed for `fast` are infinite.

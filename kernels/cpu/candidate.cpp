@@ -181,9 +181,10 @@ float measure_probes(const Layout& p, const CandidateStep<float>& step, const fl
   }
   const float* const found = screen.measure(singles);
   for (int64_t i = 0; i < kProbesTogether; ++i) {
-    const float inputs = part[p.screen.norms() + pairs[i].candidate] + vector_norm(p.step, s, i);
-    largest =
-        larger_error(largest, __builtin_sqrtf(found[i]), against == Against::rounding ? screen.rounding()[i] : inputs);
+    const float size = against == Against::rounding
+                           ? screen.rounding()[i]
+                           : part[p.screen.norms() + pairs[i].candidate] + vector_norm(p.step, s, i);
+    largest = larger_error(largest, __builtin_sqrtf(found[i]), size);
   }
   return largest;
 }

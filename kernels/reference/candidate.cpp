@@ -65,26 +65,32 @@ struct Step {
   }
 };
 
+// body(i, z [d], hidden [h]) for the vectors i < n.
+template <class Body>
+void for_vectors(const Context& context, int64_t n, int64_t d, int64_t h, const Body& body) {
+  ScratchFrame frame(context);
+  double* const scratch = frame.get<double>(context.threads * (d + h));
+  parallel_for(context, n, 1, [&](int64_t begin, int64_t end, int worker) {
+    double* const z = scratch + worker * (d + h);
+    for (int64_t i = begin; i < end; ++i) body(i, z, z + d);
+  });
+}
+
 template <class T>
 void candidate_search(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const T* packed,
                       const CandidateSearch<T>& s) {
   const Step<T> step(K, d, h, L, packed);
-  ScratchFrame frame(context);
-  double* const scratch = frame.get<double>(context.threads * (d + h));
-  parallel_for(context, s.n, 1, [&](int64_t begin, int64_t end, int worker) {
-    double* const z = scratch + worker * (d + h);
-    for (int64_t i = begin; i < end; ++i) {
-      double best = std::numeric_limits<double>::infinity();
-      s.codes[i] = 0;
-      for (int64_t k = 0; k < K; ++k) {
-        const double distance = step.distance(k, s.target + i * d, s.row + i * d, s.up_row + i * h, z, z + d);
-        if (distance < best) {
-          best = distance;
-          s.codes[i] = static_cast<int32_t>(k);
-        }
+  for_vectors(context, s.n, d, h, [&](int64_t i, double* z, double* hidden) {
+    double best = std::numeric_limits<double>::infinity();
+    s.codes[i] = 0;
+    for (int64_t k = 0; k < K; ++k) {
+      const double distance = step.distance(k, s.target + i * d, s.row + i * d, s.up_row + i * h, z, hidden);
+      if (distance < best) {
+        best = distance;
+        s.codes[i] = static_cast<int32_t>(k);
       }
-      if (s.distances) s.distances[i] = static_cast<T>(best);
     }
+    if (s.distances) s.distances[i] = static_cast<T>(best);
   });
 }
 
@@ -103,19 +109,15 @@ template <class T>
 void candidate_screen(const Context& context, int64_t K, int64_t d, int64_t h, int64_t L, const T* packed,
                       const CandidateScreen<T>& s) {
   const Step<T> step(K, d, h, L, packed);
-  ScratchFrame frame(context);
-  double* const scratch = frame.get<double>(context.threads * (d + h));
-  parallel_for(context, s.n, 1, [&](int64_t begin, int64_t end, int worker) {
-    double* const z = scratch + worker * (d + h);
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t pair = i * s.candidates; pair < (i + 1) * s.candidates; ++pair) {
-        const int64_t k = s.ids[pair];
-        const T *const row = s.row + i * d, *const up_row = s.up_row + i * h;
-        s.distances[pair] = static_cast<T>(step.distance(k, s.target + i * d, row, up_row, z, z + d));
-        const double size = std::sqrt(squared_norm(d, s.z_table + k * d) + squared_norm(h, s.a_table + k * h)) +
-                            std::sqrt(squared_norm(d, row) + squared_norm(h, up_row));
-        s.margins[pair] = static_cast<T>(kFloatError * size);
-      }
+  for_vectors(context, s.n, d, h, [&](int64_t i, double* z, double* hidden) {
+    const T *const row = s.row + i * d, *const up_row = s.up_row + i * h;
+    const double size = std::sqrt(squared_norm(d, row) + squared_norm(h, up_row));
+    for (int64_t pair = i * s.candidates; pair < (i + 1) * s.candidates; ++pair) {
+      const int64_t k = s.ids[pair];
+      const double own = std::sqrt(squared_norm(d, s.z_table + k * d) + squared_norm(h, s.a_table + k * h));
+      s.distances[pair] = static_cast<T>(step.distance(k, s.target + i * d, row, up_row, z, hidden));
+      s.margins[pair] = static_cast<T>(kFloatError * (own + size));
+    }
   });
 }
 

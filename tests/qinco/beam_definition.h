@@ -24,11 +24,15 @@ inline Codec codec_with(const Qinco& model, const BeamSearch& beam,
   return Codec(model, precision, {}, beam);
 }
 
+inline void set_zero(const Variable& parameter) {
+  parameter.value().copy_from(zeros_like(parameter.value()));
+}
+
 /// The model in double, whose residual blocks add nothing.
 inline Qinco without_blocks(const Qinco& model) {
   Qinco exact = in_double(model);
   for (int64_t m = 1; m < exact.config().codes(); ++m)
-    for (const Variable& down : exact.step(m).down) down.value().copy_from(zeros_like(down.value()));
+    for (const Variable& down : exact.step(m).down) set_zero(down);
   return exact;
 }
 

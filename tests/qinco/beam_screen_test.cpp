@@ -72,8 +72,8 @@ Qinco hiding_model(int64_t L) {
     second[k * config.d] -= 3;
   }
   // z = c + xhat before the blocks.
-  step.concat_bias.value().copy_from(zeros_like(step.concat_bias.value()));
-  step.concat.value().copy_from(zeros_like(step.concat.value()));
+  set_zero(step.concat_bias);
+  set_zero(step.concat);
   for (int64_t j = 0; j < config.d; ++j) step.concat.value().data<float>()[j * 2 * config.d + config.d + j] = 1;
   float* const up = step.up[0].value().data<float>();
   for (int64_t j = 0; j < config.d; ++j) up[j] = j == 0 ? 1.0F : 0.0F;
@@ -103,8 +103,8 @@ Qinco half_hiding_model() {
   }
   for (int64_t k = 0; k < config.K; ++k) second[k * d] = -0.3F;
   // z = c before the blocks, but for coordinate 0: c - xhat.
-  step.concat_bias.value().copy_from(zeros_like(step.concat_bias.value()));
-  step.concat.value().copy_from(zeros_like(step.concat.value()));
+  set_zero(step.concat_bias);
+  set_zero(step.concat);
   step.concat.value().data<float>()[d] = -1;
   for (int64_t j = 0; j < d; ++j) up[j] = j == 0 ? 2000.0F : 0.0F;
   for (int64_t i = 1; i < config.h; ++i) up[i * d] = 0;
