@@ -107,10 +107,39 @@ std::string recall_columns(const Json& recall) {
                      recall["100"].get<double>());
 }
 
+std::string search_columns(const Json& seconds) {
+  return fmt::format("{:.3f} {:.3f} {:.3f} {:.3f}", seconds["scan"].get<double>(), seconds["pairs"].get<double>(),
+                     seconds["decode"].get<double>(), seconds["distances"].get<double>());
+}
+
+std::vector<std::pair<int64_t, int64_t>> short_lists(const std::vector<int64_t>& npairs,
+                                                     const std::vector<int64_t>& nshort) {
+  for (const int64_t n : nshort) check(n >= 1 && n <= (1 << 20), "--nshort {}: expected 1 to {}", n, 1 << 20);
+  for (const int64_t n : npairs) check(n >= 0 && n <= (1 << 20), "--npairs {}: expected 0 to {}", n, 1 << 20);
+  std::vector<std::pair<int64_t, int64_t>> all;
+  for (const int64_t pairs : npairs)
+    for (const int64_t kept : nshort)
+      if (pairs == 0 || pairs >= kept) all.emplace_back(pairs, kept);
+  check(!all.empty(), "--npairs: expected at least as many candidates as an --nshort");
+  return all;
+}
+
+void add_short_list_options(CLI::App& command, std::vector<int64_t>& npairs, std::vector<int64_t>& nshort) {
+  command.add_option("--nshort", nshort, "candidates decoded, a list of settings")
+      ->delimiter(',')
+      ->capture_default_str();
+  command
+      .add_option("--npairs", npairs,
+                  "candidates that a pairwise decoder chooses them of, a list of settings (0: the scan chooses)")
+      ->delimiter(',')
+      ->capture_default_str();
+}
+
 Json search_times(int64_t nq, const SearchSeconds& seconds) {
   return {{"qps", per_second(nq, seconds.total())},
           {"seconds",
            {{"scan", seconds.scan},
+            {"pairs", seconds.pairs},
             {"decode", seconds.decode},
             {"distances", seconds.distances},
             {"total", seconds.total()}}}};

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "apps/qinco/command.h"
 #include "qinco/search/rerank.h"
@@ -32,8 +34,19 @@ Json recalls(const Tensor& ids, const Tensor& truth);
 /// Such an object as text: three columns.
 std::string recall_columns(const Json& recall);
 
+/// --nshort and --npairs of the two searches with re-ranking.
+void add_short_list_options(CLI::App& command, std::vector<int64_t>& npairs, std::vector<int64_t>& nshort);
+
+/// The settings {npairs, nshort} of two such lists, without those of fewer pairs than are kept. Throws Error for a
+/// number out of range, or where none is left.
+std::vector<std::pair<int64_t, int64_t>> short_lists(const std::vector<int64_t>& npairs,
+                                                     const std::vector<int64_t>& nshort);
+
 /// What the two searches with re-ranking tell of the time that one setting took for nq queries: qps, seconds.
 Json search_times(int64_t nq, const SearchSeconds& seconds);
+
+/// Its seconds but for the total as text: four columns.
+std::string search_columns(const Json& seconds);
 
 struct EvaluationFiles {
   std::string base, queries, groundtruth;

@@ -22,7 +22,7 @@ namespace {
 
 struct SearchOptions {
   std::string model, index, queries, groundtruth, output, plot;
-  std::vector<int64_t> nprobe = {1, 4, 16, 64}, nshort = {10, 100, 1000}, ef_search = {64};
+  std::vector<int64_t> nprobe = {1, 4, 16, 64}, nshort = {10, 100, 1000}, npairs = {0}, ef_search = {64};
   std::optional<int64_t> M_used;
   int64_t k = 100;
 };
@@ -53,11 +53,12 @@ void mark_pareto(Json& points) {
   }
 }
 
-/// Queries per second over recall@1, a line for each nshort (and efSearch).
+/// Queries per second over recall@1, a line for each nshort (of npairs, and efSearch).
 void write_plot(const std::string& path, const Json& points) {
   report::LineChart chart{"1-recall@1", "queries per second", true, false, {}, {}};
   for (const Json& point : points) {
     std::string label = fmt::format("nshort {}", point["nshort"].get<int64_t>());
+    if (point["npairs"] > 0) label += fmt::format(" of {}", point["npairs"].get<int64_t>());
     if (!point["efSearch"].is_null()) label += fmt::format(", efSearch {}", point["efSearch"].get<int64_t>());
     auto found = std::find_if(chart.series.begin(), chart.series.end(),
                               [&](const report::Series& series) { return series.label == label; });
@@ -72,16 +73,15 @@ void write_plot(const std::string& path, const Json& points) {
 
 void print_points(const Common& common, const Json& points) {
   const bool judged = points[0].contains("recall");
-  common.print("nprobe efSearch nshort  {}  queries/s  scan, decode, distances (s)",
+  common.print("nprobe efSearch npairs nshort  {}  queries/s  scan, pairs, decode, distances (s)",
                judged ? "short-list @1/10/100    re-ranked @1/10/100   " : "");
   for (const Json& point : points) {
-    const Json& seconds = point["seconds"];
     const std::string recall =
         judged ? recall_columns(point["recall_before"]) + "   " + recall_columns(point["recall"]) : "";
-    common.print("{:>6} {:>8} {:>6}  {}   {:>8.0f}{}  {:.3f} {:.3f} {:.3f}", point["nprobe"].get<int64_t>(),
-                 point["efSearch"].is_null() ? "-" : point["efSearch"].dump(), point["nshort"].get<int64_t>(), recall,
-                 point["qps"].get<double>(), judged && point["pareto"].get<bool>() ? "*" : " ",
-                 seconds["scan"].get<double>(), seconds["decode"].get<double>(), seconds["distances"].get<double>());
+    common.print("{:>6} {:>8} {:>6} {:>6}  {}   {:>8.0f}{}  {}", point["nprobe"].get<int64_t>(),
+                 point["efSearch"].is_null() ? "-" : point["efSearch"].dump(), point["npairs"].get<int64_t>(),
+                 point["nshort"].get<int64_t>(), recall, point["qps"].get<double>(),
+                 judged && point["pareto"].get<bool>() ? "*" : " ", search_columns(point["seconds"]));
   }
 }
 
@@ -91,15 +91,14 @@ void check_options(const SearchOptions& options) {
   for (const int64_t ef : options.ef_search)
     check(ef >= 1 && ef <= (1 << 20), "--efSearch {}: expected 1 to {}", ef, 1 << 20);
   for (const int64_t nprobe : options.nprobe) check(nprobe >= 1, "--nprobe {}: expected 1 or more", nprobe);
-  for (const int64_t nshort : options.nshort)
-    check(nshort >= 1 && nshort <= (1 << 20), "--nshort {}: expected 1 to {}", nshort, 1 << 20);
 }
 
 void search(const SearchOptions& options, const Common& common) {
   check_options(options);
+  const auto settings = short_lists(options.npairs, options.nshort);
   for (const std::string& path : {options.output, options.plot})
     if (!path.empty()) check_writable(path);
-  const IvfIndex index(options.index, load_coder(options.model, common));
+  IvfIndex index(options.index, load_coder(options.model, common));
   const VectorFile file = VectorFile::open(options.queries);
   check(file.dim() == index.d(), "{}: queries have dimension {}, expected {} as in {}", options.queries, file.dim(),
         index.d(), options.index);
@@ -113,15 +112,17 @@ void search(const SearchOptions& options, const Common& common) {
     check(truth.size(0) == nq, "{}: {} rows, expected {}, one for each vector of {}", options.groundtruth,
           truth.size(0), nq, options.queries);
   }
+  if (std::any_of(settings.begin(), settings.end(), [](const auto& s) { return s.first > 0; }))
+    index.make_pairwise_decoder();
   Json points = Json::array();
   std::vector<int64_t> ids;  // of the last setting
   std::vector<int64_t> efs = options.ef_search;
   if (!index.has_graph()) efs = {1};  // no matter
   for (const int64_t nprobe : options.nprobe)
     for (const int64_t ef : efs)
-      for (const int64_t nshort : options.nshort) {
+      for (const auto& [npairs, nshort] : settings) {
         IvfResult result = index.search({queries.data<float>(), static_cast<size_t>(queries.numel())},
-                                        {std::min(options.k, nshort), nprobe, nshort, ef, M_used});
+                                        {std::min(options.k, nshort), nprobe, nshort, ef, M_used, npairs});
         points.push_back(search_times(nq, result.seconds));
         if (judged) {
           points.back()["recall_before"] = recalls(as_tensor(result.short_list, nq), truth);
@@ -129,6 +130,7 @@ void search(const SearchOptions& options, const Common& common) {
         }
         points.back()["nprobe"] = nprobe;
         points.back()["efSearch"] = index.has_graph() ? Json(ef) : Json(nullptr);
+        points.back()["npairs"] = npairs;
         points.back()["nshort"] = nshort;
         ids = std::move(result.ids);
       }
@@ -158,9 +160,7 @@ void add_index_search(Program& program) {
   command.add_option("--efSearch", options->ef_search, "candidates of an HNSW coarse quantizer, a list of settings")
       ->delimiter(',')
       ->capture_default_str();
-  command.add_option("--nshort", options->nshort, "candidates decoded, a list of settings")
-      ->delimiter(',')
-      ->capture_default_str();
+  add_short_list_options(command, options->npairs, options->nshort);
   command.add_option("--M_used", options->M_used, "decode this many codes of a candidate, its list among them");
   command.add_option("--k", options->k, "neighbours kept, at most nshort; recall at ranks beyond is that at k")
       ->capture_default_str();

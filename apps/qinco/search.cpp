@@ -12,6 +12,7 @@
 #include "apps/qinco/progress.h"
 #include "apps/qinco/stream.h"
 #include "kernels/kernels.h"
+#include "qinco/codec/pairwise_decoder.h"
 #include "qinco/codec/product_codec.h"
 #include "qinco/io/codes.h"
 #include "qinco/io/vectors.h"
@@ -28,7 +29,7 @@ struct TwoStageOptions {
   EvaluationFiles files;
   std::optional<int64_t> nt, M_used;
   BeamOptions beam;
-  std::vector<int64_t> nshort = {10, 20, 50, 100, 200, 500, 1000};
+  std::vector<int64_t> nshort = {10, 20, 50, 100, 200, 500, 1000}, npairs = {0};
   bool exhaustive = false;
 };
 
@@ -81,15 +82,15 @@ class CodedVectors {
   int64_t n_;
 };
 
-/// Fixed codebooks fitted to the vectors, and the quantizer of their norms unless these are kept as float32.
+/// Fixed codebooks fitted to the vectors, and the quantizer of their norms unless these are kept as float32. `all` are
+/// the vectors' codes afterwards.
 AdditiveIndex fit_index(const Common& common, const CodedVectors& training, int64_t M, int64_t K, int64_t d,
-                        bool small_norms) {
+                        bool small_norms, std::vector<int32_t>& all) {
   const kernels::Context& context = kernels::Context::cpu();
   AdditiveFit fit(M, K, d);
-  std::vector<int32_t> all;
   training.for_blocks(common, "fitting fixed codebooks", [&](int64_t n, const float* x, const int32_t* codes) {
     fit.add(context, n, x, codes);
-    if (small_norms) all.insert(all.end(), codes, codes + n * M);
+    all.insert(all.end(), codes, codes + n * M);
   });
   const Tensor codebooks = std::move(fit).solve();
   if (!small_norms) return AdditiveIndex(codebooks, {}, common.device());
@@ -125,31 +126,29 @@ BaseError add_base(const Common& common, const ProductCodec& codec, const CodedV
 }
 
 Json search_point(const Common& common, const AdditiveIndex& index, const Decoder& decode, const Tensor& queries,
-                  const Tensor& truth, int64_t nshort) {
+                  const Tensor& truth, int64_t nshort, const MiddleStage& middle) {
   const TwoStageResult result =
-      two_stage_search(common.context(), index, decode, queries, nshort, std::min(nshort, kRecallRanks.back()));
-  Json point = {{"nshort", nshort}};
+      two_stage_search(common.context(), index, decode, queries, nshort, std::min(nshort, kRecallRanks.back()), middle);
+  Json point = {{"npairs", middle.candidates}, {"nshort", nshort}};
   point["recall_before"] = recalls(result.before, truth);
   point["recall"] = recalls(result.after, truth);
   point.update(search_times(truth.size(0), result.seconds));
-  common.print("{:>6}  {}   {}   {:>8.0f}  {:.3f} {:.3f} {:.3f}", nshort, recall_columns(point["recall_before"]),
-               recall_columns(point["recall"]), point["qps"].get<double>(), result.seconds.scan, result.seconds.decode,
-               result.seconds.distances);
+  common.print("{:>6} {:>6}  {}   {}   {:>8.0f}  {}", middle.candidates, nshort,
+               recall_columns(point["recall_before"]), recall_columns(point["recall"]), point["qps"].get<double>(),
+               search_columns(point["seconds"]));
   return point;
 }
 
-void check_options(const TwoStageOptions& options) {
-  for (const int64_t nshort : options.nshort)
-    check(nshort >= 1 && nshort <= (1 << 20), "--nshort {}: expected 1 to {}", nshort, 1 << 20);
-}
-
 void search(const TwoStageOptions& options, const Common& common) {
-  check_options(options);
+  const auto settings = short_lists(options.npairs, options.nshort);
+  const bool pairwise = std::any_of(settings.begin(), settings.end(), [](const auto& s) { return s.first > 0; });
   ProductCodec codec = load_codec(options.model, kernels::Precision::exact, common.device(), options.beam);
   check(codec.coarse() == 0, "{}: a model of variant ivf-qinco, expected one without a coarse quantizer",
         options.model);
   check(codec.K() <= kernels::kScanEntries, "{}: K = {}, expected at most {} for look-up tables", options.model,
         codec.K(), kernels::kScanEntries);
+  check(!pairwise || codec.plain_codec(), "{}: a model of {} parts, expected a plain one for --npairs", options.model,
+        codec.nsub());
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
   check_evaluation_files(options.files, codec.d(), options.model);
   const CodedVectors training(codec, M_used, options.training_data, options.training_codes, options.nt);
@@ -158,7 +157,10 @@ void search(const TwoStageOptions& options, const Common& common) {
 
   Stopwatch watch;
   const int64_t M = codec.codes_per_vector(M_used);
-  AdditiveIndex index = fit_index(common, training, M, codec.K(), codec.d(), options.norms == "u8");
+  std::vector<int32_t> codes;
+  AdditiveIndex index = fit_index(common, training, M, codec.K(), codec.d(), options.norms == "u8", codes);
+  std::optional<PairwiseDecoder> pairs;
+  if (pairwise) pairs.emplace(*codec.plain_codec(), training.size(), codes.data(), M);
   const double fit_seconds = watch.seconds();
   watch.restart();
   std::optional<FlatSearch> exhaustive;
@@ -179,12 +181,15 @@ void search(const TwoStageOptions& options, const Common& common) {
     common.print("exhaustive search of the decoded base: 1-recall@1 {:.4f}, @10 {:.4f}, @100 {:.4f}",
                  recall["1"].get<double>(), recall["10"].get<double>(), recall["100"].get<double>());
   }
-  common.print("nshort  short-list @1/10/100    re-ranked @1/10/100     queries/s  seconds of scan, decode, distances");
-  const Decoder decode = [&](int64_t n, const int32_t* codes, float* x) {
-    codec.decode_to_device(n, codes, M_used, M_used, x);
+  common.print(
+      "npairs nshort  short-list @1/10/100    re-ranked @1/10/100     queries/s  seconds of scan, pairs, decode, "
+      "distances");
+  const Decoder decode = [&](int64_t n, const int32_t* all, float* x) {
+    codec.decode_to_device(n, all, M_used, M_used, x);
   };
-  for (const int64_t nshort : options.nshort)
-    results["points"].push_back(search_point(common, index, decode, queries, truth, nshort));
+  const Decoder by_pairs = [&](int64_t n, const int32_t* all, float* x) { pairs->decode_to_device(n, all, x); };
+  for (const auto& [npairs, nshort] : settings)
+    results["points"].push_back(search_point(common, index, decode, queries, truth, nshort, {npairs, by_pairs}));
   common.report(results);
 }
 
@@ -201,9 +206,7 @@ void add_search(Program& program) {
       ->type_name("FILE");
   add_evaluation_options(command, options->files);
   command.add_option("--nt", options->nt, "fit to the first nt vectors (default: all)");
-  command.add_option("--nshort", options->nshort, "candidates to re-rank, a list")
-      ->delimiter(',')
-      ->capture_default_str();
+  add_short_list_options(command, options->npairs, options->nshort);
   command.add_option("--M_used", options->M_used, "use this many codes of each (sub-)quantizer (default: all)");
   add_beam_options(command, options->beam);
   command.add_option("--norms", options->norms, "how norms are kept: u8 or f32")

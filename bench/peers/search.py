@@ -49,15 +49,17 @@ def faiss_round(args, index, queries, nearest):
 
 
 def our_round(args):
+    """Points whose candidates the scan chooses, and those where the pairwise decoder does."""
     report = os.path.join(args.work, "search.json")
     subprocess.run([os.path.join(args.bin, "qinco"), "index", "search", "--quiet", "--threads", "1", "--model",
                     args.model, "--index", args.index, "--queries", f"{args.data}/query.bvecs", "--groundtruth",
                     f"{args.data}/groundtruth.ivecs", "--k", str(K), "--nprobe", args.nprobe, "--nshort", args.nshort,
-                    "--json", report], check=True)
+                    "--npairs", args.npairs, "--json", report], check=True)
     with open(report) as file:
-        return [{"nprobe": point["nprobe"], "nshort": point["nshort"], "recall": point["recall"]["1"],
-                 "seconds": point["seconds"]["total"], "scan": point["seconds"]["scan"]}
-                for point in json.load(file)["points"]]
+        points = json.load(file)["points"]
+    return [[{"nprobe": point["nprobe"], "npairs": point["npairs"], "nshort": point["nshort"],
+              "recall": point["recall"]["1"], "seconds": point["seconds"]["total"], "scan": point["seconds"]["scan"]}
+             for point in points if (point["npairs"] > 0) == pairwise] for pairwise in (False, True)]
 
 
 def median_of(rounds, queries):
@@ -84,11 +86,12 @@ def pareto(points):
 
 
 def print_tables(series):
-    print("\n| index | nprobe | nshort | recall@1 | queries/s | scan alone |\n|---|---|---|---|---|---|")
+    print("\n| index | nprobe | npairs | nshort | recall@1 | queries/s | scan alone |\n|---|---|---|---|---|---|---|")
     for name, points in series.items():
         for point in points if "nshort" not in points[0] else pareto(points):
             scan = f"{point['scan_qps']:,.0f}" if "scan_qps" in point else "the same"
-            print(f"| {name} | {point['nprobe']} | {point.get('nshort', '-')} | {point['recall']:.4f} | "
+            print(f"| {name} | {point['nprobe']} | {point.get('npairs') or ''} | {point.get('nshort', '')} | "
+                  f"{point['recall']:.4f} | "
                   f"{point['qps']:,.0f} | {scan} |")
 
 
@@ -121,6 +124,7 @@ parser.add_argument("--bytes", type=int, default=8, help="codes of a vector in t
 parser.add_argument("--rounds", type=int, default=5)
 parser.add_argument("--nprobe", default="1,4,16,64", help="lists visited")
 parser.add_argument("--nshort", default="2,5,10,20,50,100,200", help="candidates that ours decodes")
+parser.add_argument("--npairs", default="0,20,50", help="candidates of which ours has the pairwise decoder choose")
 parser.add_argument("--name", help="of the results in --work (default: search_N_bytes)")
 parser.add_argument("--train-only", action="store_true", help="make Faiss's indexes and stop")
 args = parser.parse_args()
@@ -130,12 +134,14 @@ if not args.train_only:
     faiss.omp_set_num_threads(1)
     queries = read_vecs(f"{args.data}/query.bvecs", np.uint8).astype(np.float32)
     nearest = read_vecs(f"{args.data}/groundtruth.ivecs", np.int32)[:, 0]
-    rounds = {"IVF1024 QINCo": [], **{"Faiss " + key: [] for key in keys}}
+    ours = ("IVF1024 QINCo", "the same, pairwise decoder")
+    rounds = {**{name: [] for name in ours}, **{"Faiss " + key: [] for key in keys}}
     for _ in range(args.rounds):
-        rounds["IVF1024 QINCo"].append(our_round(args))
+        for name, points in zip(ours, our_round(args)):
+            rounds[name].append(points)
         for key, index in indexes.items():
             rounds["Faiss " + key].append(faiss_round(args, index, queries, nearest))
-    series = {name: median_of(each, len(queries)) for name, each in rounds.items()}
+    series = {name: median_of(each, len(queries)) for name, each in rounds.items() if each[0]}
     results = os.path.join(args.work, args.name or f"search_{args.bytes}_bytes")
     with open(results + ".json", "w") as file:
         json.dump(series, file, indent=1)

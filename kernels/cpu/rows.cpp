@@ -1,4 +1,4 @@
-// Row gather and scatter-add.
+// Row gather, also of sums of several rows, and scatter-add.
 #include "kernels/cpu/simd.h"
 #include "kernels/families.h"
 #include "kernels/parallel.h"
@@ -16,6 +16,64 @@ void gather_rows(const Context& context, int64_t n, int64_t d, const float* x, c
       for_lanes(0, d, [&](int64_t j, auto lanes) { lanes.put(to + j, lanes.get(from + j)); });
     }
   });
+}
+
+// Where a sum takes its rows from.
+struct SumRows {
+  const GatherSum<float>& g;
+
+  const float* base(int64_t i) const { return g.base + (g.base_ids ? g.base_ids[i] : i / g.base_times) * g.d; }
+  const float* table(int64_t i, int64_t m) const {
+    return g.tables + (m * g.K + g.codes[i * g.codes_ld + m]) * g.d;
+  }
+};
+
+void prefetch_row(const float* row, int64_t d) {
+  constexpr int64_t kLine = 16;  // floats
+  for (int64_t j = 0; j < d; j += kLine) __builtin_prefetch(row + j);
+}
+
+// Row i of the sum, in `lanes` at a time; `count` of them from j on in registers.
+template <bool subtract, int count, class Lanes>
+QINCO_INLINE void sum_columns(const SumRows& rows, int64_t i, int64_t j, Lanes lanes) {
+  const GatherSum<float>& g = rows.g;
+  Vec sum[count];
+#pragma GCC unroll 8
+  for (int v = 0; v < count; ++v) sum[v] = g.base ? lanes.get(rows.base(i) + j + v * kLanes) : Vec(0.0f);
+  for (int64_t m = 0; m < g.M; ++m) {
+    const float* const row = rows.table(i, m) + j;
+#pragma GCC unroll 8
+    for (int v = 0; v < count; ++v) {
+      const Vec x = lanes.get(row + v * kLanes);
+      sum[v] = subtract ? sum[v] - x : sum[v] + x;
+    }
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < count; ++v) lanes.put(g.out + i * g.d + j + v * kLanes, sum[v]);
+}
+
+template <bool subtract>
+void sum_rows_of(const Context& context, const GatherSum<float>& g) {
+  constexpr int kTogether = 8;
+  constexpr int64_t kCached = 1 << 18;  // floats: rows of larger tables, read in no order, are fetched a sum ahead
+  const SumRows rows{g};
+  const bool far = g.M * g.K * g.d > kCached;
+  parallel_for(context, g.n, row_grain(g.d * (g.M + 1)), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (far && i + 1 < end) {
+        if (g.base) prefetch_row(rows.base(i + 1), g.d);
+        for (int64_t m = 0; m < g.M; ++m) prefetch_row(rows.table(i + 1, m), g.d);
+      }
+      int64_t j = 0;
+      for (; j + kTogether * kLanes <= g.d; j += kTogether * kLanes) sum_columns<subtract, kTogether>(rows, i, j, Whole{});
+      for_lanes(j, g.d, [&](int64_t at, auto lanes) { sum_columns<subtract, 1>(rows, i, at, lanes); });
+    }
+  });
+}
+
+void gather_sum(const Context& context, const GatherSum<float>& g) {
+  if (g.subtract) return sum_rows_of<true>(context, g);
+  sum_rows_of<false>(context, g);
 }
 
 // Code of its own: of two NaN, the sum is the first, and where it is inlined the compiler may exchange the two.
@@ -63,6 +121,7 @@ namespace qinco::kernels::QINCO_CPU_ISA {
 
 void fill_rows(Table<float>& t) {
   t.gather_rows = gather_rows;
+  t.gather_sum = gather_sum;
   t.scatter_add_rows = scatter_add_rows;
 }
 

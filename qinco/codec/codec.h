@@ -79,6 +79,12 @@ class Codec {
   /// The same as decode with x in the device's memory.
   void decode_to_device(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const;
 
+  /// The first codewords f32 [K0(),d] on the codec's device, in the model's own space (divided by db_scale).
+  const Tensor& first_codebook() const { return codebook0_; }
+  /// xhat [n,d] += what step m (1..codes()-1) adds for its codewords ids [n], each in [0,K), in the model's own space;
+  /// both in the device's memory. The ids are not checked.
+  void advance_on_device(int64_t m, int64_t n, const int32_t* ids, float* xhat) const;
+
   /// As encode with x [n,d], codes and `first` in the device's memory, and codes [codes(),n] step by step. Needs memory
   /// for n vectors besides.
   void encode_on_device(int64_t n, const float* x, int32_t* codes, const int32_t* first = nullptr) const;

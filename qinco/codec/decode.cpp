@@ -123,6 +123,14 @@ void Codec::check_codes(int64_t n, const int32_t* codes, int64_t codes_ld, int64
   qinco::check_codes("decode", n, M_used, config_.K, codes, codes_ld, 1);
 }
 
+void Codec::advance_on_device(int64_t m, int64_t n, const int32_t* ids, float* xhat) const {
+  check(1 <= m && m < config_.codes(), "decode: step {}, expected 1 to {}", m, config_.codes() - 1);
+  const Context& context = Context::of(device_);
+  for_rows(context, n, row_block(n, context), [&](const Context& own, int64_t begin, int64_t end) {
+    advance(own, steps_[static_cast<size_t>(m - 1)], end - begin, ids + begin, xhat + begin * config_.d);
+  });
+}
+
 // Codes are the host's, x [n,d] the device's.
 void Codec::decode_rows(int64_t n, const int32_t* codes, int64_t codes_ld, int64_t M_used, float* x) const {
   const Context& context = Context::of(device_);

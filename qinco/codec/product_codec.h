@@ -28,6 +28,8 @@ class ProductCodec {
   Device device() const { return parts_.front().device(); }
   int64_t M() const { return parts_.front().config().codes(); }  // codes a part
   int64_t K() const { return parts_.front().config().K; }
+  /// The codec of a model that is a plain one, else null.
+  const Codec* plain_codec() const { return plain() ? &parts_.front() : nullptr; }
   /// What a code's first entry is below: K, or in IVF-QINCo K_ivf.
   int64_t K0() const { return parts_.front().config().K0(); }
   /// Entries at the front of a code that are a coarse quantizer's: 1 in IVF-QINCo, else 0.

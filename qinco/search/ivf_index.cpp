@@ -244,10 +244,11 @@ std::vector<IvfIndex::Visits> IvfIndex::visits_of(int64_t nq, int64_t nprobe, co
   return all;
 }
 
-// The nshort best of the lists that each query visits: slots [nq,nshort]. Pointers are to the host's memory.
-void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t* slots) const {
+// The `best` of the lists that each query visits: slots [nq,best]. Pointers are to the host's memory.
+void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t best,
+                    int64_t* slots) const {
   const kernels::Context& context = kernels::Context::of(coder_->device());
-  const int64_t nprobe = std::min(options.nprobe, file_.parameters().K_ivf), nshort = options.nshort, d = tables_.d(),
+  const int64_t nprobe = std::min(options.nprobe, file_.parameters().K_ivf), d = tables_.d(),
                 table = tables_.width() * kernels::kScanEntries;
   std::vector<int32_t> lists(static_cast<size_t>(nq * nprobe));
   std::vector<float> biases(lists.size());
@@ -262,8 +263,8 @@ void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& op
   kernels::ScratchFrame frame(context);
   const float* const vectors = to_device(context, frame, queries, nq * d);
   float* const tables = frame.get<float>(together * table);
-  int64_t* const found = result_of(context, frame, slots, nq * nshort);
-  float* const scores = frame.get<float>(together * nshort);
+  int64_t* const found = result_of(context, frame, slots, nq * best);
+  float* const scores = frame.get<float>(together * best);
   std::vector<kernels::ScanQuery<float>> scans;
   for (int64_t begin = 0; begin < nq; begin += together) {
     const int64_t count = std::min(together, nq - begin);
@@ -273,9 +274,24 @@ void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& op
       const Visits& visited = visits[static_cast<size_t>(begin + q)];
       scans.push_back({tables + q * table, static_cast<int64_t>(visited.size()), visited.data()});
     }
-    kernels_->scan(context, {count, tables_.width(), nshort, scans.data(), found + begin * nshort, scores});
+    kernels_->scan(context, {count, tables_.width(), best, scans.data(), found + begin * best, scores});
   }
-  to_host(context, found, slots, nq * nshort);
+  to_host(context, found, slots, nq * best);
+}
+
+void IvfIndex::make_pairwise_decoder(int64_t entries) {
+  const int64_t width = file_.parameters().M + 1, stride = std::max<int64_t>(1, size() / std::max<int64_t>(entries, 1));
+  std::vector<int32_t> codes;
+  int64_t next = 0;  // of the entries, in the order of the file
+  for (const Piece& piece : directory_.pieces) {
+    for (; next < piece.count; next += stride) {
+      codes.resize(codes.size() + static_cast<size_t>(width));
+      codes_of(piece.first_block * kernels::kScanBlock + next, codes.data() + codes.size() - width);
+    }
+    next -= piece.count;
+  }
+  check(!codes.empty(), "{}: an empty index, nothing to fit a pairwise decoder to", file_.path());
+  pairs_.emplace(coder_->codec(), std::ssize(codes) / width, codes.data(), width);
 }
 
 IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOptions& options) const {
@@ -286,30 +302,39 @@ IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOption
   check(static_cast<int64_t>(queries.size()) == nq * d, "search: {} values are not queries of dimension {}",
         queries.size(), d);
   check(1 <= k && k <= nshort, "search: {} neighbours asked for of {} candidates", k, nshort);
-  check(nshort <= kMaxId, "search: {} candidates, expected at most {}, which is all that an index can hold", nshort,
-        kMaxId);
+  check(std::max(nshort, options.npairs) <= kMaxId,
+        "search: {} candidates, expected at most {}, which is all that an index can hold",
+        std::max(nshort, options.npairs), kMaxId);
   check(options.nprobe >= 1, "search: nprobe {}, expected at least 1", options.nprobe);
   check(options.ef_search >= 1, "search: efSearch {}, expected at least 1", options.ef_search);
   check(1 <= decoded && decoded <= codes, "search: {} codes to decode, the index keeps {}", options.M_used, p.M);
+  check(options.npairs == 0 || pairs_, "search: {} candidates for a pairwise decoder that has not been made",
+        options.npairs);
   const Decoder decode = [&](int64_t n, const int32_t* all, float* x) {
     coder_->codec().decode_to_device(n, all, codes, decoded, x);
   };
+  const MiddleStage middle{options.npairs, [&](int64_t n, const int32_t* all, float* x) {
+                             pairs_->decode_to_device(n, all, x);
+                           }};
+  const int64_t scanned = middle.scanned(nshort);
   const CodeReader read = [&](int64_t slot, int32_t* out) { codes_of(slot, out); };
   const auto id = [&](int64_t slot) { return slot < 0 ? -1 : id_of(slot); };
+  const kernels::Context& context = kernels::Context::of(coder_->device());
   IvfResult result;
   result.ids.resize(static_cast<size_t>(nq * k));
   result.short_list.resize(result.ids.size());
   result.distances.resize(result.ids.size());
-  const int64_t block = std::clamp<int64_t>(kShortLists / nshort, 1, 256);
-  std::vector<int64_t> slots(static_cast<size_t>(block * nshort)), best(static_cast<size_t>(block * k));
+  const int64_t block = std::clamp<int64_t>(kShortLists / scanned, 1, 256);
+  std::vector<int64_t> slots(static_cast<size_t>(block * scanned)), best(static_cast<size_t>(block * k));
   for (int64_t begin = 0; begin < nq; begin += block) {
     const int64_t count = std::min(block, nq - begin);
     const float* const part = queries.data() + begin * d;
     float* const distances = result.distances.data() + begin * k;
     const Clock::time_point start = Clock::now();
-    scan(count, part, options, slots.data());
+    scan(count, part, options, scanned, slots.data());
     result.seconds.scan += std::chrono::duration<double>(Clock::now() - start).count();
-    rerank(kernels::Context::of(coder_->device()), decode, read, codes, d, count, part, nshort, slots.data(), k,
+    keep_nearest(context, middle, read, codes, d, count, part, nshort, slots, result.seconds);
+    rerank(context, decode, read, codes, d, count, part, nshort, slots.data(), k,
            best.data(), distances, result.seconds);
     for (int64_t i = 0; i < count * k; ++i) {
       const bool found = best[static_cast<size_t>(i)] >= 0 && std::isfinite(distances[i]);

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "qinco/codec/pairwise_decoder.h"
 #include "qinco/search/additive_index.h"
 #include "qinco/search/hnsw.h"
 #include "qinco/search/ivf_coder.h"
@@ -24,6 +25,7 @@ struct IvfSearchOptions {
   int64_t nshort = 100;    // candidates decoded, at least k
   int64_t ef_search = 64;  // HNSW: candidates kept while looking for lists, if more than nprobe; a flat one ignores it
   int64_t M_used = 0;      // codes of a candidate that are decoded, after its list; 0: all that the index keeps
+  int64_t npairs = 0;      // candidates of which the pairwise decoder chooses nshort, or more; 0: the scan does
 };
 
 struct IvfResult {
@@ -57,8 +59,12 @@ class IvfIndex {
   /// what adding them would say after long work.
   void check_ids(int64_t n, int64_t first_id) const;
 
+  /// Makes the pairwise decoder that `npairs` asks for, fitted to the codes of some `entries` of the index, or of all.
+  /// No search may run meanwhile. Throws Error as PairwiseDecoder, so where the index is empty.
+  void make_pairwise_decoder(int64_t entries = 1 << 16);
+
   /// The neighbours of queries [nq,d]. Those with a NaN or an infinity, and lists that are empty, give ids -1. Throws
-  /// Error for sizes that do not fit.
+  /// Error for sizes that do not fit, and for npairs without a pairwise decoder.
   IvfResult search(std::span<const float> queries, const IvfSearchOptions& options = {}) const;
 
  private:
@@ -95,7 +101,7 @@ class IvfIndex {
                        float* biases) const;
   const std::vector<Tensor>& device_codes() const;
   std::vector<Visits> visits_of(int64_t nq, int64_t nprobe, const int32_t* lists, const float* biases) const;
-  void scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t* slots) const;
+  void scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t found, int64_t* slots) const;
   const Piece& piece_of(int64_t slot) const;
   const uint8_t* codes_in_file(const Piece& piece) const;
   void codes_of(int64_t slot, int32_t* codes) const;
@@ -105,6 +111,7 @@ class IvfIndex {
   IvfFile file_;
   ScanTables tables_;
   std::optional<Hnsw> graph_;
+  std::optional<PairwiseDecoder> pairs_;
   const kernels::Table<float>* kernels_;
   PackedLinear coarse_;            // where there is no graph: with -2 c [K_ivf,d] ..
   Tensor centroid_norms_;          // .. and [K_ivf] on the device

@@ -116,25 +116,45 @@ void rerank(const kernels::Context& context, const Decoder& decode, const CodeRe
   }
 }
 
+int64_t MiddleStage::scanned(int64_t nshort) const {
+  check(candidates == 0 || candidates >= nshort, "search: the best {} of {} candidates", nshort, candidates);
+  return std::max(candidates, nshort);
+}
+
+void keep_nearest(const kernels::Context& context, const MiddleStage& stage, const CodeReader& codes_of, int64_t M,
+                  int64_t d, int64_t nq, const float* queries, int64_t nshort, std::vector<int64_t>& candidates,
+                  SearchSeconds& seconds) {
+  if (stage.candidates == 0) return;
+  std::vector<int64_t> kept(static_cast<size_t>(nq * nshort));
+  std::vector<float> distances(kept.size());
+  SearchSeconds spent;
+  rerank(context, stage.decode, codes_of, M, d, nq, queries, stage.candidates, candidates.data(), nshort, kept.data(),
+         distances.data(), spent);
+  std::copy(kept.begin(), kept.end(), candidates.begin());
+  seconds.pairs += spent.total();
+}
+
 TwoStageResult two_stage_search(const kernels::Context& context, const AdditiveIndex& index, const Decoder& decode,
-                                const Tensor& queries, int64_t nshort, int64_t k) {
+                                const Tensor& queries, int64_t nshort, int64_t k, const MiddleStage& middle) {
   check(1 <= k && k <= nshort, "search: {} neighbours asked for of {} candidates", k, nshort);
   check(queries.dim() == 2 && queries.size(1) == index.d(), "search: queries {}, expected [nq,{}]", queries.shape(),
         index.d());
   const Tensor rows = queries.contiguous().to(Device{});
   const int64_t nq = rows.size(0), d = rows.size(1);
-  const int64_t scanned = std::clamp<int64_t>(kCandidates / nshort, 1, kScanQueries);
-  const int64_t block = std::min(std::max(queries_together(nshort), scanned), nq);
+  const int64_t scanned = middle.scanned(nshort);
+  const int64_t together = std::clamp<int64_t>(kCandidates / scanned, 1, kScanQueries);
+  const int64_t block = std::min(std::max(queries_together(scanned), together), nq);
   TwoStageResult result{Tensor::empty({nq, k}, DType::i32), Tensor::empty({nq, k}, DType::i32), {}};
-  std::vector<int64_t> candidates(static_cast<size_t>(block * nshort)), ids(static_cast<size_t>(block * k));
+  std::vector<int64_t> candidates(static_cast<size_t>(block * scanned)), ids(static_cast<size_t>(block * k));
   std::vector<float> scores(candidates.size()), distances(ids.size());
   const auto codes_of = [&index](int64_t id, int32_t* codes) { index.codes(id, codes); };
   for (int64_t begin = 0; begin < nq; begin += block) {
     const int64_t count = std::min(block, nq - begin);
     const float* const part = rows.data<float>() + begin * d;
     Clock::time_point start = Clock::now();
-    index.search(context, count, part, nshort, candidates.data(), scores.data());
+    index.search(context, count, part, scanned, candidates.data(), scores.data());
     result.seconds.scan += lap(start);
+    keep_nearest(context, middle, codes_of, index.M(), d, count, part, nshort, candidates, result.seconds);
     rerank(context, decode, codes_of, index.M(), d, count, part, nshort, candidates.data(), k, ids.data(),
            distances.data(), result.seconds);
     for (int64_t q = 0; q < count; ++q)

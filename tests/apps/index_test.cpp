@@ -187,6 +187,27 @@ TEST_CASE("index: an HNSW coarse quantizer, swept over efSearch") {
   expect_error(space.path(), with(space.search_index(), "--efSearch", "0"), 1, {"--efSearch 0"});
 }
 
+TEST_CASE("index: search --npairs has the pairwise decoder choose what is decoded") {
+  const IvfWorkspace space;
+  expect_error(space.path(), with(space.search_index(), "--npairs", "600"), 1, {space.index(), "an empty index"});
+  CHECK(run(space.add()).code == 0);
+  const Arguments swept = with(space.search_index(), "--npairs", "0,50,600");
+  const Json points = results_of(with(swept, "--plot", space.file("plot.svg"))).at("points");
+  REQUIRE(points.size() == 10);
+  for (const size_t i : {0, 5}) {  // nprobe 1 and 24
+    const std::vector<std::pair<int64_t, int64_t>> settings = {{0, 10}, {0, 600}, {50, 10}, {600, 10}, {600, 600}};
+    for (size_t j = 0; j < settings.size(); ++j) {
+      CHECK(points[i + j].at("npairs") == settings[j].first);
+      CHECK(points[i + j].at("nshort") == settings[j].second);
+      CHECK((points[i + j].at("seconds").at("pairs") > 0) == (settings[j].first > 0));
+    }
+    CHECK(points[i + 4].at("recall") == points[i + 1].at("recall"));
+  }
+  CHECK(points[8].at("recall_before") != points[5].at("recall_before"));
+  CHECK(contains(read_bytes(space.file("plot.svg")), "nshort 10 of 600"));
+  expect_error(space.path(), with(space.search_index(), "--npairs", "5"), 1, {"--npairs: expected at least as many"});
+}
+
 TEST_CASE("index: --M_used keeps fewer codes, or decodes fewer") {
   const IvfWorkspace space;
   CHECK(run(space.add()).code == 0);

@@ -41,6 +41,23 @@ TEST_CASE("search: recall nears that of the exhaustive search, and short-lists l
   CHECK(eval.at("mse").get<double>() == doctest::Approx(results.at("mse").get<double>()).epsilon(1e-6));
 }
 
+TEST_CASE("search: --npairs has the pairwise decoder choose, in settings that keep no more than they have") {
+  const Workspace space;
+  const Arguments swept = with(with(space.search(), "--nshort", "10,600"), "--npairs", "0,50,600");
+  const Json points = results_of(swept).at("points");
+  REQUIRE(points.size() == 5);  // not the best 600 of 50
+  const std::vector<std::pair<int64_t, int64_t>> settings = {{0, 10}, {0, 600}, {50, 10}, {600, 10}, {600, 600}};
+  for (size_t i = 0; i < settings.size(); ++i) {
+    CHECK(points[i].at("npairs") == settings[i].first);
+    CHECK(points[i].at("nshort") == settings[i].second);
+    CHECK((points[i].at("seconds").at("pairs") > 0) == (settings[i].first > 0));
+  }
+  CHECK(points[4].at("recall") == points[1].at("recall"));  // all are decoded
+  CHECK(points[3].at("recall_before") != points[0].at("recall_before"));
+  expect_error(space.path(), with(swept, "--npairs", "5,9"), 1, {"--npairs: expected at least as many"});
+  expect_error(space.path(), with(swept, "--npairs", "-1"), 1, {"--npairs -1: expected 0 to"});
+}
+
 TEST_CASE("search: codes from encode, prefixes of them, norms as floats, and any number of threads") {
   const Workspace space;
   const Json encoded = results_of(with(with(space.encode(), "--M_used", "2"), "--o", space.file("two.npy")));

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 #include <vector>
 
+#include "qinco/codec/pairwise_decoder.h"
 #include "qinco/quantizers/kmeans.h"
 #include "qinco/quantizers/pq.h"
 #include "qinco/quantizers/rq.h"
@@ -196,5 +197,26 @@ TEST_CASE("device: an IVF index is built, added to and searched as on the CPU") 
         CHECK(found.distances[i] == doctest::Approx(expected.distances[i]).epsilon(1e-4));
       }
       CHECK(differing <= 1);
+    }
+}
+
+TEST_CASE("device: the pairwise decoder decodes as on the CPU") {
+  QincoConfig config;
+  config.d = 6, config.M = 3, config.K = 16, config.L = 1, config.h = 5, config.db_scale = 2;
+  for (const Device device : test_devices())
+    for (const int64_t K_ivf : {0, 12, 30}) {
+      config.K_ivf = K_ivf;
+      const Qinco model = random_model(config, 1);
+      const int64_t n = 300, entries = config.codes();
+      std::vector<int32_t> codes(static_cast<size_t>(n * entries));
+      Codec(model).encode(n, random_vectors(config, n, 2).data<float>(), codes.data());
+      const auto decoded = [&](Device where) {
+        const Tensor x = Tensor::empty({n, config.d}, DType::f32, where);
+        PairwiseDecoder(Codec(model, kernels::Precision::exact, where), n, codes.data(), entries)
+            .decode_to_device(n, codes.data(), x.data<float>());
+        return x.to(Device{});
+      };
+      const Tensor expected = decoded(Device{});
+      CHECK(mse(decoded(device), expected) <= 1e-9 * mse(expected, zeros_like(expected)));
     }
 }
