@@ -39,19 +39,20 @@ train() {
     --lr_schedule cosine --model "$work/$1.safetensors" --json "$work/$1.train.json" "${@:2}" >"$work/$1.log"
 }
 
-# evaluate NAME
+# evaluate NAME OPTION...
 evaluate() {
   wanted "$1" "$1.eval.json" || return 0
   say "evaluating $1"
-  qinco eval --model "$work/$1.safetensors" "${files[@]}" --json "$work/$1.eval.json" >"$work/$1.eval.log"
+  qinco eval --model "$work/$1.safetensors" "${files[@]}" --json "$work/$1.eval.json" "${@:2}" \
+    >"$work/$1.eval.log"
 }
 
-# two_stage NAME: recall against nshort
+# two_stage NAME OPTION...: recall against nshort
 two_stage() {
   wanted "$1" "$1.search.json" || return 0
   say "two-stage search $1"
   qinco search --model "$work/$1.safetensors" --training_data "$data/learn.bvecs" --nt 100000 "${files[@]}" \
-    --nshort 10,20,50,100,200,500,1000 --json "$work/$1.search.json" >"$work/$1.search.log"
+    --nshort 10,20,50,100,200,500,1000 --json "$work/$1.search.json" "${@:2}" >"$work/$1.search.log"
 }
 
 # index NAME: the base in inverted lists
@@ -70,6 +71,7 @@ for M in 8 16; do
   for method in pq opq rq; do baseline "$method$M-classic" --method "$method" --M "$M"; done
 done
 train q8 --M 8 --L 2 --h 256 --max_epochs 12
+train beam8 --M 8 --L 2 --h 256 --max_epochs 12 --beam_size 4 --candidates 4
 # Small networks, all of one size, those of a rate trained for as long as each other: what the forms of QINCo differ in.
 small=(--L 1 --h 64)
 train small8 --M 8 "${small[@]}" --max_epochs 3
@@ -81,7 +83,9 @@ train lr16 --M 16 --lowrank "${small[@]}" --max_epochs 1
 train pq16 --M 8 --nsub 2 "${small[@]}" --max_epochs 1
 train opq16 --M 8 --nsub 2 --opq "${small[@]}" --max_epochs 1
 for model in q8 small8 lr8 pq8 opq8 small16 lr16 pq16 opq16; do evaluate "$model"; done
+evaluate beam8 --beam_size 8 --candidates 16
 for model in q8 small8 small16; do two_stage "$model"; done
+two_stage beam8 --beam_size 8 --candidates 16 --npairs 0,20,50,200
 if [[ ! -e $work/c1024.fvecs ]]; then
   say "centroids"
   qinco kmeans --training_data "$data/learn.bvecs" --k 1024 --o "$work/c1024.fvecs" >"$work/c1024.log"

@@ -5,7 +5,8 @@ import pathlib
 import sys
 
 NAMES = {"pq": "PQ", "opq": "OPQ", "rq": "RQ, beam 5"}
-MODELS = {"q": "QINCo, L=2 h=256", "small": "QINCo, L=1 h=64", "lr": "QINCo-LR, L=1 h=64",
+MODELS = {"q": "QINCo, L=2 h=256", "beam": "the same, trained by 4 x 4, coded by 8 x 16",
+          "small": "QINCo, L=1 h=64", "lr": "QINCo-LR, L=1 h=64",
           "pq": "PQ-QINCo, 2 parts, L=1 h=64", "opq": "the same after OPQ"}
 work = pathlib.Path(sys.argv[1])
 
@@ -42,10 +43,10 @@ def two_stage(name):
     if search is None:
         return
     print(f"\n{name}: MSE {search['mse']:,.0f} decoded, {search['mse_fixed']:,.0f} by fixed codebooks\n")
-    print(f"| nshort | short-list @1 | @10 | @100 | re-ranked @1 | @10 | @100 | queries/s |\n|{'---|' * 8}")
+    print(f"| npairs | nshort | short-list @1 | @10 | @100 | re-ranked @1 | @10 | @100 | queries/s |\n|{'---|' * 9}")
     for point in search["points"]:
         recalls = [f"{point[when][rank]:.3f}" for when in ("recall_before", "recall") for rank in ("1", "10", "100")]
-        print(f"| {point['nshort']} | {' | '.join(recalls)} | {point['qps']:,.0f} |")
+        print(f"| {point['npairs']} | {point['nshort']} | {' | '.join(recalls)} | {point['qps']:,.0f} |")
 
 
 def curve(name):
@@ -63,7 +64,7 @@ def curve(name):
 
 for size in (8, 16):
     quality(size)
-for model in ("q8", "small8", "small16"):
+for model in ("q8", "beam8", "small8", "small16"):
     two_stage(model)
-for model in ("q8", "small8", "small16"):
+for model in ("q8", "beam8", "small8", "small16"):
     curve(model)

@@ -133,9 +133,8 @@ Json search_point(const Common& common, const AdditiveIndex& index, const Decode
   point["recall_before"] = recalls(result.before, truth);
   point["recall"] = recalls(result.after, truth);
   point.update(search_times(truth.size(0), result.seconds));
-  common.print("{:>6} {:>6}  {}   {}   {:>8.0f}  {}", middle.candidates, nshort,
-               recall_columns(point["recall_before"]), recall_columns(point["recall"]), point["qps"].get<double>(),
-               search_columns(point["seconds"]));
+  common.print("{:>6} {:>6}  {}   {}   {:>8.0f}  {}", middle.candidates, nshort, recall_columns(point["recall_before"]),
+               recall_columns(point["recall"]), point["qps"].get<double>(), search_columns(point["seconds"]));
   return point;
 }
 

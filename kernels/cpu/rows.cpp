@@ -23,9 +23,7 @@ struct SumRows {
   const GatherSum<float>& g;
 
   const float* base(int64_t i) const { return g.base + (g.base_ids ? g.base_ids[i] : i / g.base_times) * g.d; }
-  const float* table(int64_t i, int64_t m) const {
-    return g.tables + (m * g.K + g.codes[i * g.codes_ld + m]) * g.d;
-  }
+  const float* table(int64_t i, int64_t m) const { return g.tables + (m * g.K + g.codes[i * g.codes_ld + m]) * g.d; }
 };
 
 void prefetch_row(const float* row, int64_t d) {
@@ -65,7 +63,8 @@ void sum_rows_of(const Context& context, const GatherSum<float>& g) {
         for (int64_t m = 0; m < g.M; ++m) prefetch_row(rows.table(i + 1, m), g.d);
       }
       int64_t j = 0;
-      for (; j + kTogether * kLanes <= g.d; j += kTogether * kLanes) sum_columns<subtract, kTogether>(rows, i, j, Whole{});
+      for (; j + kTogether * kLanes <= g.d; j += kTogether * kLanes)
+        sum_columns<subtract, kTogether>(rows, i, j, Whole{});
       for_lanes(j, g.d, [&](int64_t at, auto lanes) { sum_columns<subtract, 1>(rows, i, at, lanes); });
     }
   });

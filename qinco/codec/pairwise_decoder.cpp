@@ -54,8 +54,7 @@ class GroupMeans {
   void mean(int64_t group, float* out) const {
     const int64_t from = counts_[static_cast<size_t>(group)] > 0 ? group : std::ssize(counts_) - 1;
     const double count = static_cast<double>(counts_[static_cast<size_t>(from)]);
-    for (int64_t j = 0; j < d_; ++j)
-      out[j] = static_cast<float>(sums_[static_cast<size_t>(from * d_ + j)] / count);
+    for (int64_t j = 0; j < d_; ++j) out[j] = static_cast<float>(sums_[static_cast<size_t>(from * d_ + j)] / count);
   }
 
  private:

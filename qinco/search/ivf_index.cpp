@@ -313,9 +313,8 @@ IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOption
   const Decoder decode = [&](int64_t n, const int32_t* all, float* x) {
     coder_->codec().decode_to_device(n, all, codes, decoded, x);
   };
-  const MiddleStage middle{options.npairs, [&](int64_t n, const int32_t* all, float* x) {
-                             pairs_->decode_to_device(n, all, x);
-                           }};
+  const MiddleStage middle{options.npairs,
+                           [&](int64_t n, const int32_t* all, float* x) { pairs_->decode_to_device(n, all, x); }};
   const int64_t scanned = middle.scanned(nshort);
   const CodeReader read = [&](int64_t slot, int32_t* out) { codes_of(slot, out); };
   const auto id = [&](int64_t slot) { return slot < 0 ? -1 : id_of(slot); };
@@ -334,8 +333,8 @@ IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOption
     scan(count, part, options, scanned, slots.data());
     result.seconds.scan += std::chrono::duration<double>(Clock::now() - start).count();
     keep_nearest(context, middle, read, codes, d, count, part, nshort, slots, result.seconds);
-    rerank(context, decode, read, codes, d, count, part, nshort, slots.data(), k,
-           best.data(), distances, result.seconds);
+    rerank(context, decode, read, codes, d, count, part, nshort, slots.data(), k, best.data(), distances,
+           result.seconds);
     for (int64_t i = 0; i < count * k; ++i) {
       const bool found = best[static_cast<size_t>(i)] >= 0 && std::isfinite(distances[i]);
       result.ids[static_cast<size_t>(begin * k + i)] = found ? id(best[static_cast<size_t>(i)]) : -1;

@@ -81,8 +81,7 @@ class PairwiseDefinition {
     if (rows.empty()) rows.resize(static_cast<size_t>(n)), std::iota(rows.begin(), rows.end(), 0);
     std::fill_n(mean, d, 0.0);
     for (const int64_t i : rows)
-      for (int64_t j = 0; j < d; ++j)
-        mean[j] += xhat.data<double>()[i * d + j] / static_cast<double>(rows.size());
+      for (int64_t j = 0; j < d; ++j) mean[j] += xhat.data<double>()[i * d + j] / static_cast<double>(rows.size());
   }
   static Tensor column(const Tensor& codes, int64_t m) { return codes.slice(1, m, m + 1).contiguous().reshape({-1}); }
   Tensor gathered(int64_t m, const Tensor& ids) const { return gather_rows(exact_.codebook(m).value(), ids); }
@@ -190,7 +189,9 @@ TEST_CASE("two-stage search: the pairwise decoder chooses what is decoded of mor
   index.add(Context::cpu(), n, codes);
   const PairwiseDecoder pairs(codec, n, codes, 4);
   const Decoder network = [&](int64_t count, const int32_t* some, float* x) { codec.decode(count, some, 4, 4, x); };
-  const Decoder by_pairs = [&](int64_t count, const int32_t* some, float* x) { pairs.decode_to_device(count, some, x); };
+  const Decoder by_pairs = [&](int64_t count, const int32_t* some, float* x) {
+    pairs.decode_to_device(count, some, x);
+  };
   const Tensor queries = random_vectors(config, nq, 13);
   const auto search = [&](int64_t nshort, int64_t npairs) {
     return two_stage_search(Context::cpu(), index, network, queries, nshort, 5, {npairs, by_pairs});
@@ -222,7 +223,8 @@ TEST_CASE("IVF index: the pairwise decoder chooses what is decoded of more candi
   const Tensor by_pairs = decoded(pairs, codes, kD), nearest = flat_search(Context::cpu(), by_pairs, queries, k);
   const IvfResult few = search(k, kN);
   int64_t differing = 0;  // the index has the codes in another order, whose sums may be rounded otherwise
-  for (int64_t i = 0; i < nq * k; ++i) differing += few.short_list[static_cast<size_t>(i)] != nearest.data<int32_t>()[i];
+  for (int64_t i = 0; i < nq * k; ++i)
+    differing += few.short_list[static_cast<size_t>(i)] != nearest.data<int32_t>()[i];
   CHECK(differing <= 2);
   CHECK(search(kN, kN).ids == search(kN, 0).ids);
   CHECK(search(k, 0).short_list != few.short_list);
