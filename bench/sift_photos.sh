@@ -52,7 +52,7 @@ two_stage() {
   wanted "$1" "$1.search.json" || return 0
   say "two-stage search $1"
   qinco search --model "$work/$1.safetensors" --training_data "$data/learn.bvecs" --nt 100000 "${files[@]}" \
-    --nshort 10,20,50,100,200,500,1000 --json "$work/$1.search.json" "${@:2}" >"$work/$1.search.log"
+    --nshort 5,10,20,50,100,200,500,1000 --json "$work/$1.search.json" "${@:2}" >"$work/$1.search.log"
 }
 
 # index NAME: the base in inverted lists

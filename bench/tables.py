@@ -46,7 +46,7 @@ def two_stage(name):
     print(f"| npairs | nshort | short-list @1 | @10 | @100 | re-ranked @1 | @10 | @100 | queries/s |\n|{'---|' * 9}")
     for point in search["points"]:
         recalls = [f"{point[when][rank]:.3f}" for when in ("recall_before", "recall") for rank in ("1", "10", "100")]
-        print(f"| {point['npairs']} | {point['nshort']} | {' | '.join(recalls)} | {point['qps']:,.0f} |")
+        print(f"| {point.get('npairs', 0)} | {point['nshort']} | {' | '.join(recalls)} | {point['qps']:,.0f} |")
 
 
 def curve(name):

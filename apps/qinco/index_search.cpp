@@ -112,8 +112,10 @@ void search(const SearchOptions& options, const Common& common) {
     check(truth.size(0) == nq, "{}: {} rows, expected {}, one for each vector of {}", options.groundtruth,
           truth.size(0), nq, options.queries);
   }
+  const Stopwatch watch;
   if (std::any_of(settings.begin(), settings.end(), [](const auto& s) { return s.first > 0; }))
     index.make_pairwise_decoder();
+  const double fit_seconds = watch.seconds();
   Json points = Json::array();
   std::vector<int64_t> ids;  // of the last setting
   std::vector<int64_t> efs = options.ef_search;
@@ -138,7 +140,12 @@ void search(const SearchOptions& options, const Common& common) {
   if (judged) mark_pareto(points);
   print_points(common, points);
   if (!options.plot.empty()) write_plot(options.plot, points);
-  common.report({{"n", index.size()}, {"nq", nq}, {"k", options.k}, {"M_used", M_used + 1}, {"points", points}});
+  common.report({{"n", index.size()},
+                 {"nq", nq},
+                 {"k", options.k},
+                 {"M_used", M_used + 1},
+                 {"seconds", {{"fit", fit_seconds}}},
+                 {"points", points}});
 }
 
 }  // namespace

@@ -82,21 +82,33 @@ class CodedVectors {
   int64_t n_;
 };
 
-/// Fixed codebooks fitted to the vectors, and the quantizer of their norms unless these are kept as float32. `all` are
-/// the vectors' codes afterwards.
-AdditiveIndex fit_index(const Common& common, const CodedVectors& training, int64_t M, int64_t K, int64_t d,
-                        bool small_norms, std::vector<int32_t>& all) {
+/// What is fitted to the training vectors.
+struct Fitted {
+  AdditiveIndex index;
+  std::optional<PairwiseDecoder> pairs;
+};
+
+/// Fixed codebooks fitted to the vectors, the quantizer of their norms unless these are kept as float32, and with
+/// `pairwise` a pairwise decoder.
+Fitted fit_index(const Common& common, const CodedVectors& training, const ProductCodec& codec, int64_t M,
+                 bool small_norms, bool pairwise) {
   const kernels::Context& context = kernels::Context::cpu();
-  AdditiveFit fit(M, K, d);
+  AdditiveFit fit(M, codec.K(), codec.d());
+  std::vector<int32_t> all;
   training.for_blocks(common, "fitting fixed codebooks", [&](int64_t n, const float* x, const int32_t* codes) {
     fit.add(context, n, x, codes);
-    all.insert(all.end(), codes, codes + n * M);
+    if (small_norms || pairwise) all.insert(all.end(), codes, codes + n * M);
   });
   const Tensor codebooks = std::move(fit).solve();
-  if (!small_norms) return AdditiveIndex(codebooks, {}, common.device());
-  std::vector<float> norms(static_cast<size_t>(training.size()));
-  additive_norms(context, codebooks, training.size(), all.data(), norms.data());
-  return AdditiveIndex(codebooks, NormQuantizer(training.size(), norms.data()), common.device());
+  std::optional<NormQuantizer> quantizer;
+  if (small_norms) {
+    std::vector<float> norms(static_cast<size_t>(training.size()));
+    additive_norms(context, codebooks, training.size(), all.data(), norms.data());
+    quantizer.emplace(training.size(), norms.data());
+  }
+  Fitted fitted{AdditiveIndex(codebooks, quantizer, common.device()), {}};
+  if (pairwise) fitted.pairs.emplace(*codec.plain_codec(), training.size(), all.data(), M);
+  return fitted;
 }
 
 /// Mean squared norms of the base's errors.
@@ -149,6 +161,7 @@ void search(const TwoStageOptions& options, const Common& common) {
   check(!pairwise || codec.plain_codec(), "{}: a model of {} parts, expected a plain one for --npairs", options.model,
         codec.nsub());
   const int64_t M_used = checked_M_used(options.M_used, codec.M(), options.model);
+  check(!pairwise || M_used >= 2, "{}: one code a vector, expected 2 or more for --npairs", options.model);
   check_evaluation_files(options.files, codec.d(), options.model);
   const CodedVectors training(codec, M_used, options.training_data, options.training_codes, options.nt);
   const CodedVectors base(codec, M_used, options.files.base, options.codes, {});
@@ -156,10 +169,8 @@ void search(const TwoStageOptions& options, const Common& common) {
 
   Stopwatch watch;
   const int64_t M = codec.codes_per_vector(M_used);
-  std::vector<int32_t> codes;
-  AdditiveIndex index = fit_index(common, training, M, codec.K(), codec.d(), options.norms == "u8", codes);
-  std::optional<PairwiseDecoder> pairs;
-  if (pairwise) pairs.emplace(*codec.plain_codec(), training.size(), codes.data(), M);
+  Fitted fitted = fit_index(common, training, codec, M, options.norms == "u8", pairwise);
+  AdditiveIndex& index = fitted.index;
   const double fit_seconds = watch.seconds();
   watch.restart();
   std::optional<FlatSearch> exhaustive;
@@ -186,7 +197,7 @@ void search(const TwoStageOptions& options, const Common& common) {
   const Decoder decode = [&](int64_t n, const int32_t* all, float* x) {
     codec.decode_to_device(n, all, M_used, M_used, x);
   };
-  const Decoder by_pairs = [&](int64_t n, const int32_t* all, float* x) { pairs->decode_to_device(n, all, x); };
+  const Decoder by_pairs = [&](int64_t n, const int32_t* all, float* x) { fitted.pairs->decode_to_device(n, all, x); };
   for (const auto& [npairs, nshort] : settings)
     results["points"].push_back(search_point(common, index, decode, queries, truth, nshort, {npairs, by_pairs}));
   common.report(results);

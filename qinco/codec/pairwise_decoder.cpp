@@ -8,9 +8,11 @@
 #include "kernels/kernels.h"
 #include "kernels/parallel.h"
 #include "qinco/quantizers/additive.h"
+#include "qinco/quantizers/checks.h"
 #include "qinco/quantizers/kmeans.h"
 #include "tensor/create.h"
 #include "tensor/host_rows.h"
+#include "tensor/ops.h"
 
 namespace qinco {
 namespace {
@@ -32,35 +34,39 @@ std::vector<int32_t> groups_of(const Tensor& codewords, int64_t K) {
   return groups;
 }
 
-/// Means of vectors by group, and of all for a group without any.
+/// Means of vectors by group; for a group without any, of all.
 class GroupMeans {
  public:
-  GroupMeans(int64_t groups, int64_t d) : d_(d), sums_(static_cast<size_t>((groups + 1) * d)) {
-    counts_.resize(static_cast<size_t>(groups + 1));
-  }
+  GroupMeans(int64_t groups, int64_t d)
+      : d_(d), sums_(static_cast<size_t>(groups * d)), counts_(static_cast<size_t>(groups)) {}
 
   /// Takes in x [n,d] with the codes' first entries, codes_ld apart.
   void add(int64_t n, const float* x, const int32_t* codes, int64_t codes_ld, const std::vector<int32_t>& groups) {
-    const auto all = static_cast<int32_t>(std::ssize(counts_) - 1);
-    for (int64_t i = 0; i < n; ++i)
-      for (const int32_t group : {groups[static_cast<size_t>(codes[i * codes_ld])], all}) {
-        double* const sum = sums_.data() + group * d_;
-        for (int64_t j = 0; j < d_; ++j) sum[j] += static_cast<double>(x[i * d_ + j]);
-        ++counts_[static_cast<size_t>(group)];
-      }
+    for (int64_t i = 0; i < n; ++i) {
+      const int32_t group = groups[static_cast<size_t>(codes[i * codes_ld])];
+      double* const sum = sums_.data() + group * d_;
+      for (int64_t j = 0; j < d_; ++j) sum[j] += static_cast<double>(x[i * d_ + j]);
+      ++counts_[static_cast<size_t>(group)];
+    }
   }
 
   /// Writes the mean [d] of a group.
   void mean(int64_t group, float* out) const {
-    const int64_t from = counts_[static_cast<size_t>(group)] > 0 ? group : std::ssize(counts_) - 1;
-    const double count = static_cast<double>(counts_[static_cast<size_t>(from)]);
-    for (int64_t j = 0; j < d_; ++j) out[j] = static_cast<float>(sums_[static_cast<size_t>(from * d_ + j)] / count);
+    const bool empty = counts_[static_cast<size_t>(group)] == 0;
+    const int64_t begin = empty ? 0 : group, end = empty ? std::ssize(counts_) : group + 1;
+    std::vector<double> sum(static_cast<size_t>(d_));
+    double count = 0;
+    for (int64_t g = begin; g < end; ++g) {
+      for (int64_t j = 0; j < d_; ++j) sum[static_cast<size_t>(j)] += sums_[static_cast<size_t>(g * d_ + j)];
+      count += static_cast<double>(counts_[static_cast<size_t>(g)]);
+    }
+    for (int64_t j = 0; j < d_; ++j) out[j] = static_cast<float>(sum[static_cast<size_t>(j)] / count);
   }
 
  private:
   int64_t d_;
-  std::vector<double> sums_;     // [groups+1,d], of all last
-  std::vector<int64_t> counts_;  // [groups+1]
+  std::vector<double> sums_;     // [groups,d]
+  std::vector<int64_t> counts_;  // [groups]
 };
 
 /// Codes [n,entries] as indices into the tables [n,entries-1].
@@ -113,11 +119,12 @@ class PairwiseFit {
 
   /// first [K0,d] and tables [entries-1,G*K,d].
   std::pair<Tensor, Tensor> fit() && {
+    AdditiveFit rest(entries_, K_, d_);  // first, since there may be too many codes for it
     const Tensor decoded = decode();
     tables_ = Tensor::empty({entries_ - 1, G_ * K_, d_});
     for (int64_t m = 1; m < entries_; ++m)
       for (int64_t g = 0; g < G_; g += groups_together()) run_step(m, g, std::min(G_, g + groups_together()));
-    add_codebooks(codebooks_of_rest(decoded));
+    add_codebooks(codebooks_of_rest(decoded, std::move(rest)));
     return {first_, tables_};
   }
 
@@ -171,9 +178,8 @@ class PairwiseFit {
   }
 
   // Codebooks [entries,K,d], the first the groups', of least error for what the tables leave of the reconstructions.
-  Tensor codebooks_of_rest(const Tensor& decoded) const {
+  Tensor codebooks_of_rest(const Tensor& decoded, AdditiveFit fit) const {
     const Context& context = Context::cpu();
-    AdditiveFit fit(entries_, K_, d_);
     std::vector<float> rest(static_cast<size_t>(std::min(kRows, n_) * d_));
     for (int64_t begin = 0; begin < n_; begin += kRows) {
       const int64_t count = std::min(kRows, n_ - begin);
@@ -211,11 +217,20 @@ class PairwiseFit {
   std::vector<GroupMeans> means_;  // before step m, at m - 1
 };
 
+/// Of codes [n,entries] `most`, evenly spread.
+std::vector<int32_t> some_of(int64_t n, const int32_t* codes, int64_t entries, int64_t most) {
+  std::vector<int32_t> some;
+  some.reserve(static_cast<size_t>(most * entries));
+  for (int64_t i = 0; i < most; ++i) {
+    const int32_t* const row = codes + (i * n / most) * entries;
+    some.insert(some.end(), row, row + entries);
+  }
+  return some;
+}
+
 /// x times the codec's scale, on its device.
 Tensor in_original_space(const Tensor& x, const Codec& codec) {
-  const float scale = codec.config().db_scale;
-  kernels::table<float>().axpby(Context::cpu(), x.numel(), scale, x.data<float>(), 0.0f, x.data<float>());
-  return x.to(codec.device());
+  return scale(x, static_cast<double>(codec.config().db_scale)).to(codec.device());
 }
 
 }  // namespace
@@ -227,19 +242,22 @@ PairwiseDecoder::PairwiseDecoder(const Codec& codec, int64_t n, const int32_t* c
   check(n >= 1, "pairwise decoder: no codes to fit to");
   codec.check_codes(n, codes, entries, entries);
   groups_ = groups_of(codec.first_codebook().to(Device{}), K_);
-  const auto [first, tables] = PairwiseFit(codec, n, codes, entries, groups_).fit();
+  const int64_t fitted = std::min(n, kMostFitted);
+  const std::vector<int32_t> some = some_of(n, codes, entries, fitted);
+  const auto [first, tables] = PairwiseFit(codec, fitted, some.data(), entries, groups_).fit();
   first_ = in_original_space(first, codec);
   tables_ = in_original_space(tables, codec);
 }
 
 void PairwiseDecoder::decode_to_device(int64_t n, const int32_t* codes, float* x) const {
+  check_codes("pairwise decoder", n, 1, std::ssize(groups_), codes, entries());
+  check_codes("pairwise decoder", n, entries(), K_, codes, entries(), 1);
   const Context& context = Context::of(first_.device());
   const std::vector<int32_t> pairs = pairs_of(n, codes, entries(), K_, groups_);
   const std::vector<int32_t> ids = column(n, codes, entries(), 0);
   kernels::ScratchFrame frame(context);
   const int32_t* const on_device = to_device(context, frame, ids.data(), n);
   sum_tables(context, n, first_, tables_, on_device, to_device(context, frame, pairs.data(), std::ssize(pairs)), x);
-  kernels::synchronize(context.device);  // what was copied goes
 }
 
 }  // namespace qinco

@@ -18,17 +18,20 @@ namespace qinco {
 /// added into the tables.
 class PairwiseDecoder {
  public:
+  static constexpr int64_t kMostFitted = 1 << 17;
+
   /// Makes the tables on the codec's device. The means and the fit are those of typical codes [n,entries], the host's:
-  /// a few hundred times as many as a code has values. `entries` of the codec's codes are decoded, from 2 on. Takes
-  /// about the time of decoding n + K min(K, K0) vectors, memory for n + 2 (entries - 1) K min(K, K0) vectors, and
-  /// (entries K)^2 doubles. Throws Error for other entries, without vectors, and naming the row when a code is out of
-  /// range or decodes to what is not finite. Codec and codes may go afterwards.
+  /// a few hundred times as many as a code has values; of more than kMostFitted so many, evenly spread. `entries` of
+  /// the codec's codes are decoded, from 2 on. Takes about the time of decoding these and K min(K, K0) vectors, and
+  /// k-means of the K0 first codewords where they are more than K; memory for these and 2 (entries - 1) K min(K, K0) +
+  /// 2 K0 vectors, and (entries K)^2 doubles. Throws Error for other entries, without vectors, naming the row when a
+  /// code is out of range, and when one decodes to what is not finite. Codec and codes may go afterwards.
   PairwiseDecoder(const Codec& codec, int64_t n, const int32_t* codes, int64_t entries);
 
   int64_t entries() const { return tables_.size(0) + 1; }
 
-  /// codes [n,entries()], the host's, each one that the codec gives (unchecked) -> x [n,d] in the original space, in
-  /// the memory of the codec's device.
+  /// codes [n,entries()], the host's -> x [n,d] in the original space, in the memory of the codec's device. Throws
+  /// Error naming the row when a code is out of range.
   void decode_to_device(int64_t n, const int32_t* codes, float* x) const;
 
  private:

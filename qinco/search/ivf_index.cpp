@@ -280,7 +280,9 @@ void IvfIndex::scan(int64_t nq, const float* queries, const IvfSearchOptions& op
 }
 
 void IvfIndex::make_pairwise_decoder(int64_t entries) {
-  const int64_t width = file_.parameters().M + 1, stride = std::max<int64_t>(1, size() / std::max<int64_t>(entries, 1));
+  check(entries >= 1, "index: a pairwise decoder fitted to {} entries", entries);
+  check(size() > 0, "{}: an empty index, nothing to fit a pairwise decoder to", file_.path());
+  const int64_t width = file_.parameters().M + 1, stride = (size() - 1) / entries + 1;
   std::vector<int32_t> codes;
   int64_t next = 0;  // of the entries, in the order of the file
   for (const Piece& piece : directory_.pieces) {
@@ -290,7 +292,6 @@ void IvfIndex::make_pairwise_decoder(int64_t entries) {
     }
     next -= piece.count;
   }
-  check(!codes.empty(), "{}: an empty index, nothing to fit a pairwise decoder to", file_.path());
   pairs_.emplace(coder_->codec(), std::ssize(codes) / width, codes.data(), width);
 }
 

@@ -59,9 +59,9 @@ class IvfIndex {
   /// what adding them would say after long work.
   void check_ids(int64_t n, int64_t first_id) const;
 
-  /// Makes the pairwise decoder that `npairs` asks for, fitted to the codes of some `entries` of the index, or of all.
-  /// No search may run meanwhile. Throws Error as PairwiseDecoder, so where the index is empty.
-  void make_pairwise_decoder(int64_t entries = 1 << 16);
+  /// Makes the pairwise decoder that `npairs` asks for, fitted to the codes of at most `entries` of the index.
+  /// No search may run meanwhile. Throws Error as PairwiseDecoder, and where the index is empty.
+  void make_pairwise_decoder(int64_t entries = PairwiseDecoder::kMostFitted);
 
   /// The neighbours of queries [nq,d]. Those with a NaN or an infinity, and lists that are empty, give ids -1. Throws
   /// Error for sizes that do not fit, and for npairs without a pairwise decoder.
@@ -101,7 +101,7 @@ class IvfIndex {
                        float* biases) const;
   const std::vector<Tensor>& device_codes() const;
   std::vector<Visits> visits_of(int64_t nq, int64_t nprobe, const int32_t* lists, const float* biases) const;
-  void scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t found, int64_t* slots) const;
+  void scan(int64_t nq, const float* queries, const IvfSearchOptions& options, int64_t best, int64_t* slots) const;
   const Piece& piece_of(int64_t slot) const;
   const uint8_t* codes_in_file(const Piece& piece) const;
   void codes_of(int64_t slot, int32_t* codes) const;

@@ -78,7 +78,8 @@ std::vector<float> expected_sum(const GatherSum<float>& g) {
 
 void check_sum(GatherSum<float> g, const std::string& what) {
   constexpr int64_t kBaseRows = 11;
-  g.K = 7, g.codes_ld = g.M + 2;
+  if (g.K == 0) g.K = 7;
+  g.codes_ld = g.M + 2;
   const std::vector<float> tables = Data(3).normal(g.M * g.K * g.d),
                            base = Data(5).normal(std::max(g.n, kBaseRows) * g.d);
   const std::vector<int32_t> codes = Data(4).ids(g.n * g.codes_ld, g.K), ids = Data(6).ids(g.n, kBaseRows);
@@ -113,6 +114,11 @@ TEST_CASE("gather_sum: sums and differences in the order of the tables") {
       for (const int64_t n : {0, 1, 300})
         for (const bool subtract : {false, true})
           check_sum({.n = n, .M = M, .d = d, .subtract = subtract}, fmt::format("n={} M={} d={}", n, M, d));
+}
+
+TEST_CASE("gather_sum: of tables that no cache holds, whose rows are fetched ahead") {
+  for (const bool subtract : {false, true})
+    check_sum({.n = 70, .M = 8, .K = 256, .d = 129, .subtract = subtract}, "large");
 }
 
 namespace {
