@@ -112,16 +112,19 @@ std::string search_columns(const Json& seconds) {
                      seconds["decode"].get<double>(), seconds["distances"].get<double>());
 }
 
-std::vector<std::pair<int64_t, int64_t>> short_lists(const std::vector<int64_t>& npairs,
-                                                     const std::vector<int64_t>& nshort) {
+std::vector<ShortList> short_lists(const std::vector<int64_t>& npairs, const std::vector<int64_t>& nshort) {
   for (const int64_t n : nshort) check(n >= 1 && n <= (1 << 20), "--nshort {}: expected 1 to {}", n, 1 << 20);
   for (const int64_t n : npairs) check(n >= 0 && n <= (1 << 20), "--npairs {}: expected 0 to {}", n, 1 << 20);
-  std::vector<std::pair<int64_t, int64_t>> all;
+  std::vector<ShortList> all;
   for (const int64_t pairs : npairs)
     for (const int64_t kept : nshort)
-      if (pairs == 0 || pairs >= kept) all.emplace_back(pairs, kept);
+      if (pairs == 0 || pairs >= kept) all.push_back({pairs, kept});
   check(!all.empty(), "--npairs: expected at least as many candidates as an --nshort");
   return all;
+}
+
+bool takes_pairs(const std::vector<ShortList>& settings) {
+  return std::any_of(settings.begin(), settings.end(), [](const ShortList& each) { return each.npairs > 0; });
 }
 
 void add_short_list_options(CLI::App& command, std::vector<int64_t>& npairs, std::vector<int64_t>& nshort) {

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <functional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "apps/qinco/command.h"
@@ -37,10 +36,17 @@ std::string recall_columns(const Json& recall);
 /// --nshort and --npairs of the two searches with re-ranking.
 void add_short_list_options(CLI::App& command, std::vector<int64_t>& npairs, std::vector<int64_t>& nshort);
 
-/// The settings {npairs, nshort} of two such lists, without those of fewer pairs than are kept. Throws Error for a
-/// number out of range, or where none is left.
-std::vector<std::pair<int64_t, int64_t>> short_lists(const std::vector<int64_t>& npairs,
-                                                     const std::vector<int64_t>& nshort);
+/// A setting of both.
+struct ShortList {
+  int64_t npairs, nshort;
+};
+
+/// The settings of two such lists, without those of fewer pairs than are kept. Throws Error for a number out of range,
+/// or where none is left.
+std::vector<ShortList> short_lists(const std::vector<int64_t>& npairs, const std::vector<int64_t>& nshort);
+
+/// Whether one of them takes a pairwise decoder.
+bool takes_pairs(const std::vector<ShortList>& settings);
 
 /// What the two searches with re-ranking tell of the time that one setting took for nq queries: qps, seconds.
 Json search_times(int64_t nq, const SearchSeconds& seconds);

@@ -113,8 +113,7 @@ void search(const SearchOptions& options, const Common& common) {
           truth.size(0), nq, options.queries);
   }
   const Stopwatch watch;
-  if (std::any_of(settings.begin(), settings.end(), [](const auto& s) { return s.first > 0; }))
-    index.make_pairwise_decoder();
+  if (takes_pairs(settings)) index.make_pairwise_decoder();
   const double fit_seconds = watch.seconds();
   Json points = Json::array();
   std::vector<int64_t> ids;  // of the last setting

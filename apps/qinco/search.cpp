@@ -152,7 +152,7 @@ Json search_point(const Common& common, const AdditiveIndex& index, const Decode
 
 void search(const TwoStageOptions& options, const Common& common) {
   const auto settings = short_lists(options.npairs, options.nshort);
-  const bool pairwise = std::any_of(settings.begin(), settings.end(), [](const auto& s) { return s.first > 0; });
+  const bool pairwise = takes_pairs(settings);
   ProductCodec codec = load_codec(options.model, kernels::Precision::exact, common.device(), options.beam);
   check(codec.coarse() == 0, "{}: a model of variant ivf-qinco, expected one without a coarse quantizer",
         options.model);

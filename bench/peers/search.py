@@ -91,8 +91,7 @@ def print_tables(series):
         for point in points if "nshort" not in points[0] else pareto(points):
             scan = f"{point['scan_qps']:,.0f}" if "scan_qps" in point else "the same"
             print(f"| {name} | {point['nprobe']} | {point.get('npairs') or ''} | {point.get('nshort', '')} | "
-                  f"{point['recall']:.4f} | "
-                  f"{point['qps']:,.0f} | {scan} |")
+                  f"{point['recall']:.4f} | {point['qps']:,.0f} | {scan} |")
 
 
 def draw(series, path):

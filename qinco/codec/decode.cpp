@@ -119,8 +119,7 @@ void Codec::check_codes(int64_t n, const int32_t* codes, int64_t codes_ld, int64
   check(n >= 0, "decode: {} vectors", n);
   check(M_used >= 1 && M_used <= M, "decode: expected 1 to {} codes a vector, found {}", M, M_used);
   check(codes_ld >= M_used || n <= 1, "decode: rows of {} codes that are {} apart", M_used, codes_ld);
-  qinco::check_codes("decode", n, 1, config_.K0(), codes, codes_ld);
-  qinco::check_codes("decode", n, M_used, config_.K, codes, codes_ld, 1);
+  check_whole_codes("decode", n, M_used, config_.K0(), config_.K, codes, codes_ld);
 }
 
 void Codec::advance_on_device(int64_t m, int64_t n, const int32_t* ids, float* xhat) const {

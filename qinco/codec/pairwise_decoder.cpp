@@ -250,8 +250,7 @@ PairwiseDecoder::PairwiseDecoder(const Codec& codec, int64_t n, const int32_t* c
 }
 
 void PairwiseDecoder::decode_to_device(int64_t n, const int32_t* codes, float* x) const {
-  check_codes("pairwise decoder", n, 1, std::ssize(groups_), codes, entries());
-  check_codes("pairwise decoder", n, entries(), K_, codes, entries(), 1);
+  check_whole_codes("pairwise decoder", n, entries(), std::ssize(groups_), K_, codes, entries());
   const Context& context = Context::of(first_.device());
   const std::vector<int32_t> pairs = pairs_of(n, codes, entries(), K_, groups_);
   const std::vector<int32_t> ids = column(n, codes, entries(), 0);

@@ -18,6 +18,13 @@ inline void check_codes(const char* what, int64_t n, int64_t M, int64_t K, const
     }
 }
 
+/// The same of whole codes: the first of each row in [0,K0), the M-1 others in [0,K).
+inline void check_whole_codes(const char* what, int64_t n, int64_t M, int64_t K0, int64_t K, const int32_t* codes,
+                              int64_t codes_ld) {
+  check_codes(what, n, 1, K0, codes, codes_ld);
+  check_codes(what, n, M, K, codes, codes_ld, 1);
+}
+
 /// Throws Error naming `what` and the row when one of x [n,d], in the host's memory, is not finite.
 inline void check_finite(const char* what, int64_t n, int64_t d, const float* x) {
   for (int64_t i = 0; i < n; ++i)

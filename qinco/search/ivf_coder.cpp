@@ -61,8 +61,7 @@ std::shared_ptr<const IvfCoder> given_coder(std::shared_ptr<const IvfCoder> code
 }
 
 void check_codes(const QincoConfig& config, int64_t n, const int32_t* codes, int64_t entries) {
-  check_codes("index", n, 1, config.K_ivf, codes, entries);
-  check_codes("index", n, entries, config.K, codes, entries, 1);
+  check_whole_codes("index", n, entries, config.K_ivf, config.K, codes, entries);
 }
 
 void split_codes(int64_t entries, int64_t M_kept, int64_t n, const int32_t* codes, int32_t* lists, int32_t* within) {

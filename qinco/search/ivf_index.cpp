@@ -303,9 +303,11 @@ IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOption
   check(static_cast<int64_t>(queries.size()) == nq * d, "search: {} values are not queries of dimension {}",
         queries.size(), d);
   check(1 <= k && k <= nshort, "search: {} neighbours asked for of {} candidates", k, nshort);
-  check(std::max(nshort, options.npairs) <= kMaxId,
-        "search: {} candidates, expected at most {}, which is all that an index can hold",
-        std::max(nshort, options.npairs), kMaxId);
+  const MiddleStage middle{options.npairs,
+                           [&](int64_t n, const int32_t* all, float* x) { pairs_->decode_to_device(n, all, x); }};
+  const int64_t scanned = middle.scanned(nshort);
+  check(scanned <= kMaxId, "search: {} candidates, expected at most {}, which is all that an index can hold", scanned,
+        kMaxId);
   check(options.nprobe >= 1, "search: nprobe {}, expected at least 1", options.nprobe);
   check(options.ef_search >= 1, "search: efSearch {}, expected at least 1", options.ef_search);
   check(1 <= decoded && decoded <= codes, "search: {} codes to decode, the index keeps {}", options.M_used, p.M);
@@ -314,9 +316,6 @@ IvfResult IvfIndex::search(std::span<const float> queries, const IvfSearchOption
   const Decoder decode = [&](int64_t n, const int32_t* all, float* x) {
     coder_->codec().decode_to_device(n, all, codes, decoded, x);
   };
-  const MiddleStage middle{options.npairs,
-                           [&](int64_t n, const int32_t* all, float* x) { pairs_->decode_to_device(n, all, x); }};
-  const int64_t scanned = middle.scanned(nshort);
   const CodeReader read = [&](int64_t slot, int32_t* out) { codes_of(slot, out); };
   const auto id = [&](int64_t slot) { return slot < 0 ? -1 : id_of(slot); };
   const kernels::Context& context = kernels::Context::of(coder_->device());

@@ -242,7 +242,8 @@ TEST_CASE("two-stage search: the pairwise decoder chooses what is decoded of mor
 
 TEST_CASE("IVF index: the pairwise decoder chooses what is decoded of more candidates") {
   const World world;
-  IvfIndex index = world.full();
+  IvfIndex empty(world.path(), world.coder), index = world.full();
+  CHECK(contains(error_of([&] { empty.make_pairwise_decoder(); }), "a.index: an empty index"));
   const int64_t nq = 20, k = 5;
   const Tensor queries = random_vectors(ivf_config(), nq, 14);
   const auto search = [&](int64_t nshort, int64_t npairs) {
@@ -280,11 +281,6 @@ TEST_CASE("IVF index: the pairwise decoder chooses what is decoded of more candi
   const Tensor found = flat_search(Context::cpu(), decoded(by_third, codes, kD), queries, k);
   const std::vector<int64_t> expected(found.data<int32_t>(), found.data<int32_t>() + found.numel());
   CHECK(search(k, kN).short_list == expected);
-  IvfBuilder builder(world.coder);
-  builder.add(kN, world.x.data<float>());
-  builder.write(world.directory.file("empty.index"));
-  IvfIndex empty(world.directory.file("empty.index"), world.coder);
-  CHECK(contains(error_of([&] { empty.make_pairwise_decoder(); }), "empty.index: an empty index"));
 }
 
 }  // namespace qinco
