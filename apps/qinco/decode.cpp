@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "apps/qinco/command.h"
+#include "apps/qinco/precision.h"
 #include "apps/qinco/progress.h"
 #include "apps/qinco/stream.h"
 #include "qinco/codec/product_codec.h"
@@ -20,11 +21,12 @@ constexpr int64_t kDecodeRows = 4096;
 struct DecodeOptions {
   std::string model, input, output;
   bool raw = false;
+  kernels::Precision precision = kernels::Precision::exact;
   std::optional<int64_t> M_used, M_stored;
 };
 
 void decode(const DecodeOptions& options, const Common& common) {
-  const ProductCodec codec(load_product(options.model), kernels::Precision::exact, common.device());
+  const ProductCodec codec(load_product(options.model), options.precision, common.device());
   const int64_t M_stored = options.M_stored.value_or(codec.M());
   check(1 <= M_stored && M_stored <= codec.M(), "--M_stored {}: expected 1 to {}, the codes of {}", M_stored, codec.M(),
         options.model);
@@ -72,6 +74,7 @@ void add_decode(Program& program) {
   command.add_option("--M_used", options->M_used, "decode this many codes of each (sub-)quantizer (default: all)");
   command.add_option("--M_stored", options->M_stored,
                      "codes of each (sub-)quantizer in the file, where `encode --M_used` wrote fewer than all");
+  add_precision_option(command, options->precision, kDecodingPrecision);
 }
 
 }  // namespace qinco::app

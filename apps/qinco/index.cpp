@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "apps/qinco/command.h"
+#include "apps/qinco/precision.h"
 #include "apps/qinco/progress.h"
 #include "apps/qinco/stream.h"
 #include "qinco/io/codes.h"
@@ -30,6 +31,7 @@ struct BuildOptions {
   std::string model, training_data, training_codes, output;
   bool raw = false;
   std::optional<int64_t> nt, M_used;
+  kernels::Precision precision = kernels::Precision::exact;
   BeamOptions beam;
   int64_t links = 0, ef_construction = 200;
 };
@@ -38,6 +40,7 @@ struct AddOptions {
   std::string model, index, input, codes, shard = "0/1";
   std::optional<int64_t> first_id;
   std::optional<int64_t> batch;
+  kernels::Precision precision = kernels::Precision::exact;
   BeamOptions beam;
   bool resume = false, raw = false;
 };
@@ -71,7 +74,7 @@ void build(const BuildOptions& options, const Common& common) {
   check(options.links == 0 || options.links >= 2, "--hnsw {}: expected 0 or 2 to 1000", options.links);
   check(options.ef_construction >= 1 && options.ef_construction <= (1 << 20), "--efConstruction {}: expected 1 to {}",
         options.ef_construction, 1 << 20);
-  const auto coder = load_coder(options.model, common, options.beam);
+  const auto coder = load_coder(options.model, options.precision, common, options.beam);
   const Source source = open_source(*coder, options.training_data, options.training_codes, options.raw);
   const int64_t nt = checked_nt(options.nt, *source.vectors), d = coder->config().d;
   const int64_t M = checked_codes_after_list(options.M_used, coder->config().M, options.model);
@@ -235,7 +238,7 @@ int64_t add_batches(const AddOptions& options, const Source& source, const IvfCo
 void add(const AddOptions& options, const Common& common) {
   check(options.batch.value_or(1) >= 1, "--batch {}: expected 1 or more", options.batch.value_or(1));
   if (options.input.empty() && options.codes.empty()) throw UsageError("expected --i or --codes");
-  const auto coder = load_coder(options.model, common, options.beam);
+  const auto coder = load_coder(options.model, options.precision, common, options.beam);
   const Source source = open_source(*coder, options.input, options.codes, options.raw);
   IvfIndex index(options.index, coder);
   const Rows rows = rows_to_add(options, source, index);
@@ -278,6 +281,7 @@ void add_index_build(Program& program) {
   command.add_flag("--raw", options->raw, "the codes are packed bits without a header");
   command.add_option("--nt", options->nt, "fit to the first nt vectors (default: all)");
   command.add_option("--M_used", options->M_used, "keep only the first codes of a vector, its list among them");
+  add_precision_option(command, options->precision);
   add_beam_options(command, options->beam);
   command
       .add_option("--hnsw", options->links, "links a centroid: the coarse quantizer is an HNSW graph (0: it is flat)")
@@ -306,6 +310,7 @@ void add_index_add(Program& program) {
                      fmt::format("vectors a batch (default: {}, or {} times the lists where that is more and takes no "
                                  "more than 2 GB)",
                                  kBatch, kEntriesAList));
+  add_precision_option(command, options->precision);
   add_beam_options(command, options->beam);
   command.add_flag("--resume", options->resume, "skip rows whose ids are in the index");
 }
@@ -344,10 +349,11 @@ int64_t checked_codes_after_list(std::optional<int64_t> M_used, int64_t M, const
   return used - 1;
 }
 
-std::shared_ptr<IvfCoder> load_coder(const std::string& path, const Common& common, const BeamOptions& beam) {
+std::shared_ptr<IvfCoder> load_coder(const std::string& path, kernels::Precision precision, const Common& common,
+                                     const BeamOptions& beam) {
   const Qinco model = load_model(path);
   try {
-    return std::make_shared<IvfCoder>(model, common.device(), beam.search(model.config().K));
+    return std::make_shared<IvfCoder>(model, precision, common.device(), beam.search(model.config().K));
   } catch (const Error& error) {
     fail("{}: {}", path, error.what());
   }

@@ -13,7 +13,8 @@
 namespace qinco::app {
 
 /// The IVF-QINCo model of a file, on the device that was asked for; Errors name the file.
-std::shared_ptr<IvfCoder> load_coder(const std::string& path, const Common& common, const BeamOptions& beam = {});
+std::shared_ptr<IvfCoder> load_coder(const std::string& path, kernels::Precision precision, const Common& common,
+                                     const BeamOptions& beam = {});
 
 /// How many codes follow the list when --M_used are taken of the M + 1 entries that a vector has in `path`: all if not
 /// given; throws Error unless --M_used is 2 to M + 1.

@@ -10,6 +10,7 @@
 #include "apps/qinco/command.h"
 #include "apps/qinco/evaluate.h"
 #include "apps/qinco/index.h"
+#include "apps/qinco/precision.h"
 #include "apps/qinco/stream.h"
 #include "apps/report/chart.h"
 #include "qinco/io/vectors.h"
@@ -24,6 +25,7 @@ struct SearchOptions {
   std::string model, index, queries, groundtruth, output, plot;
   std::vector<int64_t> nprobe = {1, 4, 16, 64}, nshort = {10, 100, 1000}, npairs = {0}, ef_search = {64};
   std::optional<int64_t> M_used;
+  kernels::Precision precision = kernels::Precision::exact;
   int64_t k = 100;
 };
 
@@ -98,7 +100,7 @@ void search(const SearchOptions& options, const Common& common) {
   const auto settings = short_lists(options.npairs, options.nshort);
   for (const std::string& path : {options.output, options.plot})
     if (!path.empty()) check_writable(path);
-  IvfIndex index(options.index, load_coder(options.model, common));
+  IvfIndex index(options.index, load_coder(options.model, options.precision, common));
   const VectorFile file = VectorFile::open(options.queries);
   check(file.dim() == index.d(), "{}: queries have dimension {}, expected {} as in {}", options.queries, file.dim(),
         index.d(), options.index);
@@ -168,6 +170,7 @@ void add_index_search(Program& program) {
       ->capture_default_str();
   add_short_list_options(command, options->npairs, options->nshort);
   command.add_option("--M_used", options->M_used, "decode this many codes of a candidate, its list among them");
+  add_precision_option(command, options->precision, kDecodingPrecision);
   command.add_option("--k", options->k, "neighbours kept, at most nshort; recall at ranks beyond is that at k")
       ->capture_default_str();
   program.add_output(command, "--plot", options->plot, "queries per second over recall@1, as a drawing", ".svg");

@@ -1,4 +1,4 @@
-// The option --precision of the subcommands that encode or train.
+// The option --precision of the subcommands that encode, decode or train.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -8,7 +8,9 @@
 
 namespace qinco::app {
 
-inline constexpr const char* kEncodingPrecision = "exact: codes as in float; fast: rounded operands decide";
+inline constexpr const char* kEncodingPrecision =
+    "exact: codes as in float; fast: rounded operands decide, and decoding rounds them too";
+inline constexpr const char* kDecodingPrecision = "exact: products in float; fast: of rounded operands";
 
 inline void add_precision_option(CLI::App& command, kernels::Precision& precision,
                                  const char* help = kEncodingPrecision) {

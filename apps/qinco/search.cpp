@@ -9,6 +9,7 @@
 #include "apps/qinco/beam.h"
 #include "apps/qinco/command.h"
 #include "apps/qinco/evaluate.h"
+#include "apps/qinco/precision.h"
 #include "apps/qinco/progress.h"
 #include "apps/qinco/stream.h"
 #include "kernels/kernels.h"
@@ -28,6 +29,7 @@ struct TwoStageOptions {
   std::string model, training_data, codes, training_codes, norms = "u8";
   EvaluationFiles files;
   std::optional<int64_t> nt, M_used;
+  kernels::Precision precision = kernels::Precision::exact;
   BeamOptions beam;
   std::vector<int64_t> nshort = {10, 20, 50, 100, 200, 500, 1000}, npairs = {0};
   bool exhaustive = false;
@@ -153,7 +155,7 @@ Json search_point(const Common& common, const AdditiveIndex& index, const Decode
 void search(const TwoStageOptions& options, const Common& common) {
   const auto settings = short_lists(options.npairs, options.nshort);
   const bool pairwise = takes_pairs(settings);
-  ProductCodec codec = load_codec(options.model, kernels::Precision::exact, common.device(), options.beam);
+  ProductCodec codec = load_codec(options.model, options.precision, common.device(), options.beam);
   check(codec.coarse() == 0, "{}: a model of variant ivf-qinco, expected one without a coarse quantizer",
         options.model);
   check(codec.K() <= kernels::kScanEntries, "{}: K = {}, expected at most {} for look-up tables", options.model,
@@ -218,6 +220,7 @@ void add_search(Program& program) {
   command.add_option("--nt", options->nt, "fit to the first nt vectors (default: all)");
   add_short_list_options(command, options->npairs, options->nshort);
   command.add_option("--M_used", options->M_used, "use this many codes of each (sub-)quantizer (default: all)");
+  add_precision_option(command, options->precision);
   add_beam_options(command, options->beam);
   command.add_option("--norms", options->norms, "how norms are kept: u8 or f32")
       ->check(CLI::IsMember({"u8", "f32"}))

@@ -150,9 +150,10 @@ class Peer:
 
     @torch.inference_mode()
     def decode(self, n):
-        return torch.cat(worker.in_batches(
-            self.decode_size, n,
-            lambda b, e: self.model.partials(self.codes[b:e].to(self.device, non_blocking=True))[-1])).cpu().numpy()
+        with self.autocast():
+            return torch.cat(worker.in_batches(
+                self.decode_size, n,
+                lambda b, e: self.model.partials(self.codes[b:e].to(self.device, non_blocking=True))[-1])).cpu().numpy()
 
     def train(self, steps, batch):
         for _ in range(steps):
@@ -161,7 +162,8 @@ class Peer:
             x = self.training_x[self.position:self.position + batch]
             self.position += batch
             codes = self.encode_rows(x)
-            loss = sum((xhat - x).square().sum() for xhat in self.model.partials(codes)) / x.numel()
+            with self.autocast():
+                loss = sum((xhat - x).square().sum() for xhat in self.model.partials(codes)) / x.numel()
             self.adam.zero_grad()
             loss.backward()
             self.adam.step()

@@ -171,7 +171,7 @@ void Codec::propose(const Context& context, int64_t m, const Beams& beams, const
   float* const xhat = frame.get<float>(rows * d);
   kernels_->gather_sum(context, gathered(rows, d, beams.minus_x, {nullptr, beams.width}, xhat));
   kernels_->binary(context, BinaryOp::sub, 1, rows * d, {beams.errors, 0, 1}, {xhat, 0, 1}, xhat);
-  project(context, step, rows, xhat, tried.r, tried.u, precision_);
+  project(context, step, rows, xhat, tried.r, tried.u);
   float* const minus_target = xhat;  // of what a codeword has to add: xhat + r - x
   kernels_->binary(context, BinaryOp::add, 1, rows * d, {beams.errors, 0, 1}, {tried.r, 0, 1}, minus_target);
   rank(context, step.ranking, rows, minus_target, beam_.candidates, tried.ids);
@@ -201,7 +201,7 @@ void Codec::compare(const Context& context, int64_t m, const Beams& beams, const
   kernels_->gather_sum(context, gathered_plus(count, h, tried.u, rows, step.a_table.data<float>(), K, ids, hidden));
   kernels_->unary(context, UnaryOp::relu, count * h, hidden, hidden);
   kernels_->gather_sum(context, gathered(count, d, beams.errors, rows, moved));
-  run_blocks(context, step, count, z, hidden, moved, precision_);
+  run_blocks(context, step, count, z, hidden, moved);
   kernels_->row_squared_norm(context, count, d, moved, distances);
 }
 

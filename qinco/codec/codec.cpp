@@ -63,16 +63,18 @@ void Codec::allocate(Step& step) const {
   const int64_t d = config_.d, K = config_.K, L = config_.L, h = config_.h;
   const bool narrow = config_.lowrank && 4 * h * d + 2 * h * h < 2 * d * d + 2 * d * h;  // FLOP a vector, either way
   const int64_t p = narrow ? h : d;
-  const bool rounded = !greedy() && precision_ == Precision::fast && device_.type == DeviceType::cpu;
+  const auto allocate_linear = [&](PackedLinear& w, int64_t rows, int64_t columns) {
+    w.allocate(*kernels_, device_, rows, columns, precision_);
+  };
   step.z_table = Tensor::empty({K, d}, DType::f32, device_);
   step.a_table = Tensor::empty({K, h}, DType::f32, device_);
-  if (narrow) step.w_in.allocate(*kernels_, device_, h, d, rounded);
-  step.w_r.allocate(*kernels_, device_, d, p, rounded);
-  step.w_u.allocate(*kernels_, device_, h, p, rounded);
+  if (narrow) allocate_linear(step.w_in, h, d);
+  allocate_linear(step.w_r, d, p);
+  allocate_linear(step.w_u, h, p);
   step.up.resize(static_cast<size_t>(L));
   step.down.resize(static_cast<size_t>(L));
-  for (size_t l = 1; l < step.up.size(); ++l) step.up[l].allocate(*kernels_, device_, h, d, rounded);
-  for (TwofoldLinear& down : step.down) down.allocate(*kernels_, device_, d, h, rounded);
+  for (size_t l = 1; l < step.up.size(); ++l) allocate_linear(step.up[l], h, d);
+  for (PackedLinear& down : step.down) allocate_linear(down, d, h);
   if (greedy()) {
     step.candidates = Tensor::empty({kernels_->candidate_packed_size(K, d, h, L)}, DType::f32, device_);
     return;

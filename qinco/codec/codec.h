@@ -33,9 +33,10 @@ struct BeamSearch {
 class Codec {
  public:
   /// Compiles `model` (f32, on any device) for `device`, on the CPU for the ISA that is active now. Copies what it
-  /// needs: the model may change or go. `precision` is that of encoding's search; decoding is as exact as the kernel
-  /// `linear`. Encoding is by `beam`: but for the default, candidates are compared as by `linear` of this precision.
-  /// Lists of IVF-QINCo are those of the nearest centroids all the same. Throws Error as BeamSearch::validate.
+  /// needs: the model may change or go. `precision` is that of encoding's search and of decoding: what `fast` rounds is
+  /// the operands of products, as the kernels `candidate_search` and, on a CPU, `linear` do. Encoding is by `beam`: but
+  /// for the default, candidates are compared as by `linear` of this precision. Lists of IVF-QINCo are those of the
+  /// nearest centroids all the same. Throws Error as BeamSearch::validate.
   explicit Codec(const Qinco& model, kernels::Precision precision = kernels::Precision::exact, Device device = {},
                  const BeamSearch& beam = {});
 
@@ -98,16 +99,16 @@ class Codec {
   // One step, with r = W_x xhat and u = W_up,1 W_x xhat. In the low-rank model, W_x = W_B W_A,x is either multiplied
   // out or, when that is cheaper, kept as w_in = W_A,x: then w_r and w_u apply to w_in xhat [h] instead of xhat [d].
   struct Step {
-    Tensor z_table;                   // [K,d]  c + W_c c + b
-    Tensor a_table;                   // [K,h]  W_up,1 (c + W_c c + b)
-    TwofoldLinear w_in;               // [h,d], or undefined
-    TwofoldLinear w_r;                // [d,p], p = w_in.defined() ? h : d
-    TwofoldLinear w_u;                // [h,p]
-    std::vector<TwofoldLinear> up;    // L of [h,d]; the first is undefined: a_table and w_u contain it
-    std::vector<TwofoldLinear> down;  // L of [d,h]
-    Tensor candidates;                // for a greedy search: the step as the candidate search wants it
-    Ranking ranking;                  // for a beam search: that of z_table
-    Tensor screen;                    // for a beam search: the step as the screen wants it, where there is one
+    Tensor z_table;                  // [K,d]  c + W_c c + b
+    Tensor a_table;                  // [K,h]  W_up,1 (c + W_c c + b)
+    PackedLinear w_in;               // [h,d], or undefined
+    PackedLinear w_r;                // [d,p], p = w_in.defined() ? h : d
+    PackedLinear w_u;                // [h,p]
+    std::vector<PackedLinear> up;    // L of [h,d]; the first is undefined: a_table and w_u contain it
+    std::vector<PackedLinear> down;  // L of [d,h]
+    Tensor candidates;               // for a greedy search: the step as the candidate search wants it
+    Ranking ranking;                 // for a beam search: that of z_table
+    Tensor screen;                   // for a beam search: the step as the screen wants it, where there is one
   };
 
   struct Beams;  // the codes of some vectors that are under way
@@ -134,13 +135,13 @@ class Codec {
   void decode_ids(const kernels::Context& context, int64_t n, const int32_t* ids, int64_t M_used, float* x) const;
   void decode_block(const kernels::Context& context, int64_t n, const int32_t* ids, int64_t ids_ld, int64_t M_used,
                     float* x) const;
-  const float* enter(const kernels::Context& context, const Step& step, int64_t n, const float* xhat, float* narrow,
-                     kernels::Precision precision) const;
-  void project(const kernels::Context& context, const Step& step, int64_t n, const float* xhat, float* r, float* u,
-               kernels::Precision precision = kernels::Precision::exact) const;
+  const float* enter(const kernels::Context& context, const Step& step, int64_t n, const float* xhat,
+                     float* narrow) const;
+  void project(const kernels::Context& context, const Step& step, int64_t n, const float* xhat, float* r,
+               float* u) const;
   void advance(const kernels::Context& context, const Step& step, int64_t n, const int32_t* ids, float* xhat) const;
-  void run_blocks(const kernels::Context& context, const Step& step, int64_t n, float* z, float* hidden, float* sum,
-                  kernels::Precision precision = kernels::Precision::exact) const;
+  void run_blocks(const kernels::Context& context, const Step& step, int64_t n, float* z, float* hidden,
+                  float* sum) const;
 
   bool greedy() const { return beam_.size == 1 && beam_.candidates == config_.K; }
   void allocate(Ranking& ranking, int64_t K) const;

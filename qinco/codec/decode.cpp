@@ -12,7 +12,6 @@ namespace {
 
 using kernels::Context;
 using kernels::Linear;
-using kernels::Precision;
 using kernels::ScratchFrame;
 
 // Rows decoded together.
@@ -35,21 +34,19 @@ int64_t Codec::row_block(int64_t n, const Context& context) const {
 }
 
 // What w_r and w_u apply to: xhat [n,d] itself, or w_in xhat [n,h], written to `narrow`.
-const float* Codec::enter(const Context& context, const Step& step, int64_t n, const float* xhat, float* narrow,
-                          Precision precision) const {
+const float* Codec::enter(const Context& context, const Step& step, int64_t n, const float* xhat, float* narrow) const {
   if (!step.w_in.defined()) return xhat;
-  kernels_->linear(context, step.w_in.product(n, xhat, narrow, precision));
+  kernels_->linear(context, step.w_in.product(n, xhat, narrow));
   return narrow;
 }
 
 // r [n,d] and u [n,h] of a row block.
-void Codec::project(const Context& context, const Step& step, int64_t n, const float* xhat, float* r, float* u,
-                    Precision precision) const {
+void Codec::project(const Context& context, const Step& step, int64_t n, const float* xhat, float* r, float* u) const {
   ScratchFrame frame(context);
   float* const narrow = frame.get<float>(step.w_in.defined() ? n * config_.h : 0);
-  const float* const source = enter(context, step, n, xhat, narrow, precision);
-  kernels_->linear(context, step.w_r.product(n, source, r, precision));
-  kernels_->linear(context, step.w_u.product(n, source, u, precision));
+  const float* const source = enter(context, step, n, xhat, narrow);
+  kernels_->linear(context, step.w_r.product(n, source, r));
+  kernels_->linear(context, step.w_u.product(n, source, u));
 }
 
 // xhat += f(codeword ids[i], xhat) for a row block.
@@ -59,13 +56,13 @@ void Codec::advance(const Context& context, const Step& step, int64_t n, const i
   float* const z = frame.get<float>(n * d);
   float* const hidden = frame.get<float>(n * h);
   float* const narrow = frame.get<float>(step.w_in.defined() ? n * h : 0);
-  const float* const source = enter(context, step, n, xhat, narrow, Precision::exact);
+  const float* const source = enter(context, step, n, xhat, narrow);
   kernels_->gather_rows(context, n, d, step.z_table.data<float>(), ids, z);
   kernels_->gather_rows(context, n, h, step.a_table.data<float>(), ids, hidden);
-  Linear<float> base = step.w_r.product(n, source, z, Precision::exact);
+  Linear<float> base = step.w_r.product(n, source, z);
   base.accumulate = true;
   kernels_->linear(context, base);
-  Linear<float> first = step.w_u.product(n, source, hidden, Precision::exact);
+  Linear<float> first = step.w_u.product(n, source, hidden);
   first.accumulate = true;
   first.relu = true;
   kernels_->linear(context, first);
@@ -74,18 +71,17 @@ void Codec::advance(const Context& context, const Step& step, int64_t n, const i
 
 // sum [n,d] += what the residual blocks make of z [n,d], which is overwritten, as is hidden [n,h]: at first the first
 // block's, after relu.
-void Codec::run_blocks(const Context& context, const Step& step, int64_t n, float* z, float* hidden, float* sum,
-                       Precision precision) const {
+void Codec::run_blocks(const Context& context, const Step& step, int64_t n, float* z, float* hidden, float* sum) const {
   const int64_t d = config_.d, L = config_.L;
   for (int64_t l = 0; l < L; ++l) {
     const auto i = static_cast<size_t>(l);
     if (l > 0) {
-      Linear<float> up = step.up[i].product(n, z, hidden, precision);
+      Linear<float> up = step.up[i].product(n, z, hidden);
       up.relu = true;
       kernels_->linear(context, up);
     }
     const bool last = l + 1 == L;  // sum += z + down is one product with a residual
-    Linear<float> down = step.down[i].product(n, hidden, last ? sum : z, precision);
+    Linear<float> down = step.down[i].product(n, hidden, last ? sum : z);
     down.accumulate = true;
     if (last) {
       down.residual = z;

@@ -12,7 +12,7 @@ namespace qinco {
 class PackedLinear {
  public:
   void allocate(const kernels::Table<float>& kernels, Device device, int64_t n, int64_t k,
-                kernels::Precision precision = kernels::Precision::exact) {
+                kernels::Precision precision) {
     n_ = n;
     k_ = k;
     precision_ = precision;
@@ -42,31 +42,6 @@ class PackedLinear {
   int64_t n_ = 0, k_ = 0;
   kernels::Precision precision_ = kernels::Precision::exact;
   Tensor packed_;
-};
-
-/// The same W packed for exact products and, if wanted, once more for those that may be rounded.
-class TwofoldLinear {
- public:
-  void allocate(const kernels::Table<float>& kernels, Device device, int64_t n, int64_t k, bool rounded) {
-    exact_.allocate(kernels, device, n, k);
-    if (rounded) rounded_.allocate(kernels, device, n, k, kernels::Precision::fast);
-  }
-  bool defined() const { return exact_.defined(); }
-  int64_t k() const { return exact_.k(); }
-
-  void pack(const kernels::Table<float>& kernels, const kernels::Context& context, const float* w, int64_t ldw) {
-    exact_.pack(kernels, context, w, ldw);
-    if (rounded_.defined()) rounded_.pack(kernels, context, w, ldw);
-  }
-
-  /// PackedLinear::product; what `fast` may round is rounded where it was packed so.
-  kernels::Linear<float> product(int64_t m, const float* x, float* y, kernels::Precision precision) const {
-    const bool rounded = precision == kernels::Precision::fast && rounded_.defined();
-    return (rounded ? rounded_ : exact_).product(m, x, y);
-  }
-
- private:
-  PackedLinear exact_, rounded_;
 };
 
 }  // namespace qinco

@@ -47,8 +47,8 @@ std::unique_ptr<IvfLock> lock_output(const std::string& path) {
 
 }  // namespace
 
-IvfCoder::IvfCoder(const Qinco& model, Device device, const BeamSearch& beam)
-    : codec_(model, kernels::Precision::exact, device, beam), fingerprint_(fingerprint_of(model)) {
+IvfCoder::IvfCoder(const Qinco& model, kernels::Precision precision, Device device, const BeamSearch& beam)
+    : codec_(model, precision, device, beam), fingerprint_(fingerprint_of(model)) {
   const QincoConfig& config = model.config();
   check(config.K_ivf > 0, "index: a model of variant {}, expected ivf-qinco", config.variant());
   check(config.K <= 256, "index: K = {}, expected at most 256", config.K);

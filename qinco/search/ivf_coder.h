@@ -18,9 +18,9 @@ namespace qinco {
 /// An IVF-QINCo model, ready to code and to decode.
 class IvfCoder {
  public:
-  /// Compiles `model` for `device`, to encode by `beam`; throws Error as Codec, and unless it has a coarse quantizer
-  /// and K <= 256.
-  explicit IvfCoder(const Qinco& model, Device device = {}, const BeamSearch& beam = {});
+  /// Compiles `model` as Codec; throws Error as that does, and unless it has a coarse quantizer and K <= 256.
+  explicit IvfCoder(const Qinco& model, kernels::Precision precision = kernels::Precision::exact, Device device = {},
+                    const BeamSearch& beam = {});
 
   /// Codec::set_poll of its codec.
   void set_poll(std::function<void()> poll, int64_t rows = 0) { codec_.set_poll(std::move(poll), rows); }

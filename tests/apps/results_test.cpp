@@ -55,6 +55,23 @@ TEST_CASE("encode: codes and MSE are the library's, as .npy and raw") {
   CHECK(same_bits(codes, expected.codes));
 }
 
+TEST_CASE("decode and search: --precision fast decodes as the library does") {
+  const Workspace space;
+  const Tensor& x = space.base_vectors();
+  const Tensor codes = read_npy(space.codes()), xhat = Tensor::empty(x.shape());
+  const Arguments search = with(with(space.search(), "--nshort", "10"), "--codes", space.codes());
+  for (const kernels::Precision precision : {kernels::Precision::exact, kernels::Precision::fast}) {
+    const std::string name = kernels::name(precision);
+    const Codec codec(Workspace::make_model(), precision);
+    codec.decode(codes.size(0), codes.data<int32_t>(), Workspace::kM, Workspace::kM, xhat.data<float>());
+    const std::string path = space.file("decoded.npy");
+    CHECK(run(with(with(space.decode(), "--o", path), "--precision", name)).code == 0);
+    CHECK(same_bits(read_npy(path), xhat));
+    const double mse = results_of(with(search, "--precision", name)).at("mse").get<double>();
+    CHECK(mse == doctest::Approx(mean_error(x, xhat)).epsilon(1e-9));
+  }
+}
+
 TEST_CASE("encode, eval and train: a beam gives the library's codes, and a smaller error") {
   const Workspace space;
   const Encoded plain = encode_in_library(space);

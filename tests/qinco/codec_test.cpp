@@ -12,6 +12,7 @@
 
 using namespace qinco;
 using namespace qinco::testing;
+using kernels::Precision;
 
 namespace {
 
@@ -89,21 +90,40 @@ TEST_CASE("codec: what encode reconstructs is what decode gives, bit for bit, in
   for (const kernels::Isa isa : kernels::available_isas()) {
     if (isa == kernels::Isa::reference) continue;  // the same code path, too slow for this many rows
     const kernels::ScopedIsa scoped(isa);
+    for (const QincoConfig& config : kConfigs)
+      for (const Precision precision : {Precision::exact, Precision::fast}) {
+        CAPTURE(kernels::isa_name(isa));
+        CAPTURE(config.d);
+        const Codec codec(random_model(config, 21), precision);
+        const int64_t n = 300;  // more than one block of rows
+        const Tensor x = random_vectors(config, n, 22);
+        const Encoded all = encode(codec, x);
+        CHECK(same_bits(decode(codec, all.codes, config.M), all.xhat));
+        for (const int64_t i : {0, 1, 77, 255, 256, 299}) {
+          const Encoded one = encode(codec, x.slice(0, i, i + 1));
+          CHECK(same_bits(one.codes, all.codes.slice(0, i, i + 1)));
+          CHECK(same_bits(one.xhat, all.xhat.slice(0, i, i + 1)));
+        }
+        const Encoded rest = encode(codec, x.slice(0, 3, n));
+        CHECK(same_bits(rest.xhat, all.xhat.slice(0, 3, n)));
+      }
+  }
+}
+
+TEST_CASE("codec: decoding at fast rounds the operands of products, to 16 bits where it rounds") {
+  for (const kernels::Isa isa : kernels::available_isas()) {
+    const kernels::ScopedIsa scoped(isa);
     for (const QincoConfig& config : kConfigs) {
       CAPTURE(kernels::isa_name(isa));
       CAPTURE(config.d);
-      const Codec codec(random_model(config, 21));
-      const int64_t n = 300;  // more than one block of rows
-      const Tensor x = random_vectors(config, n, 22);
-      const Encoded all = encode(codec, x);
-      CHECK(same_bits(decode(codec, all.codes, config.M), all.xhat));
-      for (const int64_t i : {0, 1, 77, 255, 256, 299}) {
-        const Encoded one = encode(codec, x.slice(0, i, i + 1));
-        CHECK(same_bits(one.codes, all.codes.slice(0, i, i + 1)));
-        CHECK(same_bits(one.xhat, all.xhat.slice(0, i, i + 1)));
-      }
-      const Encoded rest = encode(codec, x.slice(0, 3, n));
-      CHECK(same_bits(rest.xhat, all.xhat.slice(0, 3, n)));
+      const Qinco model = random_model(config, 25);
+      const Tensor codes = random_codes(config, 200, 26);
+      const Tensor exact = decode(Codec(model), codes, config.M);
+      const Tensor fast = decode(Codec(model, Precision::fast), codes, config.M);
+      CHECK(relative_difference(fast, exact) <= 1e-4);
+      if (config.M == 1 || config.d == 1) continue;  // no products, or of rows that have one value
+      if (isa == kernels::Isa::avx2) CHECK_FALSE(same_bits(fast, exact));
+      if (isa == kernels::Isa::reference || isa == kernels::Isa::amx) CHECK(same_bits(fast, exact));
     }
   }
 }

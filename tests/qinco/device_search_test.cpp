@@ -179,7 +179,7 @@ TEST_CASE("device: an IVF index is built, added to and searched as on the CPU") 
     for (const int64_t links : {0, 8}) {
       const TemporaryDirectory directory;
       const auto search = [&](Device where) {
-        const auto coder = std::make_shared<IvfCoder>(model, where);
+        const auto coder = std::make_shared<IvfCoder>(model, Precision::exact, where);
         const std::string path = directory.file(where.name() + ".index");
         IvfBuilder builder(coder);
         builder.add(n, x.data<float>());
