@@ -78,7 +78,8 @@ struct Linear {
 template <class T>
 struct GatherSum {
   int64_t n = 0, M = 0, K = 0, d = 0;
-  const T* tables = nullptr;       // [M,K,d]
+  const T* tables = nullptr;  // [M,K,d]; or null, and then in bfloat16:
+  const uint16_t* rounded_tables = nullptr;
   const int32_t* codes = nullptr;  // [n,M] with leading dimension codes_ld, in [0,K) (the caller checks)
   int64_t codes_ld = 0;
   const T* base = nullptr;            // rows of d, or null: 0

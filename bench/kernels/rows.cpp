@@ -100,9 +100,29 @@ void add_gathers() {
   });
 }
 
-// A sum of 16 codewords of d = kCols for each row.
+// A sum of 16 codewords of d = kCols for each row; and of 8 rows of tables that no cache holds, in bfloat16 too.
 void add_sums() {
   constexpr int64_t M = 16;
+  constexpr int64_t kTables = 7, kFarRows = 1 << 16, n = 1 << 14;
+  for (const bool rounded : {false, true})
+    add("gather_sum", fmt::format("{}x{}_far{}", n, kCols, rounded ? "_bf16" : ""),
+        {.bytes = static_cast<double>(n * kCols) * (kTables * (rounded ? 2.0 : 4.0) + 4.0)},
+        [=](const Context& context, const auto& table) {
+          const int64_t values = kTables * kFarRows * kCols;
+          return [=, &context, &table, tables = std::vector<float>(static_cast<size_t>(rounded ? 0 : values), 1.0f),
+                  halves = std::vector<uint16_t>(static_cast<size_t>(rounded ? values : 0), 1),
+                  codes = ids_below(n * kTables, kFarRows), out = std::vector<float>(n * kCols)]() mutable {
+            table.gather_sum(context, {.n = n,
+                                       .M = kTables,
+                                       .K = kFarRows,
+                                       .d = kCols,
+                                       .tables = rounded ? nullptr : tables.data(),
+                                       .rounded_tables = halves.data(),
+                                       .codes = codes.data(),
+                                       .codes_ld = kTables,
+                                       .out = out.data()});
+          };
+        });
   add("gather_sum", fmt::format("{}_M{}", kShape, M), moving(static_cast<double>(M + 1)),
       [](const Context& context, const auto& table) {
         return [&context, &table, tables = normal(M * 256 * kCols), codes = ids_below(kRows * M, 256),

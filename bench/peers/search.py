@@ -54,7 +54,7 @@ def our_round(args):
     subprocess.run([os.path.join(args.bin, "qinco"), "index", "search", "--quiet", "--threads", "1", "--model",
                     args.model, "--index", args.index, "--queries", f"{args.data}/query.bvecs", "--groundtruth",
                     f"{args.data}/groundtruth.ivecs", "--k", str(K), "--nprobe", args.nprobe, "--nshort", args.nshort,
-                    "--npairs", args.npairs, "--json", report], check=True)
+                    "--npairs", args.npairs, "--precision", args.precision, "--json", report], check=True)
     with open(report) as file:
         points = json.load(file)["points"]
     return [[{"nprobe": point["nprobe"], "npairs": point["npairs"], "nshort": point["nshort"],
@@ -124,6 +124,7 @@ parser.add_argument("--rounds", type=int, default=5)
 parser.add_argument("--nprobe", default="1,4,16,64", help="lists visited")
 parser.add_argument("--nshort", default="2,5,10,20,50,100,200", help="candidates that ours decodes")
 parser.add_argument("--npairs", default="0,20,50", help="candidates of which ours has the pairwise decoder choose")
+parser.add_argument("--precision", default="exact", choices=["exact", "fast"], help="that ours decodes with")
 parser.add_argument("--name", help="of the results in --work (default: search_N_bytes)")
 parser.add_argument("--train-only", action="store_true", help="make Faiss's indexes and stop")
 args = parser.parse_args()

@@ -18,28 +18,31 @@ void gather_rows(const Context& context, int64_t n, int64_t d, const float* x, c
   });
 }
 
-// Where a sum takes its rows from.
+// Where a sum takes its rows from, those of tables as elements of T.
+template <class T>
 struct SumRows {
   const GatherSum<float>& g;
+  const T* tables;
 
   const float* base(int64_t i) const { return g.base + (g.base_ids ? g.base_ids[i] : i / g.base_times) * g.d; }
-  const float* table(int64_t i, int64_t m) const { return g.tables + (m * g.K + g.codes[i * g.codes_ld + m]) * g.d; }
+  const T* table(int64_t i, int64_t m) const { return tables + (m * g.K + g.codes[i * g.codes_ld + m]) * g.d; }
 };
 
-void prefetch_row(const float* row, int64_t d) {
-  constexpr int64_t kLine = 16;  // floats
+template <class T>
+void prefetch_row(const T* row, int64_t d) {
+  constexpr int64_t kLine = 64 / sizeof(T);
   for (int64_t j = 0; j < d; j += kLine) __builtin_prefetch(row + j);
 }
 
 // Row i of the sum, in `lanes` at a time; `count` of them from j on in registers.
-template <bool subtract, int count, class Lanes>
-QINCO_INLINE void sum_columns(const SumRows& rows, int64_t i, int64_t j, Lanes lanes) {
+template <bool subtract, int count, class T, class Lanes>
+QINCO_INLINE void sum_columns(const SumRows<T>& rows, int64_t i, int64_t j, Lanes lanes) {
   const GatherSum<float>& g = rows.g;
   Vec sum[count];
 #pragma GCC unroll 8
   for (int v = 0; v < count; ++v) sum[v] = g.base ? lanes.get(rows.base(i) + j + v * kLanes) : Vec(0.0f);
   for (int64_t m = 0; m < g.M; ++m) {
-    const float* const row = rows.table(i, m) + j;
+    const T* const row = rows.table(i, m) + j;
 #pragma GCC unroll 8
     for (int v = 0; v < count; ++v) {
       const Vec x = lanes.get(row + v * kLanes);
@@ -50,12 +53,12 @@ QINCO_INLINE void sum_columns(const SumRows& rows, int64_t i, int64_t j, Lanes l
   for (int v = 0; v < count; ++v) lanes.put(g.out + i * g.d + j + v * kLanes, sum[v]);
 }
 
-template <bool subtract>
-void sum_rows_of(const Context& context, const GatherSum<float>& g) {
+template <bool subtract, class T>
+void sum_rows_of(const Context& context, const SumRows<T>& rows) {
   constexpr int kTogether = 8;
-  constexpr int64_t kCached = 1 << 18;  // floats: rows of larger tables, read in no order, are fetched a sum ahead
-  const SumRows rows{g};
-  const bool far = g.M * g.K * g.d > kCached;
+  constexpr int64_t kCached = 1 << 20;  // bytes: rows of larger tables, read in no order, are fetched a sum ahead
+  const GatherSum<float>& g = rows.g;
+  const bool far = g.M * g.K * g.d > kCached / static_cast<int64_t>(sizeof(T));
   parallel_for(context, g.n, row_grain(g.d * (g.M + 1)), [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) {
       if (far && i + 1 < end) {
@@ -71,8 +74,10 @@ void sum_rows_of(const Context& context, const GatherSum<float>& g) {
 }
 
 void gather_sum(const Context& context, const GatherSum<float>& g) {
-  if (g.subtract) return sum_rows_of<true>(context, g);
-  sum_rows_of<false>(context, g);
+  const auto sum = [&](const auto& rows) {
+    g.subtract ? sum_rows_of<true>(context, rows) : sum_rows_of<false>(context, rows);
+  };
+  g.tables ? sum(SumRows<float>{g, g.tables}) : sum(SumRows<uint16_t>{g, g.rounded_tables});
 }
 
 // Code of its own: of two NaN, the sum is the first, and where it is inlined the compiler may exchange the two.

@@ -87,6 +87,7 @@ QINCO_INLINE int32_t lowest_id(Mask of, IntVec ids) {
 // A whole vector, as for_lanes hands it to its body.
 struct Whole {
   QINCO_INLINE Vec get(const float* p) const { return load(p); }
+  QINCO_INLINE Vec get(const uint16_t* bf16) const { return load_bf16(bf16); }
   QINCO_INLINE void put(float* p, Vec x) const { store(p, x); }
   QINCO_INLINE Vec or_else(Vec x, Vec) const { return x; }
 };
@@ -95,6 +96,11 @@ struct Whole {
 struct Part {
   int64_t n;
   QINCO_INLINE Vec get(const float* p) const { return load_partial(p, n); }  // the other lanes are 0
+  QINCO_INLINE Vec get(const uint16_t* bf16) const {
+    uint16_t lanes[kLanes] = {};
+    for (int64_t j = 0; j < n; ++j) lanes[j] = bf16[j];
+    return load_bf16(lanes);
+  }
   QINCO_INLINE void put(float* p, Vec x) const { store_partial(p, x, n); }
   QINCO_INLINE Vec or_else(Vec x, Vec other) const { return select(first_lanes(n), x, other); }
 };

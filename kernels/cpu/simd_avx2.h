@@ -61,6 +61,10 @@ QINCO_INLINE __m256i first_lanes_int(int64_t n) {
 QINCO_INLINE Mask first_lanes(int64_t n) {
   return {_mm256_castsi256_ps(first_lanes_int(n))};
 }
+QINCO_INLINE Vec load_bf16(const uint16_t* p) {
+  const __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
 QINCO_INLINE Vec load_partial(const float* p, int64_t n) {
   return _mm256_maskload_ps(p, first_lanes_int(n));
 }

@@ -55,6 +55,10 @@ QINCO_INLINE void store(int32_t* p, IntVec x) {
 QINCO_INLINE Mask first_lanes(int64_t n) {
   return {static_cast<__mmask16>(_bzhi_u32(0xffff, static_cast<uint32_t>(n)))};
 }
+QINCO_INLINE Vec load_bf16(const uint16_t* p) {
+  const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
 QINCO_INLINE Vec load_partial(const float* p, int64_t n) {
   return _mm512_maskz_loadu_ps(first_lanes(n).v, p);
 }

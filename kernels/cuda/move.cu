@@ -3,6 +3,7 @@
 // thread each.
 #include "kernels/cuda/strided_view.cuh"
 #include "kernels/families.h"
+#include "kernels/half.h"
 
 namespace qinco::kernels::cuda {
 
@@ -27,7 +28,8 @@ __global__ void gather_sum_kernel(GatherSum<T> g) {
     if (g.base) sum = g.base[(g.base_ids ? g.base_ids[at.row] : at.row / g.base_times) * g.d + at.col];
     const int32_t* const codes = g.codes + at.row * g.codes_ld;
     for (int64_t m = 0; m < g.M; ++m) {
-      const T term = g.tables[(m * g.K + codes[m]) * g.d + at.col];
+      const int64_t from = (m * g.K + codes[m]) * g.d + at.col;
+      const T term = g.tables ? g.tables[from] : static_cast<T>(bf16_value(g.rounded_tables[from]));
       sum = g.subtract ? sum - term : sum + term;
     }
     g.out[e] = sum;

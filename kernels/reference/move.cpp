@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "kernels/families.h"
+#include "kernels/half.h"
 #include "kernels/parallel.h"
 
 namespace qinco::kernels::reference {
@@ -47,11 +48,11 @@ void gather_sum(const Context& context, const GatherSum<T>& g) {
       else
         std::fill_n(sum, d, T{0});
       for (int64_t m = 0; m < g.M; ++m) {
-        const T* const row = g.tables + (m * g.K + g.codes[i * g.codes_ld + m]) * d;
-        if (g.subtract)
-          for (int64_t j = 0; j < d; ++j) sum[j] -= row[j];
-        else
-          for (int64_t j = 0; j < d; ++j) sum[j] += row[j];
+        const int64_t row = (m * g.K + g.codes[i * g.codes_ld + m]) * d;
+        for (int64_t j = 0; j < d; ++j) {
+          const T term = g.tables ? g.tables[row + j] : static_cast<T>(bf16_value(g.rounded_tables[row + j]));
+          sum[j] = g.subtract ? sum[j] - term : sum[j] + term;
+        }
       }
     }
   });

@@ -88,7 +88,10 @@ void sum_tables(const Context& context, int64_t n, const Tensor& first, const Te
                 const int32_t* pairs, float* x) {
   kernels::GatherSum<float> sum;
   sum.n = n, sum.M = tables.size(0), sum.K = tables.size(1), sum.d = tables.size(2);
-  sum.tables = tables.data<float>();
+  if (tables.dtype() == DType::bf16)
+    sum.rounded_tables = &tables.data<BFloat16>()->bits;
+  else
+    sum.tables = tables.data<float>();
   sum.codes = pairs, sum.codes_ld = sum.M;
   sum.base = first.data<float>(), sum.base_ids = ids;
   sum.out = x;
@@ -246,7 +249,7 @@ PairwiseDecoder::PairwiseDecoder(const Codec& codec, int64_t n, const int32_t* c
   const std::vector<int32_t> some = some_of(n, codes, entries, fitted);
   const auto [first, tables] = PairwiseFit(codec, fitted, some.data(), entries, groups_).fit();
   first_ = in_original_space(first, codec);
-  tables_ = in_original_space(tables, codec);
+  tables_ = in_original_space(tables, codec).to(DType::bf16);
 }
 
 void PairwiseDecoder::decode_to_device(int64_t n, const int32_t* codes, float* x) const {

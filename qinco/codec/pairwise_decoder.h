@@ -23,8 +23,8 @@ class PairwiseDecoder {
   /// Makes the tables on the codec's device. The means and the fit are those of typical codes [n,entries], the host's:
   /// a few hundred times as many as a code has values; of more than kMostFitted so many, evenly spread. `entries` of
   /// the codec's codes are decoded, from 2 on. Takes about the time of decoding these and K min(K, K0) vectors, and
-  /// k-means of the K0 first codewords where they are more than K; memory for these and 2 (entries - 1) K min(K, K0) +
-  /// 2 K0 vectors, and (entries K)^2 doubles. Throws Error for other entries, without vectors, naming the row when a
+  /// k-means of the K0 first codewords where they are more than K; memory for these and 2.5 (entries - 1) K min(K, K0)
+  /// + 2 K0 vectors, and (entries K)^2 doubles. Throws Error for other entries, without vectors, naming the row when a
   /// code is out of range, and when one decodes to what is not finite. Codec and codes may go afterwards.
   PairwiseDecoder(const Codec& codec, int64_t n, const int32_t* codes, int64_t entries);
 
@@ -38,7 +38,7 @@ class PairwiseDecoder {
   int64_t K_;
   std::vector<int32_t> groups_;  // [K0] of the first codes
   Tensor first_;                 // f32 [K0,d]
-  Tensor tables_;                // f32 [entries-1,groups*K,d]
+  Tensor tables_;                // bf16 [entries-1,groups*K,d]: what limits decoding is the memory they come from
 };
 
 }  // namespace qinco

@@ -2,6 +2,7 @@
 // extend_beams: every pick.
 #include <doctest/doctest.h>
 
+#include "kernels/half.h"
 #include "tests/kernels/harness.h"
 
 namespace qinco::kernels::tests {
@@ -68,7 +69,8 @@ std::vector<float> expected_sum(const GatherSum<float>& g) {
     for (int64_t j = 0; j < g.d; ++j) {
       float sum = g.base ? g.base[(g.base_ids ? g.base_ids[i] : i / g.base_times) * g.d + j] : 0.0f;
       for (int64_t m = 0; m < g.M; ++m) {
-        const float value = g.tables[(m * g.K + g.codes[i * g.codes_ld + m]) * g.d + j];
+        const int64_t at = (m * g.K + g.codes[i * g.codes_ld + m]) * g.d + j;
+        const float value = g.tables ? g.tables[at] : bf16_value(g.rounded_tables[at]);
         sum = g.subtract ? sum - value : sum + value;
       }
       out.push_back(sum);
@@ -82,18 +84,24 @@ void check_sum(GatherSum<float> g, const std::string& what) {
   g.codes_ld = g.M + 2;
   const std::vector<float> tables = Data(3).normal(g.M * g.K * g.d),
                            base = Data(5).normal(std::max(g.n, kBaseRows) * g.d);
+  std::vector<uint16_t> rounded;
+  for (const float value : tables) rounded.push_back(bf16_bits(value));
   const std::vector<int32_t> codes = Data(4).ids(g.n * g.codes_ld, g.K), ids = Data(6).ids(g.n, kBaseRows);
-  for (const int kind : {0, 1, 2, 3}) {  // no base, its rows in order, each of them five times, its rows by id
-    g.tables = tables.data(), g.codes = codes.data();
+  for (const int kind : {0, 1, 2, 3, 4}) {  // no base, its rows in order, each of them five times, its rows by id
+    g.tables = kind < 4 ? tables.data() : nullptr, g.rounded_tables = kind < 4 ? nullptr : rounded.data();
+    g.codes = codes.data();
     g.base = kind > 0 ? base.data() : nullptr, g.base_ids = kind > 2 ? ids.data() : nullptr;
     g.base_times = kind == 2 ? 5 : 1;
     const std::vector<float> expected = expected_sum(g);
     for_each_version_and_reference([&](const Table<float>& t, const Version&) {
       const auto run = [&](const Context& context) {
         Buffer<float> from(tables), start(base), out(g.n * g.d, 3);
+        Buffer<uint16_t> from_rounded(rounded);
         Buffer<int32_t> index(codes), rows(ids);
         GatherSum<float> own = g;
-        own.tables = from.data(), own.codes = index.data(), own.out = out.data();
+        if (g.tables) own.tables = from.data();
+        if (g.rounded_tables) own.rounded_tables = from_rounded.data();
+        own.codes = index.data(), own.out = out.data();
         if (g.base) own.base = start.data();
         if (g.base_ids) own.base_ids = rows.data();
         t.gather_sum(context, own);

@@ -191,6 +191,7 @@ void gather_sum(const Context&, const GatherSum<float>& g) {
                        : g.base_ids ? *std::max_element(g.base_ids, g.base_ids + g.n) + 1
                                     : (g.n - 1) / g.base_times + 1;
   there.tables = s.in(g.tables, g.M * g.K * g.d);
+  there.rounded_tables = s.in(g.rounded_tables, g.M * g.K * g.d);
   there.codes = s.in(g.codes, Stage::extent(g.n, g.M, g.codes_ld));
   there.base = s.in(g.base, rows * g.d);
   there.base_ids = s.in(g.base_ids, g.n);
