@@ -54,9 +54,11 @@ Isa detect_isa() {
 
 bool detect(Feature feature) {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned kAvx512Vnni = 1u << 11, kAvxVnni = 1u << 4, kAmxInt8 = 1u << 25;
+  constexpr unsigned kAvx512Vnni = 1u << 11, kAvx512Vbmi = 1u << 1, kAvxVnni = 1u << 4, kAmxInt8 = 1u << 25;
   if (feature == Feature::avx512_vnni)
     return best_isa() >= Isa::avx512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & kAvx512Vnni);
+  if (feature == Feature::avx512_vbmi)
+    return best_isa() >= Isa::avx512 && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & kAvx512Vbmi);
   if (feature == Feature::amx_int8)
     return best_isa() >= Isa::amx && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kAmxInt8);
   if (feature == Feature::fast_gather)

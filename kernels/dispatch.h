@@ -20,7 +20,7 @@ Isa best_isa();
 std::vector<Isa> available_isas();
 
 /// What some machines have beyond their ISA. AMD's gather is microcode: not a fast one.
-enum class Feature : uint8_t { avx_vnni, avx512_vnni, amx_int8, fast_gather, count };
+enum class Feature : uint8_t { avx_vnni, avx512_vnni, avx512_vbmi, amx_int8, fast_gather, count };
 bool cpu_has(Feature feature);
 
 /// Hides a feature for this scope, in the whole process; for tests.

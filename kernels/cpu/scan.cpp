@@ -2,58 +2,14 @@
 // worst of the k best. A query by itself takes the scores of neighbouring vectors in the lanes of a register: codes lie
 // code by code in blocks of 32 vectors. Queries that visit the same lists take a lane each: with their tables side by
 // side, a load and an addition serve all of them.
-#include "kernels/cpu/heap.h"
+#include "kernels/cpu/byte_scan.h"
 #include "kernels/cpu/pack.h"
+#include "kernels/cpu/scan_blocks.h"
 #include "kernels/dispatch.h"
 #include "kernels/families.h"
 #include "kernels/parallel.h"
 
 QINCO_CPU_NAMESPACE_BEGIN
-
-constexpr int64_t kVecs = kScanBlock / kLanes;
-constexpr uint64_t kNone = ~uint64_t{0};  // above every key
-
-// Enters those of the lanes in `below` that are still among the k best.
-void enter(const float* scores, uint32_t below, int64_t first, uint64_t* heap, int64_t k) {
-  for (; below != 0; below &= below - 1) {
-    const int lane = __builtin_ctz(below);
-    const uint64_t key = make_key(scores[lane], first + lane);
-    if (key < heap[0]) sift_down(heap, k, 0, key);
-  }
-}
-
-float worst(const uint64_t* heap) {
-  return heap[0] == kNone ? __builtin_inff() : value_of(heap[0]);
-}
-
-template <bool gathered>
-void scan_list(int64_t M, const float* tables, const ScanList<float>& list, uint64_t* heap, int64_t k) {
-  alignas(64) float scores[kScanBlock];
-  float limit = worst(heap);
-  for (int64_t begin = 0; begin < list.n; begin += kScanBlock) {
-    const uint8_t* const codes = list.codes + begin * M;
-    Vec sum[kVecs];
-    for (int64_t v = 0; v < kVecs; ++v) {
-      const int64_t left = list.n - begin - v * kLanes;
-      sum[v] = Vec(list.bias);
-      if (!list.norms || left <= 0) continue;
-      const float* const norms = list.norms + begin + v * kLanes;
-      sum[v] = sum[v] + (left >= kLanes ? load(norms) : load_partial(norms, left));
-    }
-    for (int64_t m = 0; m < M; ++m)
-#pragma GCC unroll 4
-      for (int64_t v = 0; v < kVecs; ++v)
-        sum[v] = sum[v] + look_up<gathered>(tables + m * kScanEntries, codes + m * kScanBlock + v * kLanes);
-    uint32_t below = 0;
-#pragma GCC unroll 4
-    for (int64_t v = 0; v < kVecs; ++v) below |= bits_of(sum[v] <= Vec(limit)) << (v * kLanes);
-    if (list.n - begin < kScanBlock) below = _bzhi_u32(below, static_cast<uint32_t>(list.n - begin));
-    if (below == 0) continue;
-    for (int64_t v = 0; v < kVecs; ++v) store(scores + v * kLanes, sum[v]);
-    enter(scores, below, list.first + begin, heap, k);
-    limit = worst(heap);
-  }
-}
 
 void take_results(uint64_t* heap, int64_t k, int64_t* ids, float* scores) {
   sort_heap(heap, k);
@@ -68,13 +24,17 @@ void scan_apart(const Context& context, const Scan<float>& all) {
   const int64_t k = all.k;
   ScratchFrame frame(context);
   uint64_t* const heaps = frame.get<uint64_t>(context.threads * k);
-  const auto scan_one = kGathers && cpu_has(Feature::fast_gather) ? scan_list<kGathers> : scan_list<false>;
+  const auto scan_floats = kGathers && cpu_has(Feature::fast_gather) ? scan_blocks<kGathers> : scan_blocks<false>;
+  const int64_t rounded = byte_scan_size(all.M);
+  uint8_t* const bytes = frame.get<uint8_t>(context.threads * rounded);
   parallel_for(context, all.nq, 1, [&](int64_t begin, int64_t end, int worker) {
     uint64_t* const heap = heaps + worker * k;
     for (int64_t q = begin; q < end; ++q) {
       const ScanQuery<float>& query = all.queries[q];
       for (int64_t i = 0; i < k; ++i) heap[i] = kNone;
-      for (int64_t l = 0; l < query.lists; ++l) scan_one(all.M, query.tables, query.list[l], heap, k);
+      if (rounded == 0 || !scan_by_bytes(all.M, query, bytes + worker * rounded, heap, k))
+        for (int64_t l = 0; l < query.lists; ++l)
+          scan_floats(all.M, query.tables, query.list[l], 0, query.list[l].n, heap, k);
       take_results(heap, k, all.ids + q * k, all.scores + q * k);
     }
   });
@@ -168,9 +128,10 @@ void scan_together(const Context& context, const Scan<float>& all, int64_t count
 }
 
 // How many queries to scan together: as many as there are for each thread (a query's result does not depend on it), or
-// 1 where they do not all visit the same lists, or are so few that most lanes would be idle.
+// 1 where they do not all visit the same lists, or are so few that most lanes would be idle, or bytes are quicker.
 int64_t queries_together(const Context& context, const Scan<float>& all) {
   constexpr int64_t kLeast = kLanes == 8 ? 2 : 4;
+  if (byte_scan_size(all.M) > 0) return 1;
   for (int64_t q = 1; q < all.nq; ++q)
     if (all.queries[q].list != all.queries[0].list || all.queries[q].lists != all.queries[0].lists) return 1;
   const int64_t count = smaller(kLanes, blocks_of(all.nq, context.threads));

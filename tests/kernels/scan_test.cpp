@@ -1,6 +1,9 @@
 // scan: scores by look-up tables, exact on integers; ties by the lowest id, NaN never, -1 where there are too few.
+#include <algorithm>
+#include <cmath>
 #include <deque>
 #include <doctest/doctest.h>
+#include <functional>
 #include <tuple>
 
 #include "kernels/cuda/float_kernels.h"
@@ -134,6 +137,76 @@ TEST_CASE("scan: where gathering is slow, too, real tables give the reference's 
   for (const int64_t M : {4, 9})
     check_against_reference(Problem(4, M, {1000, 333, 64}, true, Data(8).normal(4 * M * 256, 0, 10)), 20,
                             fmt::format("M={}", M));
+}
+
+TEST_CASE("scan: where there are no look-ups of bytes, real tables give the reference's bits") {
+  const ScopedWithout without(Feature::avx512_vbmi);
+  for (const int64_t M : {4, 9})
+    check_against_reference(Problem(4, M, {1000, 333, 64}, true, Data(8).normal(4 * M * 256, 0, 10)), 20,
+                            fmt::format("M={}", M));
+}
+
+TEST_CASE("scan: tables that bytes tell little about, or nothing, give the reference's bits") {
+  constexpr int64_t M = 5;
+  const std::vector<std::pair<std::string, std::function<void(std::vector<float>&)>>> cases = {
+      {"one entry far above", [](std::vector<float>& t) { t[300] = 1e6f; }},
+      {"one entry far below", [](std::vector<float>& t) { t[300] = -1e6f; }},
+      {"an entry near the largest float", [](std::vector<float>& t) { t[40] = 3e38f; }},
+      {"infinity", [](std::vector<float>& t) { t[40] = kInf, t[700] = -kInf; }},
+      {"NaN", [](std::vector<float>& t) { t[0] = std::nanf(""), t[1] = -1000, t[17] = std::nanf(""); }},
+      {"all the same", [](std::vector<float>& t) { t.assign(t.size(), 2.5f); }},
+      {"steps near the smallest float",
+       [](std::vector<float>& t) {
+         for (float& x : t) x *= 1e-38f;
+       }},
+      {"one table alone", [](std::vector<float>& t) { std::fill(t.begin() + 256, t.end(), 0.1f); }},
+      {"large, of little difference", [](std::vector<float>& t) {
+         for (float& x : t) x = 1e4f + x * 1e-3f;
+       }}};
+  for (const auto& [what, change] : cases)
+    for (const bool with_norms : {false, true}) {
+      std::vector<float> tables = Data(9).normal(M * 256, 0, 10);
+      change(tables);
+      Problem problem(1, M, {1000, 333, 64, 31}, with_norms, tables);
+      check_against_reference(problem, 10, what);
+      if (!with_norms) continue;
+      problem.norms[0][500] = kInf, problem.norms[1][300] = -kInf, problem.norms[1][301] = std::nanf("");
+      problem.norms[0][37] = -1e30f, problem.norms[0][38] = 1e30f;
+      check_against_reference(problem, 10, what + ", norms that are not finite");
+    }
+}
+
+TEST_CASE("scan: bounds of scores allow for the rounding of both") {
+  // All vectors have the same score, whose bound in bytes would be the score itself; the later list has the lower ids.
+  constexpr int64_t n = 70;
+  for (uint64_t seed = 0; seed < 100; ++seed) {
+    const int64_t M = seed % 2 == 0 ? 1 : 4;  // one table's largest entry, or the smallest of four
+    const std::vector<float> tables = Data(seed).normal(M * 256, 3, 10);
+    std::vector<uint8_t> codes;
+    for (int64_t i = 0; i < 3 * M; ++i) {
+      const auto table = tables.begin() + i % M * 256;
+      const auto entry = M == 1 ? std::max_element(table, table + 256) : std::min_element(table, table + 256);
+      codes.insert(codes.end(), kScanBlock, static_cast<uint8_t>(entry - table));
+    }
+    for (const float norm : {0.0f, 1234.5f, -1e6f}) {
+      const std::vector<float> norms(n, norm + static_cast<float>(seed) * 0.37f);
+      const float bias = M == 1 ? 0.0f : 7.7f * static_cast<float>(seed);
+      const std::vector<ScanList<float>> lists = {{n, codes.data(), norm == 0 ? nullptr : norms.data(), bias, 500},
+                                                  {n, codes.data(), norm == 0 ? nullptr : norms.data(), bias, 5}};
+      const ScanQuery<float> query{tables.data(), 2, lists.data()};
+      for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+        int64_t id = -1;
+        float score = 0;
+        t.scan(TestContext(), {1, M, 1, &query, &id, &score});
+        CHECK_MESSAGE(id == 5, version.name);
+      });
+    }
+  }
+}
+
+TEST_CASE("scan: more tables than sums of bytes hold") {
+  for (const int64_t M : {255, 256, 257, 300})
+    check_against_reference(Problem(1, M, {100, 70}, true, Data(10).normal(M * 256, 0, 10)), 5, fmt::format("M={}", M));
 }
 
 TEST_CASE("scan: among equals a later list's lower ids come first, and queries may stop at different lists") {

@@ -56,6 +56,9 @@ QINCO_BINARY(_mm512_add_epi32, __m512i, _mm256_add_epi32)
 QINCO_BINARY(_mm512_sub_epi32, __m512i, _mm256_sub_epi32)
 QINCO_BINARY(_mm512_max_epi32, __m512i, _mm256_max_epi32)
 QINCO_BINARY(_mm512_add_epi16, __m512i, _mm256_add_epi16)
+QINCO_BINARY(_mm512_sub_epi16, __m512i, _mm256_sub_epi16)
+QINCO_BINARY(_mm512_unpacklo_epi16, __m512i, _mm256_unpacklo_epi16)
+QINCO_BINARY(_mm512_unpackhi_epi16, __m512i, _mm256_unpackhi_epi16)
 QINCO_BINARY(_mm512_max_epi16, __m512i, _mm256_max_epi16)
 QINCO_BINARY(_mm512_mulhrs_epi16, __m512i, _mm256_mulhrs_epi16)
 QINCO_BINARY(_mm512_max_epu8, __m512i, _mm256_max_epu8)
@@ -83,6 +86,12 @@ QINCO_EMULATED __m512d _mm512_fmadd_pd(__m512d a, __m512d b, __m512d c) {
 QINCO_EMULATED __m512i _mm512_slli_epi32(__m512i x, unsigned bits) {
   return {_mm256_slli_epi32(x.low, static_cast<int>(bits)), _mm256_slli_epi32(x.high, static_cast<int>(bits))};
 }
+QINCO_EMULATED __m512i _mm512_slli_epi16(__m512i x, unsigned bits) {
+  return {_mm256_slli_epi16(x.low, static_cast<int>(bits)), _mm256_slli_epi16(x.high, static_cast<int>(bits))};
+}
+QINCO_EMULATED __m512i _mm512_srli_epi16(__m512i x, unsigned bits) {
+  return {_mm256_srli_epi16(x.low, static_cast<int>(bits)), _mm256_srli_epi16(x.high, static_cast<int>(bits))};
+}
 QINCO_EMULATED __m512i _mm512_srai_epi32(__m512i x, unsigned bits) {
   return {_mm256_srai_epi32(x.low, static_cast<int>(bits)), _mm256_srai_epi32(x.high, static_cast<int>(bits))};
 }
@@ -105,6 +114,12 @@ QINCO_EMULATED __m512 _mm512_castps256_ps512(__m256 x) {
 }
 QINCO_EMULATED __m512 _mm512_insertf32x8(__m512 x, __m256 half, int which) {
   return which == 0 ? __m512{half, x.high} : __m512{x.low, half};
+}
+QINCO_EMULATED __m512i _mm512_castsi256_si512(__m256i x) {
+  return {x, x};  // the upper half may be anything
+}
+QINCO_EMULATED __m512i _mm512_inserti64x4(__m512i x, __m256i half, int which) {
+  return which == 0 ? __m512i{half, x.high} : __m512i{x.low, half};
 }
 QINCO_EMULATED __m512 _mm512_castpd_ps(__m512d x) {
   return {_mm256_castpd_ps(x.low), _mm256_castpd_ps(x.high)};
@@ -198,6 +213,16 @@ QINCO_EMULATED __mmask64 _mm512_cmpeq_epi8_mask(__m512i a, __m512i b) {
   const auto high = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(a.high, b.high)));
   return __mmask64{high} << 32 | low;
 }
+QINCO_EMULATED __mmask64 _mm512_movepi8_mask(__m512i x) {
+  const auto low = static_cast<uint32_t>(_mm256_movemask_epi8(x.low));
+  return __mmask64{static_cast<uint32_t>(_mm256_movemask_epi8(x.high))} << 32 | low;
+}
+QINCO_EMULATED __m512i _mm512_mask_blend_epi8(__mmask64 mask, __m512i unset, __m512i set) {
+  alignas(64) uint8_t out[64], other[64];
+  _mm512_store_si512(out, unset), _mm512_store_si512(other, set);
+  for (int i = 0; i < 64; ++i) out[i] = mask >> i & 1 ? other[i] : out[i];
+  return _mm512_load_si512(out);
+}
 QINCO_EMULATED __m512 _mm512_mask_blend_ps(__mmask16 mask, __m512 unset, __m512 set) {
   return {_mm256_blendv_ps(unset.low, set.low, _mm256_castsi256_ps(lanes_of(mask))),
           _mm256_blendv_ps(unset.high, set.high, _mm256_castsi256_ps(lanes_of(mask >> 8)))};
@@ -238,8 +263,21 @@ QINCO_EMULATED __m512i _mm512_cvtepu16_epi32(__m256i x) {
 QINCO_EMULATED __m256i _mm512_cvtsepi32_epi16(__m512i x) {
   return _mm256_permute4x64_epi64(_mm256_packs_epi32(x.low, x.high), 0xd8);
 }
+QINCO_EMULATED __m128i _mm512_cvtepi32_epi8(__m512i x) {
+  alignas(64) int32_t wide[16];
+  _mm512_store_si512(wide, x);
+  alignas(16) uint8_t out[16];
+  for (int i = 0; i < 16; ++i) out[i] = static_cast<uint8_t>(wide[i]);
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(out));
+}
 
 // --- across lanes
+QINCO_EMULATED __m512i _mm512_permutex2var_epi8(__m512i a, __m512i ids, __m512i b) {
+  alignas(64) uint8_t from[128], at[64];
+  _mm512_store_si512(from, a), _mm512_store_si512(from + 64, b), _mm512_store_si512(at, ids);
+  for (uint8_t& id : at) id = from[id & 127];
+  return _mm512_load_si512(at);
+}
 QINCO_EMULATED __m512 _mm512_shuffle_ps(__m512 a, __m512 b, int which) {
   alignas(32) float x[16], y[16], out[16];
   _mm256_store_ps(x, a.low), _mm256_store_ps(x + 8, a.high);
