@@ -31,11 +31,11 @@ baseline() {
     >"$work/$1.log"
 }
 
-# [batch=N] train NAME OPTION...
+# train NAME OPTION...
 train() {
   wanted "$1" "$1.train.json" || return 0
   say "training $1"
-  qinco train --training_data "$data/learn.bvecs" --nt 490000 --nval 10000 --batch_size "${batch:-256}" \
+  qinco train --training_data "$data/learn.bvecs" --nt 490000 --nval 10000 --batch_size 256 \
     --lr_schedule cosine --model "$work/$1.safetensors" --json "$work/$1.train.json" "${@:2}" >"$work/$1.log"
 }
 
@@ -55,14 +55,15 @@ two_stage() {
     --nshort 5,10,20,50,100,200,500,1000 --json "$work/$1.search.json" "${@:2}" >"$work/$1.search.log"
 }
 
-# index NAME: the base in inverted lists
+# index NAME OPTION...: the base in inverted lists, encoded as the options say
 index() {
   wanted "$1" "$1.index" || return 0
   say "index $1"
   rm -f "$work/$1.new" # of a run that was stopped
   qinco index build --model "$work/$1.safetensors" --training_data "$data/learn.bvecs" --nt 100000 \
-    --o "$work/$1.new" >"$work/$1.index.log"
-  qinco index add --index "$work/$1.new" --model "$work/$1.safetensors" --i "$data/base.bvecs" >>"$work/$1.index.log"
+    --o "$work/$1.new" "${@:2}" >"$work/$1.index.log"
+  qinco index add --index "$work/$1.new" --model "$work/$1.safetensors" --i "$data/base.bvecs" "${@:2}" \
+    >>"$work/$1.index.log"
   qinco index merge --i "$work/$1.new" --o "$work/$1.index" >>"$work/$1.index.log"
   rm "$work/$1.new"
 }
@@ -90,7 +91,9 @@ if [[ ! -e $work/c1024.fvecs ]]; then
   say "centroids"
   qinco kmeans --training_data "$data/learn.bvecs" --k 1024 --o "$work/c1024.fvecs" >"$work/c1024.log"
 fi
-train ivf8 --ivf --IVF_centroids "$work/c1024.fvecs" --M 8 --L 1 --h 256 --max_epochs 8
-batch=128 train ivf16 --ivf --IVF_centroids "$work/c1024.fvecs" --M 16 --L 1 --h 128 --max_epochs 2
-for model in ivf8 ivf16; do index "$model"; done
+beam=(--beam_size 4 --candidates 8)
+for M in 8 16; do
+  train "ivf$M" --ivf --IVF_centroids "$work/c1024.fvecs" --M "$M" --L 1 --h 256 --max_epochs 8 "${beam[@]}"
+  index "ivf$M" "${beam[@]}"
+done
 say "done"

@@ -58,7 +58,11 @@ void decode(const DecodeOptions& options, const Common& common) {
   progress.clear();
   common.print("{}: {} vectors of dimension {} from {} of {} codes, {:.1f} s ({:.0f} vectors/s)", options.output, n, d,
                codec.codes_per_vector(M_used), M, seconds, per_second(n, seconds));
-  common.report({{"n", n}, {"M_used", M_used}, {"seconds", seconds}, {"vectors_per_second", per_second(n, seconds)}});
+  common.report({{"n", n},
+                 {"M_used", M_used},
+                 {"precision", kernels::name(codec.precision())},
+                 {"seconds", seconds},
+                 {"vectors_per_second", per_second(n, seconds)}});
 }
 
 }  // namespace

@@ -60,6 +60,7 @@ void encode(const EncodeOptions& options, const Common& common) {
                packed_code_bytes(M, codec.K(), codec.K0()), mse, seconds, per_second(n, seconds));
   common.report({{"n", n},
                  {"M_used", M_used},
+                 {"precision", kernels::name(codec.precision())},
                  {"beam_size", codec.beam().size},
                  {"candidates", codec.beam().candidates},
                  {"mse", mse},

@@ -35,6 +35,7 @@ void eval(const EvalOptions& options, const Common& common) {
   };
   coder.set_poll = [&](const std::function<void()>& poll) { codec.set_poll(poll); };
   Json results = evaluate(common, coder, options.files, M_used, options.multirate);
+  results["precision"] = kernels::name(codec.precision());
   results["beam_size"] = codec.beam().size;
   results["candidates"] = codec.beam().candidates;
   common.report(results);

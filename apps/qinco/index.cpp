@@ -109,6 +109,7 @@ void build(const BuildOptions& options, const Common& common) {
                  {"M", M},
                  {"K_ivf", coder->config().K_ivf},
                  {"nt", nt},
+                 {"precision", kernels::name(coder->codec().precision())},
                  {"seconds", watch.seconds()}});
 }
 
@@ -255,6 +256,7 @@ void add(const AddOptions& options, const Common& common) {
   common.report({{"added", added},
                  {"n", index.size()},
                  {"first_id", rows.offset + rows.begin},
+                 {"precision", kernels::name(coder->codec().precision())},
                  {"seconds", seconds},
                  {"vectors_per_second", per_second(added, seconds)}});
 }

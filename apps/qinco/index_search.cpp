@@ -100,7 +100,8 @@ void search(const SearchOptions& options, const Common& common) {
   const auto settings = short_lists(options.npairs, options.nshort);
   for (const std::string& path : {options.output, options.plot})
     if (!path.empty()) check_writable(path);
-  IvfIndex index(options.index, load_coder(options.model, options.precision, common));
+  const auto coder = load_coder(options.model, options.precision, common);
+  IvfIndex index(options.index, coder);
   const VectorFile file = VectorFile::open(options.queries);
   check(file.dim() == index.d(), "{}: queries have dimension {}, expected {} as in {}", options.queries, file.dim(),
         index.d(), options.index);
@@ -145,6 +146,7 @@ void search(const SearchOptions& options, const Common& common) {
                  {"nq", nq},
                  {"k", options.k},
                  {"M_used", M_used + 1},
+                 {"precision", kernels::name(coder->codec().precision())},
                  {"seconds", {{"fit", fit_seconds}}},
                  {"points", points}});
 }

@@ -8,9 +8,9 @@
 
 namespace qinco::app {
 
-inline constexpr const char* kEncodingPrecision =
-    "exact: codes as in float; fast: rounded operands decide, and decoding rounds them too";
-inline constexpr const char* kDecodingPrecision = "exact: products in float; fast: of rounded operands";
+inline constexpr const char* kEncodingPrecision = "exact: codes as in float; fast: products of rounded operands decide";
+inline constexpr const char* kDecodingPrecision =
+    "exact: as in float; fast: by products of 16-bit integers, where a CPU is quicker with them";
 
 inline void add_precision_option(CLI::App& command, kernels::Precision& precision,
                                  const char* help = kEncodingPrecision) {

@@ -180,10 +180,15 @@ void search(const TwoStageOptions& options, const Common& common) {
   const BaseError mse = add_base(common, codec, base, M_used, index, exhaustive ? &*exhaustive : nullptr);
   const double add_seconds = watch.seconds();
 
-  Json results = {{"n", base.size()},       {"nt", training.size()},
-                  {"M_used", M_used},       {"bytes_per_vector", index.bytes_per_vector()},
-                  {"norms", options.norms}, {"mse", mse.decoded},
-                  {"mse_fixed", mse.fixed}, {"seconds", {{"fit", fit_seconds}, {"add", add_seconds}}},
+  Json results = {{"n", base.size()},
+                  {"nt", training.size()},
+                  {"M_used", M_used},
+                  {"bytes_per_vector", index.bytes_per_vector()},
+                  {"precision", kernels::name(codec.precision())},
+                  {"norms", options.norms},
+                  {"mse", mse.decoded},
+                  {"mse_fixed", mse.fixed},
+                  {"seconds", {{"fit", fit_seconds}, {"add", add_seconds}}},
                   {"points", Json::array()}};
   common.print("{} vectors of {} bytes, MSE {:.6g}, of the fixed codebooks {:.6g}", base.size(),
                index.bytes_per_vector(), mse.decoded, mse.fixed);

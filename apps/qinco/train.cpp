@@ -114,8 +114,9 @@ void add_run_options(Program& program, CLI::App& command, TrainArguments& a) {
       ->check(CLI::IsMember({"plateau", "cosine"}))
       ->capture_default_str();
   command.add_option("--batch_size", a.batch_size, "vectors a batch")->capture_default_str();
-  add_precision_option(command, a.precision,
-                       "exact: as in float; fast: codes by rounded operands, products in TF32 or bfloat16");
+  add_precision_option(
+      command, a.precision,
+      "exact: as in float; fast: codes by rounded operands, other products in TF32 or bfloat16 where there are such");
   add_beam_options(command, a.beam);
   command.add_option("--max_epochs", a.max_epochs, "stop after this many epochs")->capture_default_str();
   program.add_output(command, "--checkpoint", a.checkpoint,

@@ -100,7 +100,7 @@ void add_gathers() {
   });
 }
 
-// A sum of 16 codewords of d = kCols for each row; and of 8 rows of tables that no cache holds, in bfloat16 too.
+// A sum of 16 codewords of d = kCols for each row; and of 7 rows of tables that no cache holds, in bfloat16 too.
 void add_sums() {
   constexpr int64_t M = 16;
   constexpr int64_t kTables = 7, kFarRows = 1 << 16, n = 1 << 14;
@@ -110,14 +110,14 @@ void add_sums() {
         [=](const Context& context, const auto& table) {
           const int64_t values = kTables * kFarRows * kCols;
           return [=, &context, &table, tables = std::vector<float>(static_cast<size_t>(rounded ? 0 : values), 1.0f),
-                  halves = std::vector<uint16_t>(static_cast<size_t>(rounded ? values : 0), 1),
+                  halves = std::vector<uint16_t>(static_cast<size_t>(rounded ? values : 0), 0x3f80),  // 1
                   codes = ids_below(n * kTables, kFarRows), out = std::vector<float>(n * kCols)]() mutable {
             table.gather_sum(context, {.n = n,
                                        .M = kTables,
                                        .K = kFarRows,
                                        .d = kCols,
                                        .tables = rounded ? nullptr : tables.data(),
-                                       .rounded_tables = halves.data(),
+                                       .rounded_tables = rounded ? halves.data() : nullptr,
                                        .codes = codes.data(),
                                        .codes_ld = kTables,
                                        .out = out.data()});

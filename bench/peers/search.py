@@ -125,7 +125,7 @@ parser.add_argument("--nprobe", default="1,4,16,64", help="lists visited")
 parser.add_argument("--nshort", default="2,5,10,20,50,100,200", help="candidates that ours decodes")
 parser.add_argument("--npairs", default="0,20,50", help="candidates of which ours has the pairwise decoder choose")
 parser.add_argument("--precision", default="exact", choices=["exact", "fast"], help="that ours decodes with")
-parser.add_argument("--name", help="of the results in --work (default: search_N_bytes)")
+parser.add_argument("--name", help="of the results in --work (default: search_N_bytes, or search_N_bytes_fast)")
 parser.add_argument("--train-only", action="store_true", help="make Faiss's indexes and stop")
 args = parser.parse_args()
 keys = (f"IVF1024,PQ{args.bytes}", f"IVF1024,RQ{args.bytes}x8_Nqint8")
@@ -134,7 +134,7 @@ if not args.train_only:
     faiss.omp_set_num_threads(1)
     queries = read_vecs(f"{args.data}/query.bvecs", np.uint8).astype(np.float32)
     nearest = read_vecs(f"{args.data}/groundtruth.ivecs", np.int32)[:, 0]
-    ours = ("IVF1024 QINCo", "the same, pairwise decoder")
+    ours = ("IVF1024 QINCo" + (", fast" if args.precision == "fast" else ""), "the same, pairwise decoder")
     rounds = {**{name: [] for name in ours}, **{"Faiss " + key: [] for key in keys}}
     for _ in range(args.rounds):
         for name, points in zip(ours, our_round(args)):
@@ -142,7 +142,8 @@ if not args.train_only:
         for key, index in indexes.items():
             rounds["Faiss " + key].append(faiss_round(args, index, queries, nearest))
     series = {name: median_of(each, len(queries)) for name, each in rounds.items() if each[0]}
-    results = os.path.join(args.work, args.name or f"search_{args.bytes}_bytes")
+    suffix = "_fast" if args.precision == "fast" else ""
+    results = os.path.join(args.work, args.name or f"search_{args.bytes}_bytes{suffix}")
     with open(results + ".json", "w") as file:
         json.dump(series, file, indent=1)
     print_tables(series)

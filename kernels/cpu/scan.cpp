@@ -1,7 +1,7 @@
 // Scan by look-up tables: one load per code from a table that stays in the L1 or L2 cache, then one comparison with the
 // worst of the k best. A query by itself takes the scores of neighbouring vectors in the lanes of a register: codes lie
-// code by code in blocks of 32 vectors. Queries that visit the same lists take a lane each: with their tables side by
-// side, a load and an addition serve all of them.
+// code by code in blocks of 32 vectors; or, where there are such instructions, looks up bytes first. Queries that visit
+// the same lists take a lane each: with their tables side by side, a load and an addition serve all of them.
 #include "kernels/cpu/byte_scan.h"
 #include "kernels/cpu/pack.h"
 #include "kernels/cpu/scan_blocks.h"
@@ -128,10 +128,9 @@ void scan_together(const Context& context, const Scan<float>& all, int64_t count
 }
 
 // How many queries to scan together: as many as there are for each thread (a query's result does not depend on it), or
-// 1 where they do not all visit the same lists, or are so few that most lanes would be idle, or bytes are quicker.
+// 1 where they do not all visit the same lists, or are so few that most lanes would be idle.
 int64_t queries_together(const Context& context, const Scan<float>& all) {
   constexpr int64_t kLeast = kLanes == 8 ? 2 : 4;
-  if (byte_scan_size(all.M) > 0) return 1;
   for (int64_t q = 1; q < all.nq; ++q)
     if (all.queries[q].list != all.queries[0].list || all.queries[q].lists != all.queries[0].lists) return 1;
   const int64_t count = smaller(kLanes, blocks_of(all.nq, context.threads));

@@ -33,10 +33,11 @@ struct BeamSearch {
 class Codec {
  public:
   /// Compiles `model` (f32, on any device) for `device`, on the CPU for the ISA that is active now. Copies what it
-  /// needs: the model may change or go. `precision` is that of encoding's search and of decoding: what `fast` rounds is
-  /// the operands of products, as the kernels `candidate_search` and, on a CPU, `linear` do. Encoding is by `beam`: but
-  /// for the default, candidates are compared as by `linear` of this precision. Lists of IVF-QINCo are those of the
-  /// nearest centroids all the same. Throws Error as BeamSearch::validate.
+  /// needs: the model may change or go. Encoding is by `beam`. `precision` is that of the kernel `candidate_search`, by
+  /// which the default search compares candidates, and of `linear`, by which others do and by which all decode: at
+  /// `fast`, where 16-bit integers are quicker than float, about 1e-4 of a vector's length beside `exact`, with
+  /// networks whose weights' rows are not shorter than 1e-28. Lists of IVF-QINCo are those of the nearest centroids all
+  /// the same. Throws Error as BeamSearch::validate.
   explicit Codec(const Qinco& model, kernels::Precision precision = kernels::Precision::exact, Device device = {},
                  const BeamSearch& beam = {});
 
@@ -52,6 +53,7 @@ class Codec {
   /// results are then unspecified.
   void set_poll(std::function<void()> poll, int64_t rows = 0);
 
+  kernels::Precision precision() const { return precision_; }
   /// How it searches, with the number of candidates for 0.
   const BeamSearch& beam() const { return beam_; }
   /// FLOP that encoding takes per vector, about.

@@ -38,7 +38,7 @@ class PairwiseDecoder {
   int64_t K_;
   std::vector<int32_t> groups_;  // [K0] of the first codes
   Tensor first_;                 // f32 [K0,d]
-  Tensor tables_;                // bf16 [entries-1,groups*K,d]: what limits decoding is the memory they come from
+  Tensor tables_;                // bf16 [entries-1,groups*K,d], infinity above 3.38e38: memory is what limits decoding
 };
 
 }  // namespace qinco

@@ -13,7 +13,7 @@ namespace qinco {
 class ProductCodec {
  public:
   /// Compiles `model` for `device`, on the CPU for the ISA that is active now. Copies what it needs. Throws Error as
-  /// ProductQinco::validate. `precision` and `beam` are those of encoding's search. A rotation, and the cutting into
+  /// ProductQinco::validate. `precision` and `beam` are those of every part (Codec). A rotation, and the cutting into
   /// parts, are done by the CPU: d^2 multiply-adds a vector, as nothing beside the parts' networks.
   explicit ProductCodec(const ProductQinco& model, kernels::Precision precision = kernels::Precision::exact,
                         Device device = {}, const BeamSearch& beam = {});
@@ -21,6 +21,7 @@ class ProductCodec {
   /// Codec::set_poll of every part.
   void set_poll(const std::function<void()>& poll, int64_t rows = 0);
 
+  kernels::Precision precision() const { return parts_.front().precision(); }
   /// How every part searches, with a beam of its own.
   const BeamSearch& beam() const { return parts_.front().beam(); }
 

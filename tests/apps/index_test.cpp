@@ -187,6 +187,20 @@ TEST_CASE("index: an HNSW coarse quantizer, swept over efSearch") {
   expect_error(space.path(), with(space.search_index(), "--efSearch", "0"), 1, {"--efSearch 0"});
 }
 
+TEST_CASE("index: --precision reaches the codec of build, add and search") {
+  const IvfWorkspace space;
+  for (const char* name : {"exact", "fast"}) {
+    const std::string path = space.file(std::string(name) + ".index");
+    const Arguments build = {"index",      "build", "--model", space.ivf_model(), "--training_data",
+                             space.base(), "--o",   path,      "--precision",     name};
+    CHECK(results_of(build).at("precision") == name);
+    CHECK(results_of(with(with(space.add(), "--index", path), "--precision", name)).at("precision") == name);
+    const Json found = results_of(with(with(space.search_index(), "--index", path), "--precision", name));
+    CHECK(found.at("precision") == name);
+    CHECK(found.at("points").back().at("recall").at("10") > 0.5);
+  }
+}
+
 TEST_CASE("index: search --npairs has the pairwise decoder choose what is decoded") {
   const IvfWorkspace space;
   expect_error(space.path(), with(space.search_index(), "--npairs", "600"), 1, {space.index(), "an empty index"});

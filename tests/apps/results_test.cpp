@@ -27,10 +27,10 @@ struct Encoded {
   double mse = 0;
 };
 
-Encoded encode_in_library(const Workspace& space) {
+Encoded encode_in_library(const Workspace& space, kernels::Precision precision = kernels::Precision::exact) {
   const Tensor& x = space.base_vectors();
   Encoded result{Tensor::empty({x.size(0), Workspace::kM}, DType::i32), Tensor::empty(x.shape())};
-  const Codec codec(Workspace::make_model());
+  const Codec codec(Workspace::make_model(), precision);
   codec.encode(x.size(0), x.data<float>(), result.codes.data<int32_t>(), result.xhat.data<float>());
   result.mse = mean_error(x, result.xhat);
   return result;
@@ -55,20 +55,28 @@ TEST_CASE("encode: codes and MSE are the library's, as .npy and raw") {
   CHECK(same_bits(codes, expected.codes));
 }
 
-TEST_CASE("decode and search: --precision fast decodes as the library does") {
+TEST_CASE("encode, decode, eval and search: --precision is that of the library's codec") {
   const Workspace space;
   const Tensor& x = space.base_vectors();
   const Tensor codes = read_npy(space.codes()), xhat = Tensor::empty(x.shape());
   const Arguments search = with(with(space.search(), "--nshort", "10"), "--codes", space.codes());
   for (const kernels::Precision precision : {kernels::Precision::exact, kernels::Precision::fast}) {
-    const std::string name = kernels::name(precision);
+    const std::string name = kernels::name(precision), path = space.file("decoded.npy");
+    const auto with_precision = [&](const Arguments& arguments) {
+      const Json results = results_of(with(arguments, "--precision", name));
+      CHECK(results.at("precision") == name);
+      return results;
+    };
     const Codec codec(Workspace::make_model(), precision);
     codec.decode(codes.size(0), codes.data<int32_t>(), Workspace::kM, Workspace::kM, xhat.data<float>());
-    const std::string path = space.file("decoded.npy");
-    CHECK(run(with(with(space.decode(), "--o", path), "--precision", name)).code == 0);
+    with_precision(with(space.decode(), "--o", path));
     CHECK(same_bits(read_npy(path), xhat));
-    const double mse = results_of(with(search, "--precision", name)).at("mse").get<double>();
-    CHECK(mse == doctest::Approx(mean_error(x, xhat)).epsilon(1e-9));
+    CHECK(with_precision(search).at("mse").get<double>() == doctest::Approx(mean_error(x, xhat)).epsilon(1e-9));
+
+    const Encoded encoded = encode_in_library(space, precision);
+    for (const Arguments& arguments : {space.encode(), space.eval()})
+      CHECK(with_precision(arguments).at("mse").get<double>() == doctest::Approx(encoded.mse).epsilon(1e-9));
+    CHECK(same_bits(read_npy(space.file("out.npy")), encoded.codes));
   }
 }
 

@@ -87,8 +87,9 @@ void check_sum(GatherSum<float> g, const std::string& what) {
   std::vector<uint16_t> rounded;
   for (const float value : tables) rounded.push_back(bf16_bits(value));
   const std::vector<int32_t> codes = Data(4).ids(g.n * g.codes_ld, g.K), ids = Data(6).ids(g.n, kBaseRows);
-  for (const int kind : {0, 1, 2, 3, 4}) {  // no base, its rows in order, each of them five times, its rows by id
-    g.tables = kind < 4 ? tables.data() : nullptr, g.rounded_tables = kind < 4 ? nullptr : rounded.data();
+  for (const int setting : {0, 1, 2, 3, 4, 5, 6, 7}) {  // tables in float, and in bfloat16
+    const int kind = setting % 4;  // no base, its rows in order, each of them five times, its rows by id
+    g.tables = setting < 4 ? tables.data() : nullptr, g.rounded_tables = setting < 4 ? nullptr : rounded.data();
     g.codes = codes.data();
     g.base = kind > 0 ? base.data() : nullptr, g.base_ids = kind > 2 ? ids.data() : nullptr;
     g.base_times = kind == 2 ? 5 : 1;
@@ -126,7 +127,7 @@ TEST_CASE("gather_sum: sums and differences in the order of the tables") {
 
 TEST_CASE("gather_sum: of tables that no cache holds, whose rows are fetched ahead") {
   for (const bool subtract : {false, true})
-    check_sum({.n = 70, .M = 8, .K = 256, .d = 129, .subtract = subtract}, "large");
+    check_sum({.n = 70, .M = 8, .K = 512, .d = 129, .subtract = subtract}, "large");
 }
 
 namespace {
