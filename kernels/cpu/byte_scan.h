@@ -18,7 +18,7 @@ QINCO_CPU_NAMESPACE_BEGIN
 #if defined(QINCO_CPU_avx512)
 
 constexpr int64_t kScreened = 2 * kScanBlock;  // vectors
-constexpr int64_t kMostByteTables = 256;       // whose sums fit 16 bits
+constexpr int64_t kMostByteTables = 256;       // whose sums fit 16 bits, and least entries a stack
 
 /// One query's tables in bytes.
 struct ByteTables {
@@ -27,37 +27,36 @@ struct ByteTables {
   float least, step, size, rounding;
 };
 
-/// The smallest and the largest entry of a table; NaN for both where there is NaN or infinity.
+/// The smallest and the largest entry of a table, but for NaN, with which no score is among the best.
 struct TableRange {
   float least, most;
 };
 
 inline TableRange range_of(const float* table) {
-  Vec least = load(table), most = least, zero(0.0f);  // NaN where there is a value that is not finite
+  Vec least(__builtin_inff()), most(-__builtin_inff());
   for (int64_t e = 0; e < kScanEntries; e += kLanes) {
     const Vec x = load(table + e);
-    least = min(least, x), most = max(most, x), zero = fma(x, Vec(0.0f), zero);
+    least = min(x, least), most = max(x, most);  // the second where x is NaN
   }
-  alignas(64) float low[kLanes], high[kLanes], nothing[kLanes];
-  store(low, least), store(high, most), store(nothing, zero);
+  alignas(64) float low[kLanes], high[kLanes];
+  store(low, least), store(high, most);
   TableRange range{low[0], high[0]};
-  float sum = nothing[0];
   for (int64_t i = 1; i < kLanes; ++i) {
     if (low[i] < range.least) range.least = low[i];
     if (high[i] > range.most) range.most = high[i];
-    sum += nothing[i];
   }
-  return {range.least + sum, range.most + sum};
+  return range;
 }
 
-/// Writes the tables [M,256] as bytes; false where they are not finite, or so large that a bound might not be.
+/// Writes the tables [M,256] as bytes; false where one has infinity, nothing but NaN, or is so large that a bound might
+/// not be finite.
 inline bool round_tables(int64_t M, const float* tables, uint8_t* bytes, ByteTables& out) {
   constexpr float kLargest = 1e30f, kBytes = 255;
   out = {M, bytes, 0, 0, 0, static_cast<float>(4 * M + 40) * 0x1p-24f};
   float widest = 0, all_least[kMostByteTables];
   for (int64_t m = 0; m < M; ++m) {
     const auto [least, most] = range_of(tables + m * kScanEntries);
-    if (!(least >= -kLargest && most <= kLargest)) return false;
+    if (!(-kLargest <= least && least <= most && most <= kLargest)) return false;
     all_least[m] = least;
     out.least += least;
     out.size += -least > most ? -least : most;
@@ -75,8 +74,8 @@ inline bool round_tables(int64_t M, const float* tables, uint8_t* bytes, ByteTab
   return true;
 }
 
-/// Sums of the bytes of 64 vectors, whose codes are two blocks: in 16 lanes at a time, of which the first half is in
-/// the first 32 sums.
+/// Sums of the bytes of 64 vectors, whose codes are two blocks: sums[8 l + i] is that of vector 16 l + i, sums[32 + 8 l
+/// + i] that of vector 16 l + 8 + i, for l < 4 and i < 8.
 QINCO_VBMI_TARGET inline void sum_bytes(const ByteTables& tables, const uint8_t* block, const uint8_t* next,
                                         uint16_t* sums) {
   __m512i all = _mm512_setzero_si512(), odd = all;
@@ -116,7 +115,7 @@ QINCO_VBMI_TARGET inline uint64_t not_above(const ByteTables& tables, const Scan
     if (list.norms) {
       const float* const at = list.norms + begin + j;
       const Vec norm = left - j >= kLanes ? load(at) : load_partial(at, left - j);
-      bound = fma(abs(norm), Vec(-tables.rounding), base + norm);
+      bound = base + fma(abs(norm), Vec(-tables.rounding), norm);  // so that it is finite where the score may be
     }
     bound = fma(sum, Vec(tables.step), bound);
     above |= static_cast<uint64_t>(bits_of(most < bound)) << j;
@@ -131,24 +130,24 @@ inline float score_of(int64_t M, const float* tables, const ScanList<float>& lis
   return sum;
 }
 
+/// A list by bytes, and block by block by `scan_floats` until there are k scores to compare with, or where many are
+/// left.
 [[gnu::noinline]] QINCO_VBMI_TARGET inline void scan_list_by_bytes(const ByteTables& bytes, const float* tables,
-                                                                   const ScanList<float>& list, uint64_t* heap,
-                                                                   int64_t k) {
+                                                                   const ScanList<float>& list, ScanBlocks scan_floats,
+                                                                   uint64_t* heap, int64_t k) {
   constexpr int kMostChosen = 12;  // of so many vectors by themselves; more are quicker by blocks
-  float limit = worst(heap);
   for (int64_t begin = 0; begin < list.n; begin += kScreened) {
-    uint64_t chosen = limit < __builtin_inff() ? not_above(bytes, list, begin, limit) : ~uint64_t{0};
-    if (chosen == 0) continue;
-    if (__builtin_popcountll(chosen) > kMostChosen) {
-      scan_blocks<false>(bytes.M, tables, list, begin, smaller(list.n, begin + kScreened), heap, k);
-    } else {
+    const float limit = worst(heap);
+    const bool full = limit < __builtin_inff();
+    uint64_t chosen = full ? not_above(bytes, list, begin, limit) : 0;
+    if (!full || __builtin_popcountll(chosen) > kMostChosen)
+      scan_floats(bytes.M, tables, list, begin, smaller(list.n, begin + kScreened), heap, k);
+    else
       for (; chosen != 0; chosen &= chosen - 1) {
         const int64_t i = begin + __builtin_ctzll(chosen);
         const uint64_t key = make_key(score_of(bytes.M, tables, list, i), list.first + i);
-        if (key < heap[0]) sift_down(heap, k, 0, key);
+        if (key < heap[0]) sift_down(heap, k, 0, key);  // never that of NaN, which is infinity's
       }
-    }
-    limit = worst(heap);
   }
 }
 
@@ -159,11 +158,13 @@ inline int64_t byte_scan_size(int64_t M) {
 
 /// Enters the query's k best into the heap, by way of `bytes` [byte_scan_size(M)]; false, and nothing done, where its
 /// tables cannot be rounded.
-inline bool scan_by_bytes(int64_t M, const ScanQuery<float>& query, uint8_t* bytes, uint64_t* heap, int64_t k) {
+inline bool scan_by_bytes(int64_t M, const ScanQuery<float>& query, uint8_t* bytes, ScanBlocks scan_floats,
+                          uint64_t* heap, int64_t k) {
   if (query.lists == 0) return true;
   ByteTables rounded;
   if (!round_tables(M, query.tables, bytes, rounded)) return false;
-  for (int64_t l = 0; l < query.lists; ++l) scan_list_by_bytes(rounded, query.tables, query.list[l], heap, k);
+  for (int64_t l = 0; l < query.lists; ++l)
+    scan_list_by_bytes(rounded, query.tables, query.list[l], scan_floats, heap, k);
   return true;
 }
 
@@ -173,7 +174,7 @@ inline int64_t byte_scan_size(int64_t) {
   return 0;
 }
 
-inline bool scan_by_bytes(int64_t, const ScanQuery<float>&, uint8_t*, uint64_t*, int64_t) {
+inline bool scan_by_bytes(int64_t, const ScanQuery<float>&, uint8_t*, ScanBlocks, uint64_t*, int64_t) {
   return false;
 }
 

@@ -24,7 +24,7 @@ void scan_apart(const Context& context, const Scan<float>& all) {
   const int64_t k = all.k;
   ScratchFrame frame(context);
   uint64_t* const heaps = frame.get<uint64_t>(context.threads * k);
-  const auto scan_floats = kGathers && cpu_has(Feature::fast_gather) ? scan_blocks<kGathers> : scan_blocks<false>;
+  const ScanBlocks scan_floats = kGathers && cpu_has(Feature::fast_gather) ? scan_blocks<kGathers> : scan_blocks<false>;
   const int64_t rounded = byte_scan_size(all.M);
   uint8_t* const bytes = frame.get<uint8_t>(context.threads * rounded);
   parallel_for(context, all.nq, 1, [&](int64_t begin, int64_t end, int worker) {
@@ -32,7 +32,7 @@ void scan_apart(const Context& context, const Scan<float>& all) {
     for (int64_t q = begin; q < end; ++q) {
       const ScanQuery<float>& query = all.queries[q];
       for (int64_t i = 0; i < k; ++i) heap[i] = kNone;
-      if (rounded == 0 || !scan_by_bytes(all.M, query, bytes + worker * rounded, heap, k))
+      if (rounded == 0 || !scan_by_bytes(all.M, query, bytes + worker * rounded, scan_floats, heap, k))
         for (int64_t l = 0; l < query.lists; ++l)
           scan_floats(all.M, query.tables, query.list[l], 0, query.list[l].n, heap, k);
       take_results(heap, k, all.ids + q * k, all.scores + q * k);

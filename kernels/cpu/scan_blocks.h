@@ -10,7 +10,7 @@ constexpr int64_t kVecs = kScanBlock / kLanes;
 constexpr uint64_t kNone = ~uint64_t{0};  // above every key
 
 // Enters those of the lanes in `below` that are still among the k best.
-void enter(const float* scores, uint32_t below, int64_t first, uint64_t* heap, int64_t k) {
+inline void enter(const float* scores, uint32_t below, int64_t first, uint64_t* heap, int64_t k) {
   for (; below != 0; below &= below - 1) {
     const int lane = __builtin_ctz(below);
     const uint64_t key = make_key(scores[lane], first + lane);
@@ -18,7 +18,7 @@ void enter(const float* scores, uint32_t below, int64_t first, uint64_t* heap, i
   }
 }
 
-float worst(const uint64_t* heap) {
+inline float worst(const uint64_t* heap) {
   return heap[0] == kNone ? __builtin_inff() : value_of(heap[0]);
 }
 
@@ -52,5 +52,8 @@ void scan_blocks(int64_t M, const float* tables, const ScanList<float>& list, in
     limit = worst(heap);
   }
 }
+
+using ScanBlocks = void (*)(int64_t M, const float* tables, const ScanList<float>& list, int64_t first, int64_t last,
+                            uint64_t* heap, int64_t k);
 
 QINCO_CPU_NAMESPACE_END

@@ -4,6 +4,7 @@
 #include <deque>
 #include <doctest/doctest.h>
 #include <functional>
+#include <limits>
 #include <tuple>
 
 #include "kernels/cuda/float_kernels.h"
@@ -179,9 +180,12 @@ TEST_CASE("scan: tables that bytes tell little about, or nothing, give the refer
 TEST_CASE("scan: bounds of scores allow for the rounding of both") {
   // All vectors have the same score, whose bound in bytes would be the score itself; the later list has the lower ids.
   constexpr int64_t n = 70;
-  for (uint64_t seed = 0; seed < 100; ++seed) {
+  for (uint64_t seed = 0; seed < 150; ++seed) {
     const int64_t M = seed % 2 == 0 ? 1 : 4;  // one table's largest entry, or the smallest of four
-    const std::vector<float> tables = Data(seed).normal(M * 256, 3, 10);
+    std::vector<float> tables = Data(seed).normal(M * 256, 3, 10);
+    if (seed >= 100)
+      for (float& entry : tables) entry -= 1000;
+    if (seed == 0) std::fill(tables.begin(), tables.end(), 0.0f);
     std::vector<uint8_t> codes;
     for (int64_t i = 0; i < 3 * M; ++i) {
       const auto table = tables.begin() + i % M * 256;
@@ -190,7 +194,7 @@ TEST_CASE("scan: bounds of scores allow for the rounding of both") {
     }
     for (const float norm : {0.0f, 1234.5f, -1e6f}) {
       const std::vector<float> norms(n, norm + static_cast<float>(seed) * 0.37f);
-      const float bias = M == 1 ? 0.0f : 7.7f * static_cast<float>(seed);
+      const float bias = M == 1 ? 0.0f : (norm == 0 ? 1e4f : 7.7f) * static_cast<float>(seed);
       const std::vector<ScanList<float>> lists = {{n, codes.data(), norm == 0 ? nullptr : norms.data(), bias, 500},
                                                   {n, codes.data(), norm == 0 ? nullptr : norms.data(), bias, 5}};
       const ScanQuery<float> query{tables.data(), 2, lists.data()};
@@ -202,6 +206,34 @@ TEST_CASE("scan: bounds of scores allow for the rounding of both") {
       });
     }
   }
+}
+
+TEST_CASE("scan: a bound is finite where the score is") {
+  constexpr int64_t M = 64, n = 64;
+  const std::vector<float> tables(M * 256, 1e30f), norms(n, std::nextafter(std::numeric_limits<float>::max(), 0.0f));
+  const std::vector<uint8_t> codes(2 * kScanBlock * M, 7);
+  const std::vector<ScanList<float>> lists = {{n, codes.data(), norms.data(), 0, 500},
+                                              {n, codes.data(), norms.data(), 0, 5}};
+  const ScanQuery<float> query{tables.data(), 2, lists.data()};
+  for_each_version_and_reference([&](const Table<float>& t, const Version& version) {
+    int64_t id = -1;
+    float score = 0;
+    t.scan(TestContext(), {1, M, 1, &query, &id, &score});
+    CHECK_MESSAGE(id == 5, version.name);  // each entry is lost in the norm's rounding
+  });
+}
+
+TEST_CASE("scan: lists that end in blocks of all lengths, and norms of NaN at their ends") {
+  for (int64_t n = 240; n < 270; ++n)
+    for (const int64_t k : {1, 5, 700}) {
+      const std::vector<float> tables = Data(static_cast<uint64_t>(n)).normal(5 * 256, 0, 10);
+      check_against_reference(Problem(1, 5, {n, n + 8}, false, tables), k, fmt::format("n={}, no norms", n));
+      Problem problem(1, 5, {n, n % 13, 300}, true, tables);
+      check_against_reference(problem, k, fmt::format("n={}", n));
+      for (std::vector<float>& norms : problem.norms)
+        if (!norms.empty()) norms.back() = std::nanf("");
+      check_against_reference(problem, k, fmt::format("n={}, NaN", n));
+    }
 }
 
 TEST_CASE("scan: more tables than sums of bytes hold") {
