@@ -145,8 +145,7 @@ inline float score_of(int64_t M, const float* tables, const ScanList<float>& lis
     else
       for (; chosen != 0; chosen &= chosen - 1) {
         const int64_t i = begin + __builtin_ctzll(chosen);
-        const uint64_t key = make_key(score_of(bytes.M, tables, list, i), list.first + i);
-        if (key < heap[0]) sift_down(heap, k, 0, key);  // never that of NaN, which is infinity's
+        offer(score_of(bytes.M, tables, list, i), list.first + i, heap, k);  // NaN is infinity there: never entered
       }
   }
 }

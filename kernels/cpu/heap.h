@@ -38,6 +38,14 @@ QINCO_INLINE void sift_down(uint64_t* heap, int64_t n, int64_t hole, uint64_t ke
   heap[hole] = key;
 }
 
+// Enters a value into a max-heap of the k best keys; false where it is not one of them.
+QINCO_INLINE bool offer(float value, int64_t index, uint64_t* heap, int64_t k) {
+  const uint64_t key = make_key(value, index);
+  if (!(key < heap[0])) return false;
+  sift_down(heap, k, 0, key);
+  return true;
+}
+
 // A max-heap of k keys becomes ascending.
 QINCO_INLINE void sort_heap(uint64_t* heap, int64_t k) {
   for (int64_t n = k - 1; n > 0; --n) {

@@ -102,10 +102,7 @@ class LaneQueries {
     for (uint32_t below = bits_of(load(scores) <= load(limits_)); below != 0; below &= below - 1) {
       const int q = __builtin_ctz(below);
       uint64_t* const heap = heaps_ + q * k_;
-      const uint64_t key = make_key(scores[q], index);
-      if (!(key < heap[0])) continue;
-      sift_down(heap, k_, 0, key);
-      limits_[q] = worst(heap);
+      if (offer(scores[q], index, heap, k_)) limits_[q] = worst(heap);
     }
   }
 

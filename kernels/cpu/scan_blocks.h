@@ -13,8 +13,7 @@ constexpr uint64_t kNone = ~uint64_t{0};  // above every key
 inline void enter(const float* scores, uint32_t below, int64_t first, uint64_t* heap, int64_t k) {
   for (; below != 0; below &= below - 1) {
     const int lane = __builtin_ctz(below);
-    const uint64_t key = make_key(scores[lane], first + lane);
-    if (key < heap[0]) sift_down(heap, k, 0, key);
+    offer(scores[lane], first + lane, heap, k);
   }
 }
 
